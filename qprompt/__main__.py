@@ -1,0 +1,77 @@
+"""``qprompt COMMAND ...``: one module of `qprompt.commands` a command, imported only when it is called.
+
+A command module has a docstring (its first line is the help), ``add_arguments(parser)`` and ``run(args) -> int | None``.
+"""
+
+import argparse
+import ast
+import pkgutil
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from qprompt import __version__, commands
+from qprompt.errors import UserError, did_you_mean
+
+
+def _first_line(module_file: Path) -> str:
+    """The first line of a module's docstring, read without importing it (commands may import torch)."""
+    docstring = ast.get_docstring(ast.parse(module_file.read_text(encoding="utf-8"))) or ""
+    return docstring.partition("\n")[0]
+
+
+def _command_names() -> dict[str, str]:
+    """Command as typed (``check-data``) -> module name (``check_data``)."""
+    return {m.name.replace("_", "-"): m.name for m in pkgutil.iter_modules(commands.__path__)}
+
+
+def _overview(names: dict[str, str]) -> str:
+    folder = Path(commands.__path__[0])
+    width = max(map(len, names), default=0)
+    lines = [f"  {name:<{width}}  {_first_line(folder / f'{module}.py')}" for name, module in names.items()]
+    return "\n".join(
+        [
+            "usage: qprompt COMMAND [ARGUMENTS]",
+            "       qprompt COMMAND --help",
+            "       python -m qprompt train.py --trainer QCoOp ...   (inside a CoOp or MaPLe checkout)",
+            "",
+            "commands:",
+            *lines,
+        ]
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; return its exit code (2 for a mistake of the user's)."""
+    argv = sys.argv[1:] if argv is None else argv
+    names = _command_names()
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_overview(names))
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        print(f"qprompt {__version__}")
+        return 0
+    try:
+        if argv[0].endswith(".py"):
+            from qprompt.launcher import launch
+
+            return launch(argv) or 0
+        if argv[0] not in names:
+            raise UserError(
+                f"no command {argv[0]!r}.{did_you_mean(argv[0], names)} 'qprompt --help' lists the commands."
+            )
+        module = import_module(f"qprompt.commands.{names[argv[0]]}")
+        parser = argparse.ArgumentParser(
+            prog=f"qprompt {argv[0]}",
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(parser)
+        return module.run(parser.parse_args(argv[1:])) or 0
+    except UserError as error:
+        print(f"qprompt: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The commands of ``qprompt``: one module each, see `qprompt.__main__`."""

@@ -1,0 +1,45 @@
+"""Package metadata. Tool settings (build system, ruff, pytest, mypy) live in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+setup(
+    name="qprompt",
+    version="0.1.0",
+    description="Quantized prompt learning for CLIP: QCoOp and QMaPLe (ECCV 2024)",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    packages=find_packages(include=["qprompt", "qprompt.*"]),
+    include_package_data=True,
+    package_data={"qprompt": ["assets/*", "py.typed"]},
+    python_requires=">=3.10",
+    # Dassl is on no package index: it is found at run time (qprompt.engine), never required here.
+    install_requires=[
+        "torch>=2.4",
+        "torchvision>=0.19",
+        "clip-anytorch>=2.5",
+        "ftfy",
+        "regex",
+        "packaging",
+        "yacs",
+        "PyYAML",
+        "numpy>=1.26",
+        "scipy",
+        "pillow>=10",
+        "tqdm",
+        "safetensors>=0.4",
+        "tensorboard",
+    ],
+    extras_require={
+        "plot": ["matplotlib"],
+        "onnx": ["onnx", "onnxruntime", "onnxscript"],
+        "open_clip": ["open_clip_torch"],
+        "slurm": ["submitit"],
+        "test": ["pytest", "pytest-timeout", "hypothesis", "matplotlib", "ruff==0.17.5", "mypy==2.4.1"],
+    },
+    entry_points={"console_scripts": ["qprompt = qprompt.__main__:main"]},
+)
