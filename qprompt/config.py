@@ -1,0 +1,149 @@
+"""The config: QPrompt's keys beside Dassl's, and the merge that names a mistake.
+
+Precedence, lowest first: defaults, data set file, trainer file, command-line flags, ``KEY VALUE`` pairs. Then frozen.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yacs.config import CfgNode
+
+from qprompt.errors import UserError, did_you_mean
+
+
+def extend_cfg(cfg: CfgNode) -> None:
+    """Add to Dassl's default config every key that the trainers and data sets of this project read."""
+    cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base or new
+    cfg.DATASET.DRAW = 0  # TinyWorld only: which of its endless draws
+    cfg.MODEL.BACKBONE.PATH = ""  # a CLIP state dict or TorchScript archive of one's own
+    cfg.MODEL.LOGIT_SCALE = 0.0  # 0: the model's own
+    cfg.FEATURE_CACHE = "auto"  # auto: features of a frozen image branch once, where that is exact; off
+
+    cfg.TRAINER.COOP = CfgNode(
+        {"N_CTX": 16, "CSC": False, "CTX_INIT": "", "PREC": "fp16", "CLASS_TOKEN_POSITION": "end"}
+    )
+    cfg.TRAINER.COCOOP = CfgNode({"N_CTX": 16, "CTX_INIT": "", "PREC": "fp16"})
+    cfg.TRAINER.MAPLE = CfgNode({"N_CTX": 2, "CTX_INIT": "a photo of a", "PREC": "fp16", "PROMPT_DEPTH": 9})
+    cfg.TRAINER.IVLP = CfgNode(
+        {
+            "N_CTX_VISION": 2,
+            "N_CTX_TEXT": 2,
+            "CTX_INIT": "a photo of a",
+            "PREC": "fp16",
+            "PROMPT_DEPTH_VISION": 9,
+            "PROMPT_DEPTH_TEXT": 9,
+        }
+    )
+    cfg.TRAINER.VPT = CfgNode(
+        {"N_CTX_VISION": 2, "CTX_INIT": "a photo of a", "PREC": "fp16", "PROMPT_DEPTH_VISION": 1}
+    )
+
+
+def keys(cfg: CfgNode, prefix: str = "") -> Iterator[str]:
+    """Every dotted key of `cfg`, nodes not included."""
+    for name, value in cfg.items():
+        if isinstance(value, CfgNode):
+            yield from keys(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def merge_file(cfg: CfgNode, path: str) -> None:
+    """Merge one yaml file. A missing or malformed file, an unknown key and a wrong type raise UserError."""
+    if not Path(path).is_file():
+        raise UserError(f"no config file {path!r}. configs/datasets/ and configs/trainers/ hold the ready ones.")
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is not a yaml file: {reason}") from None
+    if data is None:
+        return
+    if not isinstance(data, dict):
+        raise UserError(f"{path} holds a {type(data).__name__}, not 'KEY: value' lines.")
+    for key, value in _leaves(data, path):
+        _set(cfg, key, value, path)
+
+
+def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
+    """Merge ``KEY VALUE KEY VALUE ...`` from the command line."""
+    if len(options) % 2:
+        raise UserError(f"config options come as KEY VALUE pairs, got an odd number of words: {' '.join(options)}")
+    for key, text in zip(options[::2], options[1::2], strict=True):
+        if key.startswith("-"):
+            raise UserError(f"{key} stands after the first KEY VALUE pair: put all --options before it.")
+        _set(cfg, key, CfgNode._decode_cfg_value(text), "the command line")
+
+
+def _leaves(data: dict[Any, Any], path: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in data.items():
+        if not isinstance(name, str):
+            raise UserError(f"{path}: {prefix}{name!r} is not a config key.")
+        if isinstance(value, dict):
+            yield from _leaves(value, path, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
+    """Set one dotted key after checking that it is there and that the type fits its default."""
+    *parents, name = key.split(".")
+    node: Any = cfg
+    for parent in parents:
+        node = node.get(parent) if isinstance(node, CfgNode) else None
+    if not isinstance(node, CfgNode) or name not in node:
+        raise UserError(f"{where}: no config key {key}.{did_you_mean(key, keys(cfg))}")
+    default = node[name]
+    if isinstance(default, CfgNode):
+        raise UserError(f"{where}: {key} is a group of keys: set one of them, e.g. {next(keys(default, key + '.'))}.")
+    node[name] = _as_type_of(default, value, key, where)
+
+
+def _as_type_of(default: Any, value: Any, key: str, where: str) -> Any:
+    """`value` in the type of `default`; the harmless conversions only (1 -> 1.0, list <-> tuple, 2 -> "2")."""
+    if default is None or type(default) is type(value):
+        return value
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(default, float) and isinstance(value, str):  # yaml reads 1e-4 as a string
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if isinstance(default, (list, tuple)) and isinstance(value, (list, tuple)):
+        return type(default)(value)
+    if isinstance(default, tuple) and not isinstance(value, (dict, bool)):
+        return (value,)
+    if isinstance(default, str) and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    raise UserError(f"{where}: {key} takes a {type(default).__name__} (e.g. {default!r}), got {value!r}.")
+
+
+def to_dict(cfg: CfgNode) -> dict[str, Any]:
+    """`cfg` as plain dicts and lists: what goes into JSON and yaml."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+    return plain(cfg)
+
+
+def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one dict of dotted keys."""
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys that differ between two configs (nested dicts), each with (ours, theirs); None: not there."""
+    a, b = flatten(ours), flatten(theirs)
+    return {key: (a.get(key), b.get(key)) for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)}

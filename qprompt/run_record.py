@@ -1,0 +1,192 @@
+"""The record of a run: which one lives in a folder, and ``metrics.json`` once it has finished.
+
+metrics.json is the only interface between runs and what reads them (sweeps, reports): nothing scrapes logs.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qprompt import __version__, config
+from qprompt.errors import UserError
+from qprompt.files import write_json
+
+SCHEMA = 1
+METRICS = "metrics.json"
+CONFIG = "config.json"
+# Where a run writes and how it got there change no result.
+_NOT_SETTINGS = ("OUTPUT_DIR", "RESUME", "DATASET.ROOT", "DATALOADER.NUM_WORKERS", "VERBOSE", "TRAIN.PRINT_FREQ")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from `path`; UserError when it is broken."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}). Delete it if it is a leftover.") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path} holds no JSON object. Delete it if it is a leftover.")
+    return data
+
+
+@contextlib.contextmanager
+def claim(output_dir: str, settings: dict[str, Any]) -> Iterator[None]:
+    """Hold `output_dir` for the run with these settings (see `run_settings`).
+
+    Refused with UserError: a folder whose run is finished, one where another run lives, and one that holds an
+    unfinished run with other settings. An unfinished run with the same settings is taken up again.
+    The lock is the operating system's: it ends with its process, however that ends.
+    """
+    folder = Path(output_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "a+b")  # noqa: SIM115 (held until the run ends)
+    except OSError as error:
+        raise UserError(f"cannot write to --output-dir {output_dir}: {error.strerror}.") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another run is writing to {output_dir}: wait for it or choose another --output-dir.") from None
+        if (folder / METRICS).exists():
+            done = read_json(folder / METRICS)
+            got = (done.get("results") or {}).get("accuracy")
+            raise UserError(
+                f"{output_dir} holds a finished run ({done.get('trainer')} on {done.get('dataset')}, "
+                f"seed {done.get('seed')}, accuracy {got}): choose another --output-dir or delete that folder."
+            )
+        record = folder / CONFIG
+        if record.exists():
+            changed = config.difference(settings, read_json(record)["settings"])
+            if changed:
+                shown = "; ".join(f"{k}: {theirs!r} there, {ours!r} now" for k, (ours, theirs) in changed.items())
+                raise UserError(
+                    f"{output_dir} holds an unfinished run with other settings ({shown}): "
+                    "use the same settings, another --output-dir, or delete that folder."
+                )
+        else:
+            write_json(record, {"schema": SCHEMA, "settings": settings})
+        yield
+
+
+def run_settings(cfg_dict: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """What makes two runs the same run: every config key that can change a result, and the mode of the run."""
+    flat = {k: v for k, v in config.flatten(cfg_dict).items() if k not in _NOT_SETTINGS}
+    return {"config": flat, "arguments": arguments}
+
+
+class Evaluations:
+    """Every evaluation that a trainer makes, kept as plain numbers while Dassl prints them.
+
+    Wraps ``trainer.evaluator.evaluate``: works with the real and with the bundled engine.
+    """
+
+    def __init__(self, trainer: Any):
+        self.last: dict[str, Any] = {}
+        evaluate = trainer.evaluator.evaluate
+
+        def recorded() -> dict[str, float]:
+            results = evaluate()
+            self.last = {name: float(value) for name, value in results.items()}
+            for name in ("correct", "total"):
+                count = getattr(trainer.evaluator, f"_{name}", None)
+                if count is not None:
+                    self.last[name] = int(count)
+            return results
+
+        trainer.evaluator.evaluate = recorded
+
+
+def split_hash(dataset: Any, root: str) -> str:
+    """SHA-256 over train, val and test items: path relative to `root`, label, class name; in their order."""
+    digest = hashlib.sha256()
+    base = os.path.abspath(root)
+    for part in ("train_x", "val", "test"):
+        digest.update(f"[{part}]\n".encode())
+        for item in getattr(dataset, part, None) or ():
+            path = os.path.relpath(os.path.abspath(item.impath), base)
+            digest.update(f"{path}\t{item.label}\t{item.classname}\n".encode())
+    return digest.hexdigest()
+
+
+def versions(engine: str) -> dict[str, str]:
+    """Versions of what a result depends on."""
+    found = {"qprompt": __version__, "python": platform.python_version(), "engine": engine}
+    for name in ("torch", "torchvision", "numpy", "pillow", "clip-anytorch", "openai-clip", "clip"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def hardware(device: str) -> dict[str, Any]:
+    """The machine in a few words."""
+    found: dict[str, Any] = {
+        "machine": platform.machine(),
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": device,
+    }
+    if device.startswith("cuda"):
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def peak_memory_bytes(device: str) -> dict[str, int]:
+    """Peak resident memory of this process and, on a GPU, the peak that torch allocated there."""
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB elsewhere
+    found = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if device.startswith("cuda"):
+        found["device"] = torch.cuda.max_memory_allocated(device)
+    return found
+
+
+def finish(output_dir: str, trainer: Any, mode: str, results: dict[str, Any], started: float, engine: str, **more: Any) -> Path:
+    """Write metrics.json: the sign that the run in `output_dir` is finished. `started`: time.monotonic() then."""
+    cfg = trainer.cfg
+    full = config.to_dict(cfg)
+    defaults = config.to_dict(more.pop("defaults"))
+    device = str(trainer.device)
+    record = {
+        "schema": SCHEMA,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "mode": mode,
+        "trainer": cfg.TRAINER.NAME,
+        "dataset": cfg.DATASET.NAME,
+        "seed": cfg.SEED,
+        "shots": cfg.DATASET.NUM_SHOTS,
+        "classes": cfg.DATASET.SUBSAMPLE_CLASSES,
+        "backbone": cfg.MODEL.BACKBONE.NAME,
+        "results": results,
+        **more,
+        "time_s": round(time.monotonic() - started, 3),
+        "peak_memory_bytes": peak_memory_bytes(device),
+        "split_sha256": split_hash(trainer.dm.dataset, cfg.DATASET.ROOT),
+        "versions": versions(engine),
+        "hardware": hardware(device),
+        "changed": {k: ours for k, (ours, _) in config.difference(full, defaults).items()},
+        "config": full,
+    }
+    path = Path(output_dir) / METRICS
+    write_json(path, record)
+    return path
