@@ -36,9 +36,7 @@ def extend_cfg(cfg: CfgNode) -> None:
             "PROMPT_DEPTH_TEXT": 9,
         }
     )
-    cfg.TRAINER.VPT = CfgNode(
-        {"N_CTX_VISION": 2, "CTX_INIT": "a photo of a", "PREC": "fp16", "PROMPT_DEPTH_VISION": 1}
-    )
+    cfg.TRAINER.VPT = CfgNode({"N_CTX_VISION": 2, "CTX_INIT": "a photo of a", "PREC": "fp16", "PROMPT_DEPTH_VISION": 1})
 
 
 def keys(cfg: CfgNode, prefix: str = "") -> Iterator[str]:
@@ -64,7 +62,7 @@ def merge_file(cfg: CfgNode, path: str) -> None:
     if not isinstance(data, dict):
         raise UserError(f"{path} holds a {type(data).__name__}, not 'KEY: value' lines.")
     for key, value in _leaves(data, path):
-        _set(cfg, key, value, path)
+        set_key(cfg, key, value, path)
 
 
 def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
@@ -74,7 +72,7 @@ def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
     for key, text in zip(options[::2], options[1::2], strict=True):
         if key.startswith("-"):
             raise UserError(f"{key} stands after the first KEY VALUE pair: put all --options before it.")
-        _set(cfg, key, CfgNode._decode_cfg_value(text), "the command line")
+        set_key(cfg, key, CfgNode._decode_cfg_value(text), "the command line")
 
 
 def _leaves(data: dict[Any, Any], path: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -87,7 +85,7 @@ def _leaves(data: dict[Any, Any], path: str, prefix: str = "") -> Iterator[tuple
             yield f"{prefix}{name}", value
 
 
-def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
+def set_key(cfg: CfgNode, key: str, value: Any, where: str) -> None:
     """Set one dotted key after checking that it is there and that the type fits its default."""
     *parents, name = key.split(".")
     node: Any = cfg

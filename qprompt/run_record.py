@@ -59,7 +59,9 @@ def claim(output_dir: str, settings: dict[str, Any]) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"another run is writing to {output_dir}: wait for it or choose another --output-dir.") from None
+            raise UserError(
+                f"another run is writing to {output_dir}: wait for it or choose another --output-dir."
+            ) from None
         if (folder / METRICS).exists():
             done = read_json(folder / METRICS)
             got = (done.get("results") or {}).get("accuracy")
@@ -161,7 +163,9 @@ def peak_memory_bytes(device: str) -> dict[str, int]:
     return found
 
 
-def finish(output_dir: str, trainer: Any, mode: str, results: dict[str, Any], started: float, engine: str, **more: Any) -> Path:
+def finish(
+    output_dir: str, trainer: Any, mode: str, results: dict[str, Any], started: float, engine: str, **more: Any
+) -> Path:
     """Write metrics.json: the sign that the run in `output_dir` is finished. `started`: time.monotonic() then."""
     cfg = trainer.cfg
     full = config.to_dict(cfg)

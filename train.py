@@ -1,0 +1,232 @@
+"""Train or evaluate a prompt learner: the command line of CoOp and MaPLe.
+
+  python train.py --trainer QCoOp --dataset-config-file configs/datasets/tiny_world.yaml \\
+      --config-file configs/trainers/QCoOp/tiny.yaml --output-dir output/first --seed 1 \\
+      DATASET.NUM_SHOTS 16 DATASET.SUBSAMPLE_CLASSES base
+
+  python train.py --trainer QCoOp ... --eval-only --model-dir output/first --load-epoch 200 \\
+      --output-dir output/first_new DATASET.SUBSAMPLE_CLASSES new
+
+A mistake in what was typed ends with one line and exit code 2, before any training.
+"""
+
+import argparse
+import os
+import pkgutil
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+
+from qprompt.errors import UserError, did_you_mean
+
+HERE = Path(__file__).resolve().parent
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--root", default="", help="data root: the folder that holds the data sets' folders")
+    add("--output-dir", default="", help="where log.txt, metrics.json and checkpoints go (default: ./output)")
+    add("--resume", default="", metavar="DIR", help="take up the run whose checkpoints are in DIR")
+    add("--seed", type=int, help="0 or more fixes all random numbers (default: the config's; negative: not fixed)")
+    add("--source-domains", nargs="+", help="source domains of a domain generalization data set")
+    add("--target-domains", nargs="+", help="target domains of a domain generalization data set")
+    add("--transforms", nargs="+", help="image transforms for training, e.g. random_resized_crop random_flip normalize")
+    add("--config-file", default="", help="configs/trainers/<Trainer>/<name>.yaml")
+    add("--dataset-config-file", default="", help="configs/datasets/<name>.yaml")
+    add("--trainer", default="", help="ZeroshotCLIP, CoOp, QCoOp, MaPLe, QMaPLe, ...")
+    add("--backbone", default="", help='"tiny" (embedded), ViT-B/16, RN50, ... (MODEL.BACKBONE.PATH: a file of yours)')
+    add("--head", default="", help="name of the head (kept for Dassl's sake)")
+    add("--eval-only", action="store_true", help="evaluate what --model-dir holds")
+    add("--model-dir", default="", metavar="DIR", help="output folder of the training run to evaluate")
+    add(
+        "--load-epoch",
+        type=_epoch,
+        metavar="N|all",
+        help="checkpoint to evaluate (default: the best); all: each in turn",
+    )
+    add("--no-train", action="store_true", help="build everything, train nothing")
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys, e.g. DATASET.NUM_SHOTS 16")
+    return parser.parse_args(argv)
+
+
+def _epoch(text):
+    return text if text == "all" else int(text)
+
+
+def import_all(package_name):
+    """Import every module of trainers/ or datasets/: each registers what it defines."""
+    for module in pkgutil.iter_modules([str(HERE / package_name)]):
+        import_module(f"{package_name}.{module.name}")
+
+
+def setup_cfg(args):
+    """The frozen config and the defaults that it started from."""
+    from dassl.config import get_cfg_default
+
+    from qprompt import config
+
+    cfg = get_cfg_default()
+    config.extend_cfg(cfg)
+    defaults = cfg.clone()
+    for path in (args.dataset_config_file, args.config_file):
+        if path:
+            config.merge_file(cfg, path)
+    flags = {
+        "DATASET.ROOT": args.root,
+        "OUTPUT_DIR": args.output_dir,
+        "RESUME": args.resume,
+        "SEED": args.seed,
+        "DATASET.SOURCE_DOMAINS": args.source_domains,
+        "DATASET.TARGET_DOMAINS": args.target_domains,
+        "INPUT.TRANSFORMS": args.transforms,
+        "TRAINER.NAME": args.trainer,
+        "MODEL.BACKBONE.NAME": args.backbone,
+        "MODEL.HEAD.NAME": args.head,
+    }
+    for key, value in flags.items():
+        if value not in (None, ""):
+            config.set_key(cfg, key, value, "the command line")
+    config.merge_options(cfg, args.opts)
+    return cfg, defaults
+
+
+def check(args, cfg):
+    """Refuse, before any long work, what cannot run. Returns the trainer class."""
+    from dassl.data.datasets import DATASET_REGISTRY
+    from dassl.engine import TRAINER_REGISTRY
+
+    from qprompt.backbones import check_backbone
+    from qprompt.trainer import quant_config
+
+    trainer_class = _registered(TRAINER_REGISTRY, cfg.TRAINER.NAME, "trainer", "--trainer")
+    dataset_class = _registered(DATASET_REGISTRY, cfg.DATASET.NAME, "data set", "--dataset-config-file or DATASET.NAME")
+    if cfg.DATASET.SUBSAMPLE_CLASSES not in ("all", "base", "new"):
+        raise UserError(f"DATASET.SUBSAMPLE_CLASSES is all, base or new, got {cfg.DATASET.SUBSAMPLE_CLASSES!r}.")
+    quant_config(cfg)
+    check_backbone(cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.PATH)
+    if not cfg.DATASET.ROOT and getattr(dataset_class, "draws_itself", False):
+        cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        cfg.DATASET.ROOT = os.path.join(os.path.expanduser(cache), "qprompt")
+    elif not cfg.DATASET.ROOT:
+        raise UserError(f"no data root: type --root DATA, the folder that holds {cfg.DATASET.NAME}'s folder.")
+    elif not os.path.isdir(os.path.expanduser(cfg.DATASET.ROOT)) and not getattr(dataset_class, "draws_itself", False):
+        raise UserError(f"the data root {cfg.DATASET.ROOT!r} is not there: --root names the folder of the data sets.")
+    learns = getattr(trainer_class, "learns", True)
+    if args.eval_only and learns and not args.model_dir:
+        raise UserError("--eval-only needs --model-dir DIR, the output folder of the training run to evaluate.")
+    if args.model_dir and not os.path.isdir(args.model_dir):
+        raise UserError(f"--model-dir {args.model_dir!r} is not a folder: it is the --output-dir of a training run.")
+    if args.resume and not os.path.isdir(args.resume):
+        raise UserError(f"--resume {args.resume!r} is not a folder: it is the --output-dir of an unfinished run.")
+    return trainer_class
+
+
+def _registered(registry, name, what, how):
+    known = sorted(registry.registered_names())
+    if not name:
+        raise UserError(f"no {what} given: {how} names one of {', '.join(known)}.")
+    if name not in known:
+        raise UserError(f"no {what} {name!r}.{did_you_mean(name, known)} There are: {', '.join(known)}.")
+    return registry.get(name)
+
+
+def print_run(args, cfg, engine):
+    from dassl.utils import collect_env_info
+
+    print(engine)
+    print("***************\n** Arguments **\n***************")
+    for key, value in sorted(vars(args).items()):
+        print(f"{key}: {value}")
+    print(f"************\n** Config **\n************\n{cfg}")
+    print(f"Collecting env info ...\n** System info **\n{collect_env_info()}\n")
+
+
+def checkpoint_epochs(model_dir):
+    """Epochs of all checkpoints below a training run's folder, in order."""
+    found = {int(p.name.rpartition("-")[2]) for p in Path(model_dir).glob("*/model.pth.tar-*[0-9]")}
+    if not found:
+        raise UserError(f"{model_dir} holds no checkpoint (no */model.pth.tar-N in it).")
+    return sorted(found)
+
+
+def evaluate(trainer, evaluations, args):
+    """Test once, or once for each checkpoint; returns what metrics.json says beyond the results."""
+    if not args.model_dir:
+        trainer.test()
+        return {}
+    record = {"model_dir": args.model_dir, "load_epoch": args.load_epoch}
+    if args.load_epoch != "all":
+        trainer.load_model(args.model_dir, epoch=args.load_epoch)
+        trainer.test()
+        return record
+    curve = []
+    for epoch in checkpoint_epochs(args.model_dir):
+        trainer.load_model(args.model_dir, epoch=epoch)
+        trainer.test()
+        curve.append({"epoch": epoch, **evaluations.last})
+    return {**record, "curve": curve}
+
+
+def run(args, cfg, defaults, engine, learns):
+    """Build the trainer, train or evaluate, write metrics.json."""
+    import torch
+    from dassl.engine import build_trainer
+    from dassl.utils import set_random_seed, setup_logger
+
+    from qprompt import run_record
+
+    started = time.monotonic()
+    if cfg.SEED >= 0:
+        set_random_seed(cfg.SEED)
+    setup_logger(cfg.OUTPUT_DIR)
+    if torch.cuda.is_available() and cfg.USE_CUDA:
+        torch.backends.cudnn.benchmark = True
+    print_run(args, cfg, engine)
+    trainer = build_trainer(cfg)
+    evaluations = run_record.Evaluations(trainer)
+    if args.eval_only or not learns:
+        mode, more = "eval", evaluate(trainer, evaluations, args)
+    elif args.no_train:
+        return
+    else:
+        trainer.train()
+        mode, more = "train", {"prompt": getattr(trainer, "prompt_record", None)}
+    path = run_record.finish(
+        cfg.OUTPUT_DIR, trainer, mode, evaluations.last, started, engine=str(engine), defaults=defaults, **more
+    )
+    print(f"Wrote {path}")
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    try:
+        from qprompt.engine import activate
+
+        engine = activate()
+        import_all("datasets")
+        import_all("trainers")
+        from qprompt import config, run_record
+
+        cfg, defaults = setup_cfg(args)
+        trainer_class = check(args, cfg)
+        cfg.freeze()
+        how = {
+            "mode": "eval" if args.eval_only else "train",
+            "model_dir": args.model_dir,
+            "load_epoch": args.load_epoch,
+        }
+        with run_record.claim(cfg.OUTPUT_DIR, run_record.run_settings(config.to_dict(cfg), how)):
+            run(args, cfg, defaults, engine, getattr(trainer_class, "learns", True))
+    except UserError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("train.py: interrupted. The same command takes the run up at its newest checkpoint.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
