@@ -1,0 +1,163 @@
+"""From a source of items to the split that a run trains and tests on: CoOp's few-shot protocol, with its caches."""
+
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from qprompt.data import coop_pickle
+from qprompt.data.items import Item, Split, class_names, draw_shots, split_hash, subset_classes
+from qprompt.data.split_file import publish, read_items, read_split
+from qprompt.errors import UserError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the items of a data set come from.
+
+    image_dir: item paths are relative to it.
+    read: gives the whole split; may draw from the generator (a split that is not official).
+    split_file: when it is there it replaces `read`; when not, what `read` gave is written there.
+    cache_dir: few-shot draws are kept there (CoOp's ``split_fewshot``); None keeps none.
+    test_is_val: the val items are the test items, and are not drawn from (ImageNet).
+    test_only: shots and class subsets do not apply (the ImageNet variants).
+    """
+
+    image_dir: Path
+    read: Callable[[random.Random], Split]
+    split_file: Path | None = None
+    cache_dir: Path | None = None
+    test_is_val: bool = False
+    test_only: bool = False
+
+
+def load(source: Source, shots: int, seed: int, subset: str = "all", write: bool = True) -> Split:
+    """The split of one run: `shots` < 1 means all images; `seed` < 0 draws anew each time and caches nothing.
+
+    `write` False, or a tree that cannot be written to, leaves the tree as it is.
+    """
+    if source.test_only:
+        if shots > 0 or subset != "all":
+            print("This data set is for testing only: NUM_SHOTS and SUBSAMPLE_CLASSES do not apply to it.")
+        subset_classes(Split([], [], []), "all")
+        split = source.read(random.Random())
+    else:
+        split = _load_drawn(source, shots, seed, write and seed >= 0)
+        if source.test_is_val:
+            split = split._replace(val=split.test)
+        split = subset_classes(split, subset)
+    _check(split, source.image_dir)
+    return split
+
+
+def _load_drawn(source: Source, shots: int, seed: int, write: bool) -> Split:
+    # One generator for the split and for the draw: what upstream's global one does after set_random_seed.
+    rng = random.Random(seed) if seed >= 0 else random.Random()
+    from_file = source.split_file is not None and source.split_file.exists()
+    full = read_split(source.split_file) if from_file and source.split_file else source.read(rng)
+    split = _draw(source, full, shots, seed, rng, write) if shots > 0 else full
+    # The draw is published before the split: whoever sees the split also sees the draw that belongs to it.
+    if (
+        source.split_file
+        and not from_file
+        and write
+        and not _publish(source.split_file, {k: list(v) for k, v in full._asdict().items()})
+        and source.split_file.exists()
+    ):
+        return _load_drawn(source, shots, seed, write)  # another run was first: its split is the one
+    return split
+
+
+def _draw(source: Source, full: Split, shots: int, seed: int, rng: random.Random, write: bool) -> Split:
+    key = split_hash(full)
+    cache = source.cache_dir / f"shot_{shots}-seed_{seed}-{key[:12]}.json" if source.cache_dir and seed >= 0 else None
+    if cache and cache.exists():
+        try:
+            return full._replace(**_read_cache(cache, full, key))
+        except UserError as reason:
+            print(f"Not used: {reason} Drawing anew.")
+    elif cache:
+        pickled = cache.with_name(f"shot_{shots}-seed_{seed}.pkl")
+        if pickled.exists():
+            try:
+                parts = coop_pickle.read_draw(pickled, full, shots, with_val=not source.test_is_val)
+                print(f"Few-shot draw taken over from {pickled}")
+                return full._replace(**parts)
+            except UserError as reason:
+                print(f"Not used: {reason} Drawing anew.")
+    parts = {"train": draw_shots(full.train, shots, rng)}
+    if not source.test_is_val:
+        parts["val"] = draw_shots(full.val, min(shots, 4), rng)
+    if cache and write:
+        head = {"format": FORMAT, "split": key, "shots": shots, "seed": seed}
+        _publish(cache, {**head, **parts}, replace=cache.exists())
+    return full._replace(**parts)
+
+
+def _publish(path: Path, data: dict, replace: bool = False) -> bool:
+    try:
+        return publish(path, data, replace)
+    except OSError as error:
+        print(f"{path} is not written ({error.strerror}); a later run draws again.")
+        return False
+
+
+def _read_cache(path: Path, full: Split, key: str) -> dict[str, list[Item]]:
+    """The draw kept in `path`, if it is one from this very split."""
+    import json
+
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["format"] != FORMAT:
+            raise UserError(f"{path} has format {data['format']!r}, expected {FORMAT}.")
+        if data["split"] != key:
+            raise UserError(f"{path} was drawn from another split than the one on disk.")
+        parts = {part: read_items(data[part], f"{path}, {part}") for part in ("train", "val") if part in data}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is broken ({type(error).__name__}: {error}).") from None
+    for part, items in parts.items():
+        known = set(getattr(full, part))
+        for item in items:
+            if item not in known:
+                raise UserError(f"{path}: {item.path} is not a {part} item of the split on disk.")
+    return parts
+
+
+def _check(split: Split, image_dir: Path) -> None:
+    """Every class has training items, and every file is there: one clear line now rather than a crash later."""
+    known = len(class_names(split.train))
+    for part in ("val", "test"):
+        for item in getattr(split, part):
+            if item.label >= known:
+                raise UserError(f"{part} item {item.path} has label {item.label}: train has labels 0 to {known - 1}.")
+    if not split.train or not split.test:
+        empty = "train" if not split.train else "test"
+        raise UserError(f"{image_dir}: the {empty} set is empty. Run 'qprompt check-data' on the data root.")
+    paths = {item.path for part in split for item in part}
+    missing = missing_files(image_dir, paths)
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(paths)} images are not there, the first is {image_dir / min(missing)}. "
+            "Run 'qprompt check-data' on the data root."
+        )
+
+
+def missing_files(folder: Path, paths: set[str]) -> list[str]:
+    """Those of `paths` that are no files below `folder`. One listing a folder, not one look-up a file."""
+    listed: dict[str, set[str]] = {}
+    missing = []
+    for path in paths:
+        parent, _, name = path.rpartition("/")
+        if parent not in listed:
+            try:
+                with os.scandir(folder / parent) as entries:
+                    listed[parent] = {entry.name for entry in entries}
+            except OSError:
+                listed[parent] = set()
+        # a listing spells names in one way only; the file system may accept others
+        if name not in listed[parent] and not os.path.isfile(folder / path):
+            missing.append(path)
+    return missing

@@ -1,0 +1,84 @@
+"""``split_zhou_*.json``: the authoritative split of a data set, in CoOp's format."""
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from qprompt.data.items import Item, Split
+from qprompt.errors import UserError
+
+
+def read_split(path: Path) -> Split:
+    """``{"train": [[path, label, classname], ...], "val": ..., "test": ...}``; UserError names what is wrong."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}): fetch it again.") from None
+    if not isinstance(data, dict) or not all(isinstance(data.get(part), list) for part in Split._fields):
+        raise UserError(f"{path}: expected an object with lists 'train', 'val' and 'test'.")
+    return Split(*(read_items(data[part], f"{path}, {part}") for part in Split._fields))
+
+
+def read_items(rows: Sequence[Any], where: str) -> list[Item]:
+    """``[path, label, classname]`` rows as items; paths may not be absolute or leave their folder."""
+    names: dict[str, str] = {}  # one string a class, not one an image
+    items = []
+    for number, row in enumerate(rows):
+        try:
+            path, label, name = row
+            item = Item(path, int(label), names.setdefault(name, name))
+        except (TypeError, ValueError):
+            raise UserError(f"{where}, entry {number}: expected [path, label, classname], got {row!r}.") from None
+        if not isinstance(path, str) or not isinstance(name, str) or item.label < 0:
+            raise UserError(f"{where}, entry {number}: expected [path, label >= 0, classname], got {row!r}.")
+        if path.startswith(("/", "\\")) or ".." in path.split("/"):
+            raise UserError(f"{where}, entry {number}: {path!r} leaves the image folder.")
+        items.append(item)
+    return items
+
+
+def publish(path: Path, data: dict[str, Any], replace: bool = False) -> bool:
+    """Write `data` as JSON (one item of a list a line) under `path` unless a file is there; False if one was.
+
+    The file appears whole and only once, so that of several runs that start together one is first and the
+    others see its file. `replace` overwrites instead.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(_dump(data))
+            file.flush()
+            os.fsync(file.fileno())
+        if replace:
+            os.replace(temporary, path)
+            return True
+        try:
+            os.link(temporary, path)  # fails where the name is taken: the only atomic "create if new" with content
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links
+            if path.exists():
+                return False
+            os.replace(temporary, path)
+        return True
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def _dump(data: dict[str, Any]) -> str:
+    parts = []
+    for key, value in data.items():
+        text = json.dumps(value, ensure_ascii=True)
+        if isinstance(value, list):
+            rows = ",\n".join(json.dumps(row, ensure_ascii=True) for row in value)
+            text = f"[\n{rows}\n]" if value else "[]"
+        parts.append(f"{json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
