@@ -1,0 +1,67 @@
+"""State dicts, plain and quantized.
+
+A quantized module has ``parametrizations.ctx.original`` where a plain one has ``ctx``. With ``strict=False`` a
+checkpoint of the other kind would load nothing, in silence. The two functions here translate, and refuse what
+does not fit.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from qprompt.errors import UserError
+from qprompt.fake_quant import FakeQuantize, quantized_parameters
+
+
+def original_key(name: str) -> str:
+    """``a.ctx`` -> ``a.parametrizations.ctx.original``."""
+    owner, _, leaf = name.rpartition(".")
+    return f"{owner}.parametrizations.{leaf}.original".lstrip(".")
+
+
+@torch.no_grad()
+def plain_state_dict(module: nn.Module, latent: bool = False) -> dict[str, Tensor]:
+    """The state dict `module` would have had if it had never been quantized, e.g. with a plain ``ctx``.
+
+    It holds the quantized values, those the forward pass computes with; `latent` asks for the full-precision ones.
+    """
+    state = {key: value for key, value in module.state_dict().items() if ".parametrizations." not in f".{key}"}
+    for name, (fake, weight) in quantized_parameters(module).items():
+        state[name] = (weight if latent else fake(weight)).detach().clone()
+    return state
+
+
+@torch.no_grad()
+def load_state_dict_(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Load a plain (``ctx``) or a quantized state dict into `module`, quantized or not.
+
+    Every trainable parameter must be there with its shape, else UserError says which is not. Codebooks and step
+    counts are restored from a quantized state; from a plain one they start afresh. Returns keys that were not used.
+    """
+    quantized = quantized_parameters(module)
+    state = dict(state)
+    afresh: list[FakeQuantize] = []
+    for name, (fake, _) in quantized.items():
+        if name in state:
+            state[original_key(name)] = state.pop(name)
+            afresh.append(fake)
+    own = dict(module.named_parameters())
+    required = [key for key, p in own.items() if p.requires_grad]
+    missing = [key for key in required if key not in state]
+    if missing:
+        raise UserError(
+            f"the state dict has no {', '.join(missing)}; it has: {', '.join(list(state)[:12]) or 'nothing'}. "
+            "Nothing was loaded: is this the checkpoint of another trainer or of another prompt depth?"
+        )
+    for key, tensor in module.state_dict().items():
+        got = state.get(key)
+        if isinstance(got, Tensor) and isinstance(tensor, Tensor) and got.shape != tensor.shape:
+            raise UserError(f"{key} has shape {tuple(got.shape)} in the state dict, expected {tuple(tensor.shape)}")
+    result = module.load_state_dict(state, strict=False)
+    for fake in afresh:
+        fake.step = fake.last_fit = fake.fits = 0
+    for name, (fake, weight) in quantized.items():
+        if fake in afresh and fake.config.mode == "qat" and fake.config.start_step == 0:
+            fake.fit(weight)
+    return list(result.unexpected_keys)
