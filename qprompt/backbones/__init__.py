@@ -1,0 +1,11 @@
+"""CLIP models by name or by file: always the unmodified `clip.model.CLIP`, in fp32, in eval mode, frozen.
+
+model = load_clip("ViT-B/16")                           # OpenAI's weights, downloaded once
+model = load_clip("ViT-B/16", path="my_weights.pt")     # a state dict or a TorchScript archive
+model = load_clip("tiny")                               # the small model that this package carries
+"""
+
+from qprompt.backbones.clip_package import import_clip
+from qprompt.backbones.load import available_backbones, backbone_hash, load_clip, load_state_dict
+
+__all__ = ["available_backbones", "backbone_hash", "import_clip", "load_clip", "load_state_dict"]

@@ -1,0 +1,49 @@
+"""`import clip`, whatever setuptools is around."""
+
+import importlib
+import importlib.util
+import sys
+import types
+import warnings
+from types import ModuleType
+
+from qprompt.errors import UserError
+
+_INSTALL = "Install it: pip install clip-anytorch"
+
+
+def import_clip() -> ModuleType:
+    """The `clip` package (openai/CLIP), with `clip.model`, `clip.tokenize` and `clip.simple_tokenizer`.
+
+    The published packages import `packaging` through `pkg_resources`, which setuptools 82 dropped. Where it is
+    gone, a stand-in that offers just `packaging` exists while `clip` is imported and no longer.
+
+    Raises UserError when there is no `clip`, or when the module of that name is another package.
+    """
+    if "clip" not in sys.modules:
+        if importlib.util.find_spec("clip") is None:
+            raise UserError(f"the Python package 'clip' is not installed. {_INSTALL}")
+        _import_with_pkg_resources()
+    clip = importlib.import_module("clip")
+    if not (hasattr(clip, "tokenize") and hasattr(clip, "model")):
+        where = getattr(clip, "__file__", None) or list(getattr(clip, "__path__", ["?"]))[0]
+        raise UserError(f"'import clip' found {where}, which is not OpenAI's CLIP. {_INSTALL}")
+    return clip
+
+
+def _import_with_pkg_resources() -> None:
+    stand_in = None
+    if "pkg_resources" not in sys.modules and importlib.util.find_spec("pkg_resources") is None:
+        packaging = importlib.import_module("packaging")
+        importlib.import_module("packaging.version")
+        stand_in = types.ModuleType("pkg_resources")
+        stand_in.packaging = packaging  # type: ignore[attr-defined]
+        sys.modules["pkg_resources"] = stand_in
+    try:
+        with warnings.catch_warnings():
+            # Older setuptools warn that pkg_resources is deprecated; that is clip's to mend, not the user's.
+            warnings.simplefilter("ignore")
+            importlib.import_module("clip.model")
+    finally:
+        if stand_in is not None:
+            sys.modules.pop("pkg_resources", None)

@@ -1,0 +1,121 @@
+"""Read CLIP weights from a file, without running anything that is in it, and fetch OpenAI's."""
+
+import hashlib
+import os
+import pickle
+import urllib.error
+import urllib.request
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from qprompt.errors import UserError
+from qprompt.files import atomic_open
+
+CACHE = Path("~/.cache/clip")  # where OpenAI's package keeps its downloads
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The tensors of a TorchScript archive, a ``torch.save``d state dict or a safetensors file.
+
+    A state dict may lie under "state_dict" or "model", with DataParallel's "module." before its names.
+    Pickles are read with ``weights_only=True``: a file can't run code.
+
+    Raises UserError for a file that is missing, cut short, or holds something else.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UserError(f"no file {path}. MODEL.BACKBONE.PATH expects CLIP weights (.pt, .pth, .safetensors).")
+    try:
+        loaded = _read(path)
+    except (RuntimeError, ValueError, EOFError, OSError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{path} can't be read as CLIP weights; it may be cut short ({path.stat().st_size:,} bytes): {reason}"
+        ) from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, dict) or not any(isinstance(value, Tensor) for value in loaded.values()):
+        raise UserError(f"{path} holds {type(loaded).__name__}; a state dict (name -> tensor) was expected.")
+    return {name.removeprefix("module."): value for name, value in loaded.items() if isinstance(value, Tensor)}
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(str(error)) from error
+    if _is_torchscript(path):
+        with warnings.catch_warnings():
+            # torch warns that TorchScript is deprecated; it is what OpenAI ships.
+            warnings.simplefilter("ignore")
+            return torch.jit.load(str(path), map_location="cpu").state_dict()
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _is_torchscript(path: Path) -> bool:
+    """A TorchScript archive is a zip file with the model's code in it."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name or name.endswith("constants.pkl") for name in archive.namelist())
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def openai_file(name: str, url: str) -> Path:
+    """The local copy of OpenAI's weights, downloaded when missing. The URL's last folder is the SHA-256.
+
+    Raises UserError when the local file has another hash or the download fails.
+    """
+    expected, file_name = url.split("/")[-2:]
+    target = CACHE.expanduser() / file_name
+    if not target.exists():
+        _download(name, url, target, expected)
+    elif (got := sha256(target)) != expected:
+        raise UserError(
+            f"{target} is not OpenAI's {name}: SHA-256 is {got[:12]}..., expected {expected[:12]}.... "
+            f"Delete it to download it again, or set MODEL.BACKBONE.PATH to use these weights as they are."
+        )
+    return target
+
+
+def _download(name: str, url: str, target: Path, expected: str) -> None:
+    print(f"Downloading {name} to {target}")
+    digest = hashlib.sha256()
+    try:
+        with atomic_open(target) as file:
+            with urllib.request.urlopen(url, timeout=60) as source:
+                total = int(source.headers.get("Content-Length") or 0)
+                with tqdm(total=total or None, unit="B", unit_scale=True, ncols=80) as progress:
+                    while chunk := source.read(1 << 20):
+                        file.write(chunk)
+                        digest.update(chunk)
+                        progress.update(len(chunk))
+            if digest.hexdigest() != expected:
+                raise UserError(
+                    f"the download of {name} from {url} has SHA-256 {digest.hexdigest()[:12]}..., "
+                    f"expected {expected[:12]}...: nothing was kept. Try again."
+                )
+    except (urllib.error.URLError, OSError) as error:
+        raise UserError(
+            f"{name} could not be downloaded from {url} ({error}). Download it on a machine that can, "
+            f"put it at {target}, or give its place as MODEL.BACKBONE.PATH."
+        ) from error

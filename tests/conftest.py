@@ -1,0 +1,53 @@
+"""What every test shares: an engine under the name `dassl`, and a tiny random CLIP."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # trainers/ and datasets/ lie beside the package, not in it
+
+from qprompt.backbones import load_clip  # noqa: E402
+from qprompt.backbones.random_weights import ClipShape, random_state_dict  # noqa: E402
+
+try:
+    from qprompt.engine import activate
+except ImportError:
+    activate = lambda: None  # noqa: E731
+activate()
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+
+# Unlike widths, depths and heads in the two branches: code that mixes them up fails.
+TINY = ClipShape(
+    embed_dim=48,
+    image_resolution=32,
+    vision_layers=4,
+    vision_width=128,
+    vision_patch_size=8,
+    transformer_width=64,
+    transformer_heads=1,
+    transformer_layers=3,
+)
+
+
+@pytest.fixture(scope="session")
+def clip_weights() -> dict[str, torch.Tensor]:
+    """Random weights of the tiny CLIP; copy before you change one."""
+    return random_state_dict(TINY)
+
+
+@pytest.fixture(scope="session")
+def clip_file(clip_weights, tmp_path_factory) -> Path:
+    """The same weights as a file for MODEL.BACKBONE.PATH."""
+    path = tmp_path_factory.mktemp("clip") / "tiny_random.pt"
+    torch.save(clip_weights, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def clip_model(clip_file) -> torch.nn.Module:
+    """The tiny CLIP: fp32, frozen. Shared by the session, so leave it as it is."""
+    return load_clip("ViT-B/16", clip_file)
