@@ -39,7 +39,7 @@ setup(
         "onnx": ["onnx", "onnxruntime", "onnxscript"],
         "open_clip": ["open_clip_torch"],
         "slurm": ["submitit"],
-        "test": ["pytest", "pytest-timeout", "hypothesis", "matplotlib", "ruff==0.17.5", "mypy==2.4.1"],
+        "test": ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "matplotlib", "ruff==0.17.5", "mypy==2.4.1"],
     },
     entry_points={"console_scripts": ["qprompt = qprompt.__main__:main"]},
 )

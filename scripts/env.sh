@@ -1,0 +1,45 @@
+# Sourced by the other scripts. Sets PYTHON to an interpreter that has everything installed:
+# the active environment's where torch and torchvision work there, else that of .venv, made on first use.
+# INSTALL: what to install (default "."), e.g. ".[test]".
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+
+_works() { "$1" -c 'import torch, torchvision' >/dev/null 2>&1; }
+
+_new_python() { # the first interpreter of a supported version
+    local candidate
+    for candidate in python3 python3.13 python3.12 python3.11 python3.10 python; do
+        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    echo "No Python 3.10 or newer with venv was found (Debian, Ubuntu: apt install python3-venv)." >&2
+    return 1
+}
+
+if [ -n "${PYTHON:-}" ]; then
+    _works "$PYTHON" || { echo "PYTHON=$PYTHON cannot import torch and torchvision." >&2; exit 1; }
+elif _works python; then
+    PYTHON=python
+elif [ -x .venv/bin/python ]; then
+    PYTHON=.venv/bin/python
+else
+    _base=$(_new_python) || exit 1
+    echo "Making the environment .venv with $("$_base" --version) ..."
+    "$_base" -m venv .venv || exit 1
+    PYTHON=.venv/bin/python
+fi
+
+# Installed is what imports from here and has the extras' packages; pip decides when asked, which takes seconds, so ask once.
+_stamp=$("$PYTHON" -c 'import sys, hashlib; print(hashlib.sha256(open("setup.py","rb").read() + sys.prefix.encode() + sys.argv[1].encode()).hexdigest()[:16])' "${INSTALL:-.}")
+if [ ! -e "build/installed-$_stamp" ]; then
+    echo "Installing qprompt and what it needs (a minute or two; PyTorch is large) ..."
+    _constraint=$(mktemp)
+    # A PyTorch that is already there stays as it is.
+    "$PYTHON" -c 'import torch; print("torch==" + torch.__version__.partition("+")[0])' >"$_constraint" 2>/dev/null || true
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check --constraint "$_constraint" --editable "${INSTALL:-.}" || exit 1
+    rm -f "$_constraint"
+    mkdir -p build && touch "build/installed-$_stamp"
+fi
+export PYTHON

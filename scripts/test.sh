@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Install what the tests need, then lint, type-check and test. Arguments go to pytest: bash scripts/test.sh -k kmeans
+set -euo pipefail
+INSTALL=".[test]"
+source "$(dirname "$0")/env.sh"
+
+"$PYTHON" -m ruff check .
+"$PYTHON" -m ruff format --check .
+"$PYTHON" -m mypy
+# One thread a test process: the tensors are small, and two processes share two cores.
+OMP_NUM_THREADS=1 MPLBACKEND=agg "$PYTHON" -m pytest -n "${PYTEST_WORKERS:-2}" "$@"
