@@ -43,8 +43,9 @@ def load_state_dict_(module: nn.Module, state: Mapping[str, Tensor]) -> list[str
     state = dict(state)
     afresh: list[FakeQuantize] = []
     for name, (fake, _) in quantized.items():
-        if name in state:
-            state[original_key(name)] = state.pop(name)
+        plain = state.pop(name, None)
+        if plain is not None and original_key(name) not in state:  # a checkpoint may hold both, for other tools' sake
+            state[original_key(name)] = plain
             afresh.append(fake)
     own = dict(module.named_parameters())
     required = [key for key, p in own.items() if p.requires_grad]
