@@ -100,3 +100,16 @@ def read_draw(path: Path, full: Split, shots: int, with_val: bool) -> dict[str, 
                     f"{group[0].classname!r}, expected {expected}."
                 )
     return draw
+
+
+def same_in_its_order(path: Path, on_disk: dict[str, list[Item]]) -> list[list[Item]]:
+    """The lists of `on_disk` in the order in which the pickle has them; UserError unless it has those very items."""
+    records = read_records(path)
+    ordered = []
+    for part, items in on_disk.items():
+        found = relocate(records.get(part, []), items, path)
+        if len(found) != len(items) or len(set(found)) != len(items):
+            got = f"it lists {len(found)} {part} images, the tree holds {len(items)}"
+            raise UserError(f"{path} does not fit the data on disk: {got}.")
+        ordered.append(found)
+    return ordered

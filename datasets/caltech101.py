@@ -1,0 +1,10 @@
+"""Caltech101: 100 kinds of objects (background and Faces_easy are left out)."""
+
+from dassl.data.datasets import DATASET_REGISTRY
+
+from datasets.fewshot import BenchmarkDataset
+
+
+@DATASET_REGISTRY.register()
+class Caltech101(BenchmarkDataset):
+    """Read as `qprompt.data.layouts` says under this name."""

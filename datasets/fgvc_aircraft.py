@@ -1,0 +1,10 @@
+"""FGVCAircraft: 100 aircraft variants, official train, val and test lists."""
+
+from dassl.data.datasets import DATASET_REGISTRY
+
+from datasets.fewshot import BenchmarkDataset
+
+
+@DATASET_REGISTRY.register()
+class FGVCAircraft(BenchmarkDataset):
+    """Read as `qprompt.data.layouts` says under this name."""

@@ -1,0 +1,10 @@
+"""ImageNet: 1000 classes of the ILSVRC 2012 challenge; the 50,000 val images are val and test."""
+
+from dassl.data.datasets import DATASET_REGISTRY
+
+from datasets.fewshot import BenchmarkDataset
+
+
+@DATASET_REGISTRY.register()
+class ImageNet(BenchmarkDataset):
+    """Read as `qprompt.data.layouts` says under this name."""

@@ -1,0 +1,10 @@
+"""ImageNet-R: art, toys and other renditions of 200 classes; for testing only."""
+
+from dassl.data.datasets import DATASET_REGISTRY
+
+from datasets.fewshot import BenchmarkDataset
+
+
+@DATASET_REGISTRY.register()
+class ImageNetR(BenchmarkDataset):
+    """Read as `qprompt.data.layouts` says under this name."""

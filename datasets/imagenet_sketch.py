@@ -1,0 +1,10 @@
+"""ImageNet-Sketch: drawings of ImageNet's 1000 classes; for testing only."""
+
+from dassl.data.datasets import DATASET_REGISTRY
+
+from datasets.fewshot import BenchmarkDataset
+
+
+@DATASET_REGISTRY.register()
+class ImageNetSketch(BenchmarkDataset):
+    """Read as `qprompt.data.layouts` says under this name."""

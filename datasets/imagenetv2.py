@@ -1,0 +1,10 @@
+"""ImageNetV2 (matched frequency): a new test set for ImageNet's 1000 classes; for testing only."""
+
+from dassl.data.datasets import DATASET_REGISTRY
+
+from datasets.fewshot import BenchmarkDataset
+
+
+@DATASET_REGISTRY.register()
+class ImageNetV2(BenchmarkDataset):
+    """Read as `qprompt.data.layouts` says under this name."""
