@@ -1,0 +1,97 @@
+"""The mixin that turns any Dassl trainer of prompts into its quantized version, and its ``TRAINER.QUANT`` config node.
+
+    @TRAINER_REGISTRY.register()
+    class QCoOp(QuantizedPrompts, CoOp):
+        quantized = ("prompt_learner.ctx",)
+
+The trainer itself is untouched: its parameters keep their identity when they are quantized, so whatever it built
+before (optimizer, scheduler, EMA) goes on working on them.
+"""
+
+import dataclasses
+import os.path as osp
+from typing import Any
+
+from yacs.config import CfgNode
+
+from qprompt import packing
+from qprompt.errors import UserError
+from qprompt.fake_quant import QuantConfig, finish_, quantize_, refresh_
+from qprompt.recorder import Recorder
+from qprompt.states import both_kinds_
+
+PROMPT_FILE = "prompt.qprompt"
+
+
+def add_quant_cfg(cfg: CfgNode) -> None:
+    """Add ``TRAINER.QUANT`` to a Dassl config: the fields of QuantConfig in upper case, with its defaults."""
+    cfg.TRAINER.QUANT = CfgNode({f.name.upper(): f.default for f in dataclasses.fields(QuantConfig)})
+
+
+def quant_config(cfg: CfgNode) -> QuantConfig:
+    """The QuantConfig that ``TRAINER.QUANT`` describes; UserError names a value that cannot be."""
+    try:
+        return QuantConfig(**{name.lower(): value for name, value in cfg.TRAINER.QUANT.items()})
+    except UserError as error:
+        raise UserError(f"TRAINER.QUANT: {error}") from None
+
+
+class QuantizedPrompts:
+    """Quantize the prompts of the trainer that follows in the class's bases: fake-quantized in training, packed after it.
+
+    `quantized`: names or glob patterns of parameters of ``self.model``; ``TRAINER.QUANT.INCLUDE`` replaces them.
+    """
+
+    quantized: tuple[str, ...] = ()
+    prompt_record: dict[str, Any] | None = None  # what metrics.json says of the stored prompt
+
+    def build_model(self):
+        super().build_model()
+        before = {id(p) for p in self.model.parameters()}
+        quantize_(self.model, quant_config(self.cfg), self.quantized)
+        both_kinds_(self.model)
+        if any(p.requires_grad and id(p) not in before for p in self.model.parameters()):
+            self._rebuild_optimizers()  # a learned step size trains too
+        self._recorder = None
+        print(packing.describe(self.model))
+
+    def _rebuild_optimizers(self):
+        from dassl.optim import build_lr_scheduler, build_optimizer
+
+        for name, old in list(self._optims.items()):
+            if old is None:
+                continue
+            self._optims[name] = build_optimizer(self._models[name], self.cfg.OPTIM)
+            self._scheds[name] = build_lr_scheduler(self._optims[name], self.cfg.OPTIM)
+            if getattr(self, "optim", None) is old:
+                self.optim, self.sched = self._optims[name], self._scheds[name]
+
+    def before_train(self):
+        super().before_train()
+        self._recorder = Recorder(osp.join(self.output_dir, "quantization.npz"), self._writer)
+
+    def forward_backward(self, batch):
+        refitted = refresh_(self.model)
+        if self._recorder is not None:
+            self._recorder.step(self.model, refitted)
+        return super().forward_backward(batch)
+
+    def after_train(self):
+        if finish_(self.model):  # quantized only now: the stored model is the one that is tested
+            self.save_model(self.max_epoch - 1, self.output_dir)
+        self._recorder.close()
+        self.write_prompt()
+        super().after_train()
+
+    def write_prompt(self):
+        """Pack the prompt beside the checkpoint; say what it takes and what quantization did."""
+        name = self.get_model_names()[0]
+        path = osp.join(self.output_dir, name, PROMPT_FILE)
+        packing.save(self.model, path, **self.prompt_metadata())
+        self.prompt_record = {"file": osp.join(name, PROMPT_FILE), **packing.summary(self.model, path)}
+        print(packing.describe(self.model))
+        print(f"Prompt saved to {path}")
+
+    def prompt_metadata(self) -> dict[str, Any]:
+        """What the prompt file says beside the tensors: enough to use it again."""
+        return {"method": self.cfg.TRAINER.NAME, "backbone": self.cfg.MODEL.BACKBONE.NAME}
