@@ -88,6 +88,8 @@ def setup_cfg(args):
     for key, value in flags.items():
         if value not in (None, ""):
             config.set_key(cfg, key, value, "the command line")
+    if args.eval_only:
+        cfg.DATASET.WRITE_CACHE = False
     config.merge_options(cfg, args.opts)
     return cfg, defaults
 

@@ -15,7 +15,10 @@ from qprompt.errors import UserError, did_you_mean
 
 def extend_cfg(cfg: CfgNode) -> None:
     """Add to Dassl's default config every key that the trainers and data sets of this project read."""
+    from qprompt.trainer import add_quant_cfg
+
     cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base or new
+    cfg.DATASET.WRITE_CACHE = True  # keep few-shot draws beside the data; --eval-only turns it off
     cfg.DATASET.DRAW = 0  # TinyWorld only: which of its endless draws
     cfg.MODEL.BACKBONE.PATH = ""  # a CLIP state dict or TorchScript archive of one's own
     cfg.MODEL.LOGIT_SCALE = 0.0  # 0: the model's own
