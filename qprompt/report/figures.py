@@ -1,0 +1,19 @@
+"""The figures that a set of runs allows, by name. One function a figure; it returns None where its runs are missing."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from qprompt.report.epochs import accuracy_over_epochs
+from qprompt.report.plotting import styled
+from qprompt.report.scores import Score
+
+FIGURES: dict[str, tuple[str, Callable[[Sequence[Score]], Any]]] = {
+    "epochs": ("Accuracy on base and new classes over epochs", accuracy_over_epochs),
+}
+
+
+def make_figures(scores: Sequence[Score], only: Sequence[str] = ()) -> dict[str, tuple[str, Any]]:
+    """Name -> (caption, matplotlib figure), for every figure (or those in `only`) that the runs allow."""
+    with styled():
+        made = {n: (caption, make(scores)) for n, (caption, make) in FIGURES.items() if not only or n in only}
+    return {name: (caption, figure) for name, (caption, figure) in made.items() if figure is not None}

@@ -1,0 +1,119 @@
+"""Which runs belong to one method, and the shortest name that tells the methods of a report apart."""
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from qprompt.report.records import Run
+
+# What a report has columns or rows of its own for, and what changes no result.
+_NOT_METHOD = {
+    "OUTPUT_DIR", "RESUME", "SEED", "VERBOSE", "USE_CUDA", "FEATURE_CACHE", "TRAINER.NAME", "MODEL.BACKBONE.NAME",
+    "DATASET.ROOT", "DATASET.NAME", "DATASET.DRAW", "DATASET.NUM_SHOTS", "DATASET.SUBSAMPLE_CLASSES",
+    "DATASET.SOURCE_DOMAINS", "DATASET.TARGET_DOMAINS",
+    "DATALOADER.NUM_WORKERS", "DATALOADER.TEST.BATCH_SIZE", "TRAIN.PRINT_FREQ", "TRAIN.CHECKPOINT_FREQ",
+    "TEST.FINAL_MODEL",
+}  # fmt: skip
+# Protocols set these by data set or by shots (ImageNet 50 epochs, others 200): they make another method only
+# where the same trainer, data set and shots were run with several.
+_BY_PROTOCOL = ("OPTIM.MAX_EPOCH", "DATALOADER.TRAIN_X.BATCH_SIZE")
+_EPOCH = "LOAD_EPOCH"
+
+
+def trained_by(run: Run, runs: Sequence[Run]) -> Run | None:
+    """The training run that the evaluation `run` loaded its prompt from, if it is among `runs`.
+
+    ``model_dir`` was typed in some working directory, and folders move: without an exact match, the one training
+    run whose folder ends with that path is taken.
+    """
+    if not run.model_dir:
+        return None
+    trained = [other for other in runs if other.mode == "train"]
+    exact = os.path.realpath(run.model_dir)
+    for other in trained:
+        if os.path.realpath(other.folder) == exact:
+            return other
+    tail = Path(os.path.normpath(run.model_dir)).parts
+    while tail and tail[0] in (os.sep, os.pardir):
+        tail = tail[1:]
+    ending = [other for other in trained if Path(os.path.realpath(other.folder)).parts[-len(tail) :] == tail]
+    return ending[0] if len(ending) == 1 and len(tail) > 1 else None
+
+
+def settings_of(run: Run) -> dict[str, Any]:
+    """Config keys (those away from the defaults) that make the method of `run` what it is."""
+    settings = {key: value for key, value in run.settings.items() if key not in _NOT_METHOD}
+    if not run.learns:  # a zero-shot run under another trainer's yaml is the same zero-shot run
+        training = ("OPTIM.", "TRAINER.", "TRAIN.", "DATALOADER.TRAIN_X.")
+        settings = {key: value for key, value in settings.items() if not key.startswith(training)}
+    last_epoch = run.config.get("OPTIM.MAX_EPOCH")
+    if run.load_epoch is not None and last_epoch is not None and run.load_epoch != last_epoch:
+        settings[_EPOCH] = run.load_epoch
+    return settings
+
+
+def name_methods(runs: Sequence[Run]) -> list[str]:
+    """One name a run: the trainer, then the settings in which this report's methods of that trainer differ.
+
+    ``["QCoOp"]`` when there is one; ``["QCoOp BITS=1", "QCoOp BITS=2"]`` when there are two.
+    """
+    owners = [trained_by(run, runs) or run for run in runs]
+    settings = [settings_of(owner) for owner in owners]
+    for run, own in zip(runs, settings, strict=True):
+        if _EPOCH in settings_of(run):
+            own[_EPOCH] = run.load_epoch
+    for key in _BY_PROTOCOL:
+        _drop_where_by_protocol(key, owners, settings)
+
+    variants: dict[str, list[int]] = defaultdict(list)
+    for index, owner in enumerate(owners):
+        variants[owner.trainer].append(index)
+    several_backbones = len({owner.backbone for owner in owners}) > 1
+    names = [""] * len(runs)
+    for trainer, members in variants.items():
+        keys = {key for index in members for key in settings[index]}
+        values = {k: {i: _text(settings[i].get(k, _default(owners[i], k))) for i in members} for k in sorted(keys)}
+        short = _shorten(key for key, by_run in values.items() if len(set(by_run.values())) > 1)
+        for index in members:
+            parts = [trainer, *(f"{ending}={values[key][index]}" for key, ending in short.items())]
+            if several_backbones:
+                parts.append(owners[index].backbone)
+            names[index] = " ".join(parts)
+    return names
+
+
+def _drop_where_by_protocol(key: str, runs: Sequence[Run], settings: Sequence[dict[str, Any]]) -> None:
+    seen: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for run, own in zip(runs, settings, strict=True):
+        rest = {k: v for k, v in own.items() if k not in _BY_PROTOCOL}
+        place = _text([run.trainer, run.backbone, run.dataset, run.shots, sorted(rest.items())])
+        seen[place].add((run.trainer, _text(own.get(key))))
+    several = {trainer for found in seen.values() if len(found) > 1 for trainer, _ in found}
+    for run, own in zip(runs, settings, strict=True):
+        if run.trainer not in several:
+            own.pop(key, None)
+
+
+def _default(run: Run, key: str) -> Any:
+    return run.config.get(key, "last" if key == _EPOCH else "default")
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _shorten(keys: Iterable[str]) -> dict[str, str]:
+    """Dotted keys -> their shortest endings that are still distinct."""
+    keys = list(keys)
+    short = {}
+    for key in keys:
+        parts = key.split(".")
+        for length in range(1, len(parts) + 1):
+            ending = ".".join(parts[-length:])
+            if sum(other == ending or other.endswith("." + ending) for other in keys) == 1:
+                break
+        short[key] = ending
+    return short

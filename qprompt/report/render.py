@@ -1,0 +1,143 @@
+"""Tables as terminal text, Markdown, LaTeX and CSV."""
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+
+from qprompt.report.tables import Stat, Table, entry_text
+
+_BOLD, _UNDERLINE, _PLAIN = "\x1b[1m", "\x1b[4m", "\x1b[0m"
+
+
+def text(tables: Sequence[Table], colour: bool = False) -> str:
+    """For a terminal, in ASCII. With `colour` the best are bold and the second underlined."""
+    return "\n\n".join(_text(table, colour) for table in tables) + "\n"
+
+
+def _text(table: Table, colour: bool) -> str:
+    marks = table.marks() if colour else {}
+    cells = [[entry_text(v, c.kind) for v, c in zip(row, table.columns, strict=True)] for row in table.rows]
+    heads = [column.name for column in table.columns]
+    widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
+    left = [column.kind == "text" for column in table.columns]
+
+    def line(entries: Sequence[str], row: int | None = None) -> str:
+        shown = []
+        for number, entry in enumerate(entries):
+            space = " " * (widths[number] - len(entry))
+            mark = marks.get((row, number)) if row is not None else None
+            if mark:
+                entry = f"{_BOLD if mark == 'best' else _UNDERLINE}{entry}{_PLAIN}"
+            shown.append(entry + space if left[number] else space + entry)
+        return "  ".join(shown).rstrip()
+
+    ruler = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    lines = [table.title, ruler, line(heads), ruler]
+    before = None
+    for number, row in enumerate(cells):
+        group = row[: table.group_by]
+        if before is not None and group != before:
+            lines.append("")
+        shown = [""] * len(group) + row[len(group) :] if group == before else row
+        lines.append(line(shown, number))
+        before = group
+    return "\n".join([*lines, ruler, *table.notes])
+
+
+def markdown(tables: Sequence[Table]) -> str:
+    """GitHub's Markdown: best bold, second underlined."""
+    return "\n\n".join(map(_markdown, tables)) + "\n"
+
+
+def _markdown(table: Table) -> str:
+    marks = table.marks()
+    wrap = {"best": "**{}**", "second": "<u>{}</u>", None: "{}"}
+
+    def line(entries: Sequence[str]) -> str:
+        return "| " + " | ".join(entry.replace("|", "\\|") for entry in entries) + " |"
+
+    lines = [
+        f"### {table.title}",
+        "",
+        line([column.name for column in table.columns]),
+        line(["---" if column.kind == "text" else "---:" for column in table.columns]).replace(" ", ""),
+    ]
+    for number, row in enumerate(table.rows):
+        entries = zip(row, table.columns, strict=True)
+        lines.append(
+            line([wrap[marks.get((number, i))].format(entry_text(v, c.kind, "±")) for i, (v, c) in enumerate(entries)])
+        )
+    return "\n".join([*lines, *("\n" + note.replace("+-", "±") for note in table.notes)])
+
+
+_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$"}
+_LATEX |= {character: f"\\{character}" for character in "&%$#_{}"}
+
+
+def latex_escape(plain: str) -> str:
+    """`plain` with the characters that LaTeX reads as commands escaped."""
+    return re.sub(r"[\\~^<>&%$#_{}]", lambda found: _LATEX[found.group()], plain)
+
+
+def latex(tables: Sequence[Table]) -> str:
+    """One ``table`` environment a table, for booktabs: best bold, second underlined."""
+    return "% needs \\usepackage{booktabs}\n" + "\n".join(map(_latex, tables))
+
+
+def _latex(table: Table) -> str:
+    marks = table.marks()
+    align = "".join("l" if column.kind == "text" else "r" for column in table.columns)
+
+    def entry(row: int, number: int) -> str:
+        shown = latex_escape(entry_text(table.rows[row][number], table.columns[number].kind, "@pm@", "--"))
+        value, _, spread = shown.partition(" @pm@ ")
+        mark = marks.get((row, number))
+        value = {"best": rf"\textbf{{{value}}}", "second": rf"\underline{{{value}}}"}.get(mark or "", value)
+        return value + (rf" {{\scriptsize$\pm${spread}}}" if spread else "")
+
+    caption = latex_escape(" ".join([f"{table.title}.", *table.notes])).replace("+-", r"$\pm$")
+    lines = [
+        r"\begin{table}",
+        r"  \centering",
+        rf"  \caption{{{caption}}}",
+        rf"  \begin{{tabular}}{{{align}}}",
+        r"    \toprule",
+        "    " + " & ".join(latex_escape(column.name) for column in table.columns) + r" \\",
+        r"    \midrule",
+    ]
+    before = None
+    for number, row in enumerate(table.rows):
+        group = row[: table.group_by]
+        if before is not None and group != before:
+            lines.append(r"    \midrule")
+        entries = [entry(number, i) for i in range(len(row))]
+        if group == before:
+            entries[: len(group)] = [""] * len(group)
+        lines.append(f"    {' & '.join(entries)} \\\\".replace("     &", "    &"))
+        before = group
+    return "\n".join([*lines, r"    \bottomrule", r"  \end{tabular}", r"\end{table}", ""])
+
+
+def csv_text(tables: Sequence[Table]) -> str:
+    """All tables in one, with the title in the first column; numbers in full precision, a mean's spread beside it."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    for index, table in enumerate(tables):
+        if index:
+            out.write("\n")
+        heads = ["table"]
+        for column in table.columns:
+            name = column.name.lower().replace(" ", "_")
+            heads += [name, f"{name}_std"] if column.kind in ("percent", "points") else [name]
+        writer.writerow(heads)
+        for row in table.rows:
+            entries: list[object] = [table.title]
+            for value, column in zip(row, table.columns, strict=True):
+                if column.kind in ("percent", "points"):
+                    stat = value if isinstance(value, Stat) else Stat(value)
+                    entries += [stat.mean, stat.std]
+                else:
+                    entries.append(value)
+            writer.writerow(entries)
+    return out.getvalue()

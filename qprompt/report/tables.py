@@ -1,0 +1,99 @@
+"""A table as data: what the renderers print, and which entries of it are the best."""
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Stat:
+    """A mean with its sample standard deviation (n - 1 in the denominator; None for a single value)."""
+
+    mean: float
+    std: float | None = None
+    n: int = 1
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Stat | None":
+        """Over `values`; None when there are none."""
+        values = list(values)
+        if not values:
+            return None
+        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+
+
+@dataclass(frozen=True)
+class Column:
+    """`kind`: text, percent (`Stat`), points (signed `Stat`), bytes, time, count or p. `better`: high or empty."""
+
+    name: str
+    kind: str = "text"
+    better: str = ""
+
+
+@dataclass
+class Table:
+    """Rows of entries, one a column; None: nothing known. Rows with the same first `group_by` entries are compared."""
+
+    title: str
+    columns: list[Column]
+    rows: list[list[Any]]
+    notes: list[str] = field(default_factory=list)
+    group_by: int = 0
+
+    def marks(self) -> dict[tuple[int, int], str]:
+        """(row, column) -> best or second, judged at the two decimals that are shown; equals share a mark.
+
+        Groups of fewer than two rows have no best, those of fewer than three no second.
+        """
+        found: dict[tuple[int, int], str] = {}
+        groups: dict[tuple, list[int]] = {}
+        for index, row in enumerate(self.rows):
+            groups.setdefault(tuple(row[: self.group_by]), []).append(index)
+        for number, column in enumerate(self.columns):
+            if column.better != "high":
+                continue
+            for members in groups.values():
+                values = {i: round(self.rows[i][number].mean, 2) for i in members if self.rows[i][number] is not None}
+                ranks = sorted(set(values.values()), reverse=True)
+                if len(values) < 2 or len(ranks) < 2:
+                    continue
+                for index, value in values.items():
+                    if value == ranks[0]:
+                        found[index, number] = "best"
+                    elif value == ranks[1] and len(values) > 2:
+                        found[index, number] = "second"
+        return found
+
+
+def format_bytes(count: int) -> str:
+    """Exact, with thousands separated: ``1,774,656 B``."""
+    return f"{count:,} B"
+
+
+def format_time(seconds: float) -> str:
+    """Three digits or so in the unit that fits."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def format_p(p: float) -> str:
+    """``0.013``, and ``<0.001`` below."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def entry_text(value: Any, kind: str, plus_minus: str = "+-", missing: str = "-") -> str:
+    """One entry as shown in every format but CSV."""
+    if value is None:
+        return missing
+    if isinstance(value, str):
+        return value
+    if kind in ("percent", "points"):
+        shown = f"{value.mean:+.2f}" if kind == "points" else f"{value.mean:.2f}"
+        return shown if value.std is None else f"{shown} {plus_minus} {value.std:.2f}"
+    formats = {"bytes": format_bytes, "time": format_time, "p": format_p}
+    return formats.get(kind, str)(value)
