@@ -1,0 +1,217 @@
+"""From a spec to runs: which command, into which folder, after which other run.
+
+The folders are CoOp's and MaPLe's own, so that what people have for reading them goes on working. A variant
+of the settings is one level more, between config and seed.
+"""
+
+import dataclasses
+import itertools
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qprompt import config
+from qprompt.errors import UserError, did_you_mean
+from qprompt.sweep.spec import Dataset, Spec
+
+# Dassl's default, for a config that doesn't say.
+_DASSL_MAX_EPOCH = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One ``train.py`` process.
+
+    ``expected`` holds every config key that its files, flags and options set; the rest has its default.
+    ``after`` is the folder of the training run that an evaluation reads, or None.
+    """
+
+    folder: str
+    trainer: str
+    label: str
+    argv: tuple[str, ...]
+    expected: dict[str, Any] = dataclasses.field(hash=False)
+    after: str | None = None
+    load_epoch: int | str | None = None
+
+    @property
+    def group(self) -> tuple[str, bool]:
+        """Runs of one group take about the same time."""
+        return self.trainer, self.after is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Choice:
+    """One point of the grid, seed included."""
+
+    trainer: str
+    variant: str
+    settings: dict[str, Any]
+    dataset: Dataset
+    shots: int
+    seed: int
+    cfg: str
+
+    def at(self, dataset: Dataset) -> "_Choice":
+        return dataclasses.replace(self, dataset=dataset)
+
+
+def learns(trainer: str) -> bool:
+    """Zero-shot trainers (``Zeroshot...``) are evaluated only, and once: no seed changes them."""
+    return not trainer.startswith("Zeroshot")
+
+
+def plan(spec: Spec) -> list[Run]:
+    """Every run of the spec, each evaluation right behind the training it needs. No file is written.
+
+    Raises UserError for a trainer, data set or config that has no file, and for two runs of one folder.
+    """
+    runs: dict[str, Run] = {}
+    for choice in _choices(spec):
+        for run in _PROTOCOLS[spec.protocol](spec, choice):
+            before = runs.setdefault(run.folder, run)
+            if before.argv != run.argv:
+                raise UserError(
+                    f"sweep {spec.name}: two runs with other settings want the folder {run.folder}: "
+                    "give them different names under 'variants'."
+                )
+    return list(runs.values())
+
+
+def _choices(spec: Spec) -> Iterator[_Choice]:
+    variants = list(_variants(spec))
+    datasets = (spec.source,) if spec.source else spec.datasets
+    for dataset, shots, seed in itertools.product(datasets, spec.shots, spec.seeds):
+        for trainer in (*spec.baselines, *spec.trainers):
+            if not learns(trainer) and (seed != spec.seeds[0] or shots != spec.shots[0]):
+                continue
+            cfg = spec.config_name(trainer, dataset, shots)
+            for name, settings in variants if trainer in spec.trainers else [("", {})]:
+                yield _Choice(trainer, name, settings, dataset, shots, seed, cfg)
+
+
+def _variants(spec: Spec) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every variant times every point of the grid: (name of its folder, settings)."""
+    for name, settings in (spec.variants or {"": {}}).items():
+        for values in itertools.product(*spec.grid.values()):
+            point = dict(zip(spec.grid, values, strict=True))
+            parts = [f"{key.rpartition('.')[2].lower()}{_for_folder(value)}" for key, value in point.items()]
+            yield "_".join([name] * bool(name) + parts), settings | point
+
+
+def _for_folder(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        value = "-".join(map(str, value))
+    return re.sub(r"[^A-Za-z0-9.+-]+", "-", str(value)).strip("-") or "none"
+
+
+def _base2new(spec: Spec, c: _Choice) -> Iterator[Run]:
+    """CoCoOp's protocol: train on the first half of the classes, test on both halves."""
+    common = f"{c.dataset}/shots_{c.shots}/{_leaf(c)}"
+    trained = f"{spec.output}/base2new/train_base/{common}" if learns(c.trainer) else None
+    if trained:
+        yield _run(spec, c, trained, "base")
+    for classes in ("base", "new"):
+        yield _run(spec, c, f"{spec.output}/base2new/test_{classes}/{common}", classes, trained, evaluate=True)
+
+
+def _few_shot(spec: Spec, c: _Choice) -> Iterator[Run]:
+    """CoOp's protocol: train and test on all classes."""
+    if learns(c.trainer):
+        yield _run(spec, c, f"{spec.output}/{c.dataset}/{c.trainer}/{c.cfg}_{c.shots}shots/{_tail(c)}")
+    else:
+        yield _zero_shot(spec, c)
+
+
+def _cross_dataset(spec: Spec, c: _Choice) -> Iterator[Run]:
+    """CoCoOp's protocol: train on all classes of the source, test on other data sets (or shifted versions of it)."""
+    if learns(c.trainer):
+        trained = f"{spec.output}/{c.dataset}/{c.trainer}/{c.cfg}_{c.shots}shots/{_tail(c)}"
+        yield _run(spec, c, trained)
+        for target in spec.datasets:
+            folder = f"{spec.output}/evaluation/{c.trainer}/{c.cfg}_{c.shots}shots/{target}/{_tail(c)}"
+            yield _run(spec, c.at(target), folder, "all", trained, evaluate=True)
+    else:
+        for target in (c.dataset, *spec.datasets):
+            yield _zero_shot(spec, c.at(target))
+
+
+_PROTOCOLS: dict[str, Callable[[Spec, _Choice], Iterator[Run]]] = {
+    "base2new": _base2new,
+    "few_shot": _few_shot,
+    "cross_dataset": _cross_dataset,
+}
+
+
+def _zero_shot(spec: Spec, c: _Choice) -> Run:
+    tail = f"/{c.variant}" if c.variant else ""
+    return _run(spec, c, f"{spec.output}/{c.trainer}/{c.cfg}{tail}/{c.dataset}", evaluate=True)
+
+
+def _leaf(c: _Choice) -> str:
+    return f"{c.trainer}/{c.cfg}/{_tail(c)}"
+
+
+def _tail(c: _Choice) -> str:
+    return f"{c.variant}/seed{c.seed}" if c.variant else f"seed{c.seed}"
+
+
+def _run(
+    spec: Spec, c: _Choice, folder: str, classes: str = "all", trained: str | None = None, evaluate: bool = False
+) -> Run:
+    dataset_file = _file(Path(spec.configs) / "datasets" / f"{c.dataset.name}.yaml", "data set config")
+    # Upstream's zero-shot script reads CoOp's configs: a trainer without configs of its own does too.
+    folders = [Path(spec.configs) / "trainers" / t for t in (c.trainer, "CoOp")]
+    own = folders[0] if learns(c.trainer) or (folders[0] / f"{c.cfg}.yaml").is_file() else folders[1]
+    trainer_file = _file(own / f"{c.cfg}.yaml", f"config of {c.trainer}")
+
+    options = dict(spec.settings) | c.settings
+    if c.dataset.draw is not None:
+        options["DATASET.DRAW"] = c.dataset.draw
+    options["DATASET.NUM_SHOTS"] = c.shots
+    options["DATASET.SUBSAMPLE_CLASSES"] = classes
+    expected = config.flatten(_yaml(dataset_file)) | config.flatten(_yaml(trainer_file))
+    expected |= {"SEED": c.seed, "TRAINER.NAME": c.trainer} | options
+
+    argv = ["--seed", str(c.seed), "--trainer", c.trainer]
+    argv += ["--dataset-config-file", str(dataset_file), "--config-file", str(trainer_file), "--output-dir", folder]
+    root = spec.root or os.environ.get("DATA", "")
+    if root:
+        argv = ["--root", root, *argv]
+    epoch = None
+    if evaluate:
+        argv += ["--eval-only"]
+    if trained:
+        epoch = expected.get("OPTIM.MAX_EPOCH", _DASSL_MAX_EPOCH) if spec.load_epoch == "last" else spec.load_epoch
+        argv += ["--model-dir", trained, "--load-epoch", str(epoch)]
+    argv += [word for key, value in options.items() for word in (key, str(value))]
+
+    what = f"test {classes}" if evaluate else f"train {classes}"
+    label = " ".join(filter(None, [c.trainer, c.cfg, c.variant, str(c.dataset), f"{c.shots} shots", f"seed {c.seed}"]))
+    return Run(folder, c.trainer, f"{label}: {what}", tuple(argv), expected, trained, epoch)
+
+
+def _file(path: Path, what: str) -> Path:
+    if not path.is_file():
+        there = sorted(p.stem for p in path.parent.glob("*.yaml"))
+        if not there and path.parent.parent.is_dir():
+            beside = sorted(p.name for p in path.parent.parent.iterdir() if p.is_dir())
+            raise UserError(f"no configs in {path.parent}.{did_you_mean(path.parent.name, beside)}")
+        raise UserError(f"no {what} {str(path)!r}.{did_you_mean(path.stem, there)}")
+    return path
+
+
+_parsed: dict[Path, dict[str, Any]] = {}
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    if path not in _parsed:
+        try:
+            _parsed[path] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except yaml.YAMLError as error:
+            raise UserError(f"{path} is not a yaml file: {' '.join(str(error).split())}") from None
+    return _parsed[path]

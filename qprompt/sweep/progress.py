@@ -1,0 +1,95 @@
+"""What a sweep says: a line for each run that ends, and on a terminal one line that is kept up to date."""
+
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from qprompt.sweep.plan import Run
+
+
+class Progress:
+    """Counts, times and prints. Every printed line also goes to `log` with the time of day."""
+
+    def __init__(self, runs: list[Run], slots: int, log: Path, stream: TextIO | None = None):
+        self.left = list(runs)
+        self.total, self.slots, self.log = len(runs), slots, log
+        self.stream = stream or sys.stdout
+        self.on_terminal = self.stream.isatty()
+        self.started = time.monotonic()
+        self.seconds: dict[tuple[str, bool], list[float]] = {}
+        self.failures = 0
+        self._status = ""
+
+    def note(self, text: str) -> None:
+        self._clear()
+        print(text, file=self.stream, flush=True)
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.log, "a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
+
+    def learn(self, run: Run, record: dict[str, Any]) -> None:
+        """Take the time of a run of an earlier sweep into the estimate."""
+        if isinstance(record.get("time_s"), (int, float)):
+            self.seconds.setdefault(run.group, []).append(record["time_s"])
+
+    def done(self, run: Run, record: dict[str, Any], seconds: float) -> None:
+        self.seconds.setdefault(run.group, []).append(seconds)
+        accuracy = (record.get("results") or {}).get("accuracy")
+        shown = f"{accuracy:.1f}%" if isinstance(accuracy, (int, float)) else "done"
+        self._ended(run, f"{run.label}  {shown}  ({clock(seconds)})")
+
+    def failed(self, run: Run, how: str) -> None:
+        self.failures += 1
+        self._ended(run, f"{run.label}  FAILED: {how}")
+
+    def show(self, running: int) -> None:
+        """Rewrite the line at the bottom of a terminal; elsewhere nothing."""
+        if not self.on_terminal:
+            return
+        parts = [f"{self.total - len(self.left)}/{self.total} runs", f"{running} running"]
+        parts += [f"{self.failures} failed"] if self.failures else []
+        parts += [clock(time.monotonic() - self.started)]
+        left = self.seconds_left()
+        parts += [f"about {clock(left)} left"] if left is not None else []
+        width = shutil.get_terminal_size().columns - 1
+        status = ", ".join(parts)[:width]
+        if status != self._status:
+            self._clear()
+            print(status, end="", file=self.stream, flush=True)
+            self._status = status
+
+    def close(self) -> None:
+        self._clear()
+
+    def seconds_left(self) -> float | None:
+        """Mean time of each kind of run (of all runs, for a kind not seen yet), shared over the slots."""
+        everything = [s for seconds in self.seconds.values() for s in seconds]
+        if not everything:
+            return None
+        total = 0.0
+        for run in self.left:
+            seen = self.seconds.get(run.group, everything)
+            total += sum(seen) / len(seen)
+        return total / min(self.slots, max(1, len(self.left)))
+
+    def _ended(self, run: Run, text: str) -> None:
+        self.left.remove(run)
+        count = str(self.total - len(self.left)).rjust(len(str(self.total)))
+        left = self.seconds_left() if self.left and not self.on_terminal else None
+        self.note(f"[{count}/{self.total}] {text}" + (f"  about {clock(left)} left" if left is not None else ""))
+
+    def _clear(self) -> None:
+        if self._status:
+            print("\r\033[K", end="", file=self.stream, flush=True)
+            self._status = ""
+
+
+def clock(seconds: float) -> str:
+    """``42 s``, ``3:07`` (minutes) or ``2:03:07`` (hours)."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

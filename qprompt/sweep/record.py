@@ -1,0 +1,73 @@
+"""What a run's folder holds: nothing yet, an unfinished run, this run finished, or another run."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from qprompt.errors import UserError
+from qprompt.run_record import run_settings
+from qprompt.sweep.plan import Run
+
+
+def finished(run: Run) -> dict[str, Any] | None:
+    """metrics.json of `run` when it is finished, None when it is still to do.
+
+    Raises UserError, naming what differs, when the folder holds a run with other settings.
+    """
+    done = _read(Path(run.folder) / "metrics.json")
+    if done is not None:
+        differs = _differences(run, done.get("config") or {}, done.get("changed") or {})
+        if run.after and not _same_path(str(done.get("model_dir") or ""), run.after):
+            differs["--model-dir"] = (done.get("model_dir"), run.after)
+        if run.after and str(done.get("load_epoch")) != str(run.load_epoch):
+            differs["--load-epoch"] = (done.get("load_epoch"), run.load_epoch)
+    else:
+        begun = _read(Path(run.folder) / "config.json")
+        if begun is None:
+            return None
+        differs = _differences(run, (begun.get("settings") or {}).get("config") or {}, {})
+    if differs:
+        shown = "; ".join(f"{key}: {there!r} there, {now!r} now" for key, (there, now) in sorted(differs.items()))
+        raise UserError(
+            f"{run.folder} holds a run with other settings ({shown}): "
+            "use the same settings, another output, or delete that folder."
+        )
+    return done
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}). Delete it if it is a leftover.") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path} holds no JSON object. Delete it if it is a leftover.")
+    return data
+
+
+def _differences(run: Run, there: dict[str, Any], changed: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Keys that `run` sets to something else, and keys that the recorded run changed from their defaults but
+    `run` leaves alone; each with (there, now)."""
+    there, changed, expected = (run_settings(d, {})["config"] for d in (there, changed, run.expected))
+    found = {k: (there.get(k), now) for k, now in expected.items() if not _equal(there.get(k), now)}
+    return found | {k: (changed[k], "the default") for k in changed.keys() - expected.keys()}
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Equal as config values: 1 and 1.0, a list and a tuple, yaml's "1e-4" and 0.0001, "2" and 2 are the same."""
+    if isinstance(a, (list, tuple)) or isinstance(b, (list, tuple)):
+        a, b = (list(v) if isinstance(v, (list, tuple)) else [v] for v in (a, b))
+        return len(a) == len(b) and all(map(_equal, a, b))
+    if a == b or str(a) == str(b):
+        return True
+    try:
+        return float(a) == float(b)
+    except (TypeError, ValueError):
+        return False
+
+
+def _same_path(a: str, b: str) -> bool:
+    return os.path.realpath(a) == os.path.realpath(b)

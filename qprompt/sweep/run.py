@@ -1,0 +1,126 @@
+"""The command ``qprompt sweep``: check everything, then run what is left."""
+
+import argparse
+import contextlib
+import fcntl
+import shlex
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from qprompt.errors import UserError
+from qprompt.files import write_json
+from qprompt.sweep.plan import Run, plan
+from qprompt.sweep.pool import Failure, Pool, describe
+from qprompt.sweep.progress import Progress, clock
+from qprompt.sweep.record import finished
+from qprompt.sweep.slots import local_slots
+from qprompt.sweep.spec import Spec, read_spec
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns the exit code; UserError before anything is started."""
+    spec = read_spec(args.spec, args.overrides)
+    if not Path(spec.train).is_file():
+        raise UserError(f"no {spec.train} here: run 'qprompt sweep' in the repository's folder.")
+    runs = plan(spec)
+    check_settings(spec, runs)
+    records = {r.folder: done for r in runs if (done := finished(r)) is not None}
+    left = [r for r in runs if r.folder not in records]
+    if args.dry_run:
+        for r in runs:
+            print(f"{'# finished: ' if r.folder in records else ''}python {spec.train} {shlex.join(r.argv)}")
+        return 0
+
+    folder = Path(spec.output) / "sweeps" / spec.name
+    if args.slurm or args.submitit_local:
+        from qprompt.sweep.slurm import submit
+
+        return submit(spec, left, folder, args)
+    with _only_one(folder, spec):
+        slots = local_slots(args.jobs, args.gpus)
+        progress = Progress(left, len(slots), folder / "sweep.log")
+        for r in runs:
+            if r.folder in records:
+                progress.learn(r, records[r.folder])
+        where = f"{len(slots)} at a time on " + (
+            "the GPUs" if slots[0].gpu else f"the CPU, {slots[0].threads} thread(s) each"
+        )
+        progress.note(f"{spec.name}: {len(runs)} runs, {len(records)} finished already, {where}. Logs: {folder}/logs")
+        pool = Pool(left, slots, spec.train, folder / "logs", progress, args.retry)
+        try:
+            failures = pool.execute()
+        except KeyboardInterrupt:
+            progress.note("interrupted: all runs were ended. The same command goes on from here.")
+            return 130
+        finally:
+            progress.close()
+        _write_record(folder, spec, runs, failures)
+        return _summary(progress, runs, failures)
+
+
+def check_settings(spec: Spec, runs: list[Run]) -> None:
+    """Refuse a config key that no trainer knows before hours are spent on the others."""
+    from qprompt import config
+    from qprompt.engine import activate
+
+    activate()
+    from dassl.config import get_cfg_default
+
+    cfg = get_cfg_default()
+    config.extend_cfg(cfg)
+    for settings in (spec.settings, *spec.variants.values(), *_points(spec)):
+        config.merge_options(cfg, [word for key, value in settings.items() for word in (key, str(value))])
+
+
+def _points(spec: Spec) -> Iterator[dict[str, Any]]:
+    return ({key: value} for key, values in spec.grid.items() for value in values)
+
+
+@contextlib.contextmanager
+def _only_one(folder: Path, spec: Spec) -> Iterator[None]:
+    """Two sweeps over the same runs would get in each other's way. The lock ends with its process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a+b") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"the sweep {spec.name} is running already (lock in {folder}): wait for it.") from None
+        yield
+
+
+def _write_record(folder: Path, spec: Spec, runs: list[Run], failures: list[Failure]) -> None:
+    failed = {f.run.folder: f for f in failures}
+    write_json(
+        folder / "sweep.json",
+        {
+            "schema": 1,
+            "name": spec.name,
+            "protocol": spec.protocol,
+            "runs": [
+                {
+                    "folder": r.folder,
+                    "label": r.label,
+                    "command": shlex.join(["python", spec.train, *r.argv]),
+                    "state": "failed" if r.folder in failed else "finished",
+                    "log": str(failed[r.folder].log) if r.folder in failed else None,
+                }
+                for r in runs
+            ],
+        },
+    )
+
+
+def _summary(progress: Progress, runs: list[Run], failures: list[Failure]) -> int:
+    took = clock(time.monotonic() - progress.started)
+    if not failures:
+        progress.note(f"all {len(runs)} runs are finished ({took}).")
+        return 0
+    for failure in failures:
+        how = describe(failure.code) if failure.log else "not started"
+        progress.note(f"\n{failure.run.label}: {how}" + (f", log {failure.log}" if failure.log else ""))
+        for line in failure.tail:
+            progress.note(f"    {line}")
+    progress.note(f"\n{len(failures)} of {len(runs)} runs failed ({took}). The same command runs them again.")
+    return 1

@@ -1,0 +1,177 @@
+"""The spec of a sweep: a yaml file with a grid of trainers x data sets x shots x seeds x settings.
+
+docs/sweeps.md explains every key; `KEYS` below is the only list of them.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qprompt import config
+from qprompt.errors import UserError, did_you_mean
+
+PROTOCOLS = ("base2new", "few_shot", "cross_dataset")
+# A variant's name becomes a folder's name.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A data set of the spec: ``oxford_pets``, or ``tiny_world@3`` for one draw of a synthetic one."""
+
+    name: str
+    draw: int | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.draw is None else f"{self.name}@{self.draw}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """A validated spec. ``trainers`` and ``baselines`` map a trainer to its config, see `config_name`."""
+
+    name: str
+    protocol: str
+    datasets: tuple[Dataset, ...]
+    trainers: dict[str, Any]
+    baselines: dict[str, Any] = dataclasses.field(default_factory=dict)
+    source: Dataset | None = None
+    shots: tuple[int, ...] = (16,)
+    seeds: tuple[int, ...] = (1, 2, 3)
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    variants: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    grid: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
+    load_epoch: int | str = "last"
+    root: str = ""
+    output: str = "output"
+    train: str = "train.py"
+    configs: str = "configs"
+
+    def config_name(self, trainer: str, dataset: Dataset, shots: int) -> str:
+        """The yaml of a trainer for one run: one name for all, or a mapping by data set, shots and ``default``."""
+        choice = {**self.baselines, **self.trainers}[trainer]
+        if not isinstance(choice, dict):
+            return str(choice)
+        for key in (dataset.name, shots, "default"):
+            if key in choice:
+                return str(choice[key])
+        raise UserError(
+            f"sweep {self.name}: {trainer} has a config for {', '.join(map(str, choice))}, none for {dataset} "
+            f"with {shots} shots: add one, or 'default: NAME'."
+        )
+
+
+KEYS = tuple(field.name for field in dataclasses.fields(Spec))
+
+
+def read_spec(path: str, overrides: Sequence[str] = ()) -> Spec:
+    """Read and check ``path``; `overrides` are ``KEY=VALUE`` for top-level keys, the value in yaml's notation."""
+    file = Path(path)
+    if not file.is_file():
+        ready = [str(p) for p in sorted(Path("configs/sweeps").rglob("*.yaml"))]
+        raise UserError(f"no sweep spec {path!r}.{did_you_mean(path, ready)} configs/sweeps/ holds the ready ones.")
+    data = _yaml(file.read_text(encoding="utf-8", errors="replace"), path)
+    if not isinstance(data, dict):
+        raise UserError(f"{path} holds a {type(data).__name__}, not 'key: value' lines.")
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise UserError(f"{override!r} is no KEY=VALUE. The keys of a spec: {', '.join(KEYS)}.")
+        data[key] = _yaml(text, f"the value of {key}")
+    return _check({"name": file.stem, **data}, path)
+
+
+def _yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{where} is not yaml: {' '.join(str(error).split())}") from None
+
+
+def _check(data: dict[Any, Any], path: str) -> Spec:
+    for key in data:
+        if key not in KEYS:
+            raise UserError(f"{path}: no key {key!r} in a sweep spec.{did_you_mean(str(key), KEYS)}")
+    for key in ("protocol", "datasets", "trainers"):
+        if not data.get(key):
+            raise UserError(f"{path}: {key!r} is missing. docs/sweeps.md shows a whole spec.")
+    protocol = data["protocol"]
+    if protocol not in PROTOCOLS:
+        close = did_you_mean(str(protocol), PROTOCOLS)
+        raise UserError(f"{path}: no protocol {protocol!r}.{close} It is one of {', '.join(PROTOCOLS)}.")
+    if (protocol == "cross_dataset") != ("source" in data):
+        raise UserError(f"{path}: 'source' (the data set that is trained on) belongs to protocol cross_dataset only.")
+
+    checked = dict(data)
+    checked["datasets"] = tuple(d for entry in _list(data["datasets"]) for d in _datasets(entry, path))
+    if "source" in data:
+        sources = _datasets(data["source"], path)
+        if len(sources) != 1:
+            raise UserError(f"{path}: 'source' is one data set, got {data['source']!r}.")
+        checked["source"] = sources[0]
+    for key in ("shots", "seeds"):
+        if key in data:
+            checked[key] = tuple(n for entry in _list(data[key]) for n in _numbers(entry, f"{path}: {key}"))
+    for key in ("trainers", "baselines", "settings", "variants", "grid"):
+        if data.get(key) is None:
+            checked.pop(key, None)
+        elif not isinstance(data[key], dict):
+            raise UserError(f"{path}: {key!r} takes 'name: value' lines, got {data[key]!r}.")
+    twice = checked["trainers"].keys() & checked.get("baselines", {}).keys()
+    if twice:
+        raise UserError(f"{path}: {sorted(twice)[0]} stands in both 'trainers' and 'baselines'.")
+    checked["settings"] = config.flatten(checked.get("settings", {}))
+    checked["variants"] = {str(n): _variant(n, v, path) for n, v in checked.get("variants", {}).items()}
+    checked["grid"] = {key: _values(key, values, path) for key, values in checked.get("grid", {}).items()}
+    epoch = data.get("load_epoch", "last")
+    if epoch not in ("last", "all") and (not isinstance(epoch, int) or epoch < 1):
+        raise UserError(f"{path}: load_epoch is 'last', 'all' or the number of an epoch, got {epoch!r}.")
+    for key in ("name", "root", "output", "train", "configs"):
+        if key in data:
+            checked[key] = str(data[key])
+    if not _NAME.fullmatch(checked["name"]):
+        raise UserError(f"{path}: the name {checked['name']!r} names a folder: letters, digits and . _ + - only.")
+    return Spec(**checked)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _numbers(entry: Any, where: str) -> Iterable[int]:
+    """``3`` -> 3; ``1-3`` -> 1, 2, 3."""
+    if isinstance(entry, int) and not isinstance(entry, bool) and entry >= 0:
+        return [entry]
+    bounds = re.fullmatch(r"(\d+)-(\d+)", str(entry))
+    if bounds and int(bounds[1]) <= int(bounds[2]):
+        return range(int(bounds[1]), int(bounds[2]) + 1)
+    raise UserError(f"{where} takes numbers or ranges such as 1-3, got {entry!r}.")
+
+
+def _datasets(entry: Any, path: str) -> list[Dataset]:
+    """``oxford_pets`` -> itself; ``tiny_world@0-3`` -> its draws 0, 1, 2 and 3."""
+    name, at, draws = str(entry).partition("@")
+    if not _NAME.fullmatch(name):
+        raise UserError(f"{path}: {entry!r} is no data set. Write NAME, or NAME@DRAW or NAME@FIRST-LAST for draws.")
+    if not at:
+        return [Dataset(name)]
+    numbers = _numbers(int(draws) if draws.isdigit() else draws, f"{path}: the draw of {name}")
+    return [Dataset(name, n) for n in numbers]
+
+
+def _variant(name: Any, settings: Any, path: str) -> dict[str, Any]:
+    if not _NAME.fullmatch(str(name)):
+        raise UserError(f"{path}: the variant {name!r} names a folder: letters, digits and . _ + - only.")
+    if not isinstance(settings, (dict, type(None))):
+        raise UserError(f"{path}: the variant {name} takes 'KEY: value' lines, got {settings!r}.")
+    return config.flatten(settings or {})
+
+
+def _values(key: Any, values: Any, path: str) -> list[Any]:
+    if not isinstance(values, list) or not values:
+        raise UserError(f"{path}: grid: {key} takes a list of values, got {values!r}.")
+    return values

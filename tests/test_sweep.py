@@ -1,0 +1,159 @@
+"""Running a sweep: order, failures, resuming, refusing, interrupting. train.py is a stand-in (fake_train.py)."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sweep_project import HERE, make_project, write
+
+from qprompt.__main__ import main
+
+SPEC = "protocol: base2new\ndatasets: [pets]\ntrainers: {CoOp: tiny}\nseeds: [1, 2]\n"
+TEST_NEW = "output/base2new/test_new/pets/shots_16/CoOp/tiny/seed1"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    make_project(tmp_path)
+    write(tmp_path / "spec.yaml", SPEC)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "DATA", "FAKE_TRAIN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def sweep(capfd, monkeypatch):
+    """``sweep("--retry", "seeds=1", fake="fail:seed1")`` -> exit code, everything printed."""
+
+    def call(*words, fake=""):
+        with monkeypatch.context() as patch:
+            patch.setenv("FAKE_TRAIN", fake)
+            code = main(["sweep", "spec.yaml", *words])
+        printed = capfd.readouterr()
+        return code, printed.out + printed.err
+
+    return call
+
+
+@contextlib.contextmanager
+def hanging_sweep(project, part):
+    """A sweep in a process of its own whose runs in folders with `part` hang: (process, id of the first that hangs)."""
+    os.mkfifo(project / "fifo")
+    env = {**os.environ, "PYTHONPATH": str(HERE.parent), "FAKE_TRAIN": f"hang:{part}", "FAKE_FIFO": "fifo"}
+    command = [sys.executable, "-m", "qprompt", "sweep", "spec.yaml", "--jobs", "1"]
+    with subprocess.Popen(command, cwd=project, env=env, stdout=subprocess.PIPE, text=True) as process:
+        yield process, int((project / "fifo").read_text())
+
+
+def starts(folder: Path) -> int:
+    return len((folder / "starts.txt").read_text().splitlines())
+
+
+def test_runs_all_then_skips_all(sweep, project):
+    code, out = sweep("--jobs", "2")
+    assert code == 0, out
+    assert "all 6 runs are finished" in out
+    assert "\r" not in out  # no status line where there is no terminal
+    folders = list((project / "output/base2new").glob("*/pets/shots_16/CoOp/tiny/seed*"))
+    assert len(folders) == 6
+    code, out = sweep()
+    assert (code, "6 finished already" in out) == (0, True)
+    assert all(starts(f) == 1 for f in folders)
+    assert "all 6 runs are finished" in (project / "output/sweeps/spec/sweep.log").read_text()
+    record = json.loads((project / "output/sweeps/spec/sweep.json").read_text())
+    assert [r["state"] for r in record["runs"]] == ["finished"] * 6
+
+
+def test_other_settings_in_the_same_folder_are_refused_with_the_difference(sweep, project):
+    assert sweep("seeds=1")[0] == 0
+    code, out = sweep("settings={OPTIM.LR: 0.1}")
+    assert code == 2
+    assert out.count("\n") == 1
+    assert "OPTIM.LR: '2e-3' there, 0.1 now" in out
+    assert not (project / "output/base2new/train_base/pets/shots_16/CoOp/tiny/seed2").exists()
+    code, out = sweep("load_epoch=all")
+    assert (code, "--load-epoch: 7 there, 'all' now" in out) == (2, True)
+
+
+def test_a_setting_that_is_gone_from_the_spec_is_a_difference_too(sweep, project):
+    assert sweep("settings={OPTIM.GAMMA: 0.5}")[0] == 0
+    code, out = sweep()
+    assert (code, "OPTIM.GAMMA: 0.5 there, 'the default' now" in out) == (2, True)
+
+
+def test_failures_are_collected_with_their_last_lines(sweep, project):
+    code, out = sweep(fake="fail:train_base/pets/shots_16/CoOp/tiny/seed1")
+    assert code == 1
+    assert "RuntimeError: it broke here" in out
+    assert "3 of 6 runs failed" in out  # the training run and the two evaluations that need it
+    code, out = sweep()
+    assert (code, "3 finished already" in out) == (0, True)
+
+
+def test_retry_runs_a_failure_once_more(sweep, project):
+    code, out = sweep("--retry", fake="once:seed1")
+    assert code == 0, out
+    assert starts(project / TEST_NEW) == 2
+    code, out = sweep("--retry", "output=other", fake="crash:train_base")
+    assert (code, "ended by SIGKILL" in out) == (1, True)
+
+
+def test_a_mistake_is_not_retried(sweep, project):
+    assert sweep("--retry", fake="mistake:test_new")[0] == 1
+    assert starts(project / TEST_NEW) == 1
+
+
+def test_dry_run_prints_commands_that_a_shell_can_run(sweep, project):
+    code, out = sweep("--dry-run", "seeds=1", "settings={TRAINER.COOP.CTX_INIT: a photo of a}")
+    assert code == 0
+    assert not (project / "output").exists()
+    lines = out.splitlines()
+    assert len(lines) == 3
+    assert "TRAINER.COOP.CTX_INIT 'a photo of a'" in lines[0]
+    script = "".join(line.replace("python", sys.executable, 1) + "\n" for line in lines)
+    subprocess.run(["bash", "-ec", script], cwd=project, check=True, capture_output=True)
+    code, out = sweep("--dry-run", "seeds=1", "settings={TRAINER.COOP.CTX_INIT: a photo of a}")
+    assert all(line.startswith("# finished: ") for line in out.splitlines())
+
+
+def test_unknown_config_key_stops_before_the_first_run(sweep, project):
+    code, out = sweep("settings={OPTIM.LRR: 1}")
+    assert (code, out.count("\n"), "Did you mean 'OPTIM.LR'" in out) == (2, 1, True)
+    assert not (project / "output").exists()
+
+
+def test_each_process_gets_its_gpu_and_its_share_of_cores(sweep, project):
+    assert sweep("--gpus", "3,5")[0] == 0
+    seen = [json.loads(f.read_text()) for f in project.glob("output/base2new/**/starts.txt")]
+    assert {s["CUDA_VISIBLE_DEVICES"] for s in seen} == {"3", "5"}
+    cores = len(os.sched_getaffinity(0))
+    assert {s["OMP_NUM_THREADS"] for s in seen} == {str(max(1, cores // 2))}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_children_and_the_next_start_goes_on(sweep, project, number):
+    with hanging_sweep(project, "train_base/pets/shots_16/CoOp/tiny/seed2") as (process, child):
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, out
+    assert "interrupted" in out
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+    code, out = sweep()
+    assert code == 0, out
+    assert "3 finished already" in out
+    assert starts(project / "output/base2new/train_base/pets/shots_16/CoOp/tiny/seed2") == 2
+
+
+def test_the_same_sweep_twice_at_a_time_is_refused(sweep, project):
+    with hanging_sweep(project, "train_base") as (process, _):
+        code, out = sweep()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert (code, "is running already" in out) == (2, True)
