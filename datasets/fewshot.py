@@ -4,12 +4,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dassl.data import data_manager
 from dassl.data.datasets import DatasetBase, Datum
 
-from qprompt.data import fewshot
+from qprompt.data import decode_cache, fewshot, images
+from qprompt.data.class_names import read_renames
 from qprompt.data.items import Split, split_hash
 from qprompt.data.layouts import LAYOUTS
 from qprompt.errors import UserError
+
+# Whichever Dassl is in use: damaged and oversized files are named, and decoded images are kept.
+data_manager.read_image = images.read_image
 
 
 class FewShotDataset(DatasetBase):
@@ -22,15 +27,22 @@ class FewShotDataset(DatasetBase):
 
     def __init__(self, cfg):
         source = self.source(cfg)
-        write = cfg.DATASET.get("WRITE_CACHE", True)
-        subset = cfg.DATASET.get("SUBSAMPLE_CLASSES", "all")
-        split = fewshot.load(source, cfg.DATASET.NUM_SHOTS, cfg.SEED, subset, write)
+        own = cfg.DATASET.get  # keys of QPrompt that plain Dassl does not have
+        split = fewshot.load(
+            source,
+            cfg.DATASET.NUM_SHOTS,
+            cfg.SEED,
+            own("SUBSAMPLE_CLASSES", "all"),
+            write=own("WRITE_CACHE", True),
+            rename=read_renames(own("CLASSNAMES")) if own("CLASSNAMES", "") else None,
+        )
         self.split: Split = split
         self.split_hash = split_hash(split)
-        self.image_dir = str(source.image_dir)
-        self.dataset_dir = str(source.image_dir)
+        self.image_dir = self.dataset_dir = str(source.image_dir)
         train, val, test = (_data(part, source.image_dir) for part in split)
         super().__init__(train_x=train, val=val or None, test=test)
+        keep = decode_cache.for_files([item.impath for item in train], cfg.DATALOADER.get("DECODE_CACHE_MB", -1))
+        images.set_cache(keep)
 
 
 class BenchmarkDataset(FewShotDataset):

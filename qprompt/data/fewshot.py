@@ -1,5 +1,6 @@
 """From a source of items to the split that a run trains and tests on: CoOp's few-shot protocol, with its caches."""
 
+import json
 import os
 import random
 from collections.abc import Callable
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qprompt.data import coop_pickle
-from qprompt.data.items import Item, Split, class_names, draw_shots, split_hash, subset_classes
+from qprompt.data.items import Item, Split, check_subset, class_names, draw_shots, split_hash, subset_classes
 from qprompt.data.split_file import publish, read_items, read_split
 from qprompt.errors import UserError
 
@@ -34,60 +35,61 @@ class Source:
     test_only: bool = False
 
 
-def load(source: Source, shots: int, seed: int, subset: str = "all", write: bool = True) -> Split:
-    """The split of one run: `shots` < 1 means all images; `seed` < 0 draws anew each time and caches nothing.
+def load(
+    source: Source,
+    shots: int,
+    seed: int,
+    subset: str = "all",
+    write: bool = True,
+    rename: Callable[[Split], Split] | None = None,
+) -> Split:
+    """The split of one run: `shots` < 1 means all images; `seed` < 0 draws anew each time and keeps no draw.
 
-    `write` False, or a tree that cannot be written to, leaves the tree as it is.
+    `write` False, or a tree that cannot be written to, leaves the tree as it is. `rename` gives other class names,
+    after the draw and before the classes are halved.
     """
+    check_subset(subset)
     if source.test_only:
         if shots > 0 or subset != "all":
-            print("This data set is for testing only: NUM_SHOTS and SUBSAMPLE_CLASSES do not apply to it.")
-        subset_classes(Split([], [], []), "all")
+            print("For testing only: NUM_SHOTS and SUBSAMPLE_CLASSES do not apply to this data set.")
         split = source.read(random.Random())
     else:
-        split = _load_drawn(source, shots, seed, write and seed >= 0)
+        split = _draw_split(source, shots, seed, write)
         if source.test_is_val:
             split = split._replace(val=split.test)
-        split = subset_classes(split, subset)
+    if rename:
+        split = rename(split)
+    split = subset_classes(split, "all" if source.test_only else subset)
     _check(split, source.image_dir)
     return split
 
 
-def _load_drawn(source: Source, shots: int, seed: int, write: bool) -> Split:
+def _draw_split(source: Source, shots: int, seed: int, write: bool) -> Split:
     # One generator for the split and for the draw: what upstream's global one does after set_random_seed.
     rng = random.Random(seed) if seed >= 0 else random.Random()
-    from_file = source.split_file is not None and source.split_file.exists()
-    full = read_split(source.split_file) if from_file and source.split_file else source.read(rng)
+    split_file = source.split_file
+    if split_file is None or split_file.exists():
+        full = read_split(split_file) if split_file else source.read(rng)
+        return _draw(source, full, shots, seed, rng, write) if shots > 0 else full
+    full = source.read(rng)
     split = _draw(source, full, shots, seed, rng, write) if shots > 0 else full
-    # The draw is published before the split: whoever sees the split also sees the draw that belongs to it.
-    if (
-        source.split_file
-        and not from_file
-        and write
-        and not _publish(source.split_file, {k: list(v) for k, v in full._asdict().items()})
-        and source.split_file.exists()
-    ):
-        return _load_drawn(source, shots, seed, write)  # another run was first: its split is the one
+    # The draw was published before the split: whoever sees the split also sees the draw that belongs to it.
+    written = write and _publish(split_file, {part: list(items) for part, items in full._asdict().items()})
+    if not written and split_file.exists():
+        return _draw_split(source, shots, seed, write)  # another run was first: its split is the one
+    if not written:
+        print(f"{split_file.name} is not kept: a run with another seed will train and test on another split.")
     return split
 
 
 def _draw(source: Source, full: Split, shots: int, seed: int, rng: random.Random, write: bool) -> Split:
     key = split_hash(full)
-    cache = source.cache_dir / f"shot_{shots}-seed_{seed}-{key[:12]}.json" if source.cache_dir and seed >= 0 else None
-    if cache and cache.exists():
-        try:
-            return full._replace(**_read_cache(cache, full, key))
-        except UserError as reason:
-            print(f"Not used: {reason} Drawing anew.")
-    elif cache:
-        pickled = cache.with_name(f"shot_{shots}-seed_{seed}.pkl")
-        if pickled.exists():
-            try:
-                parts = coop_pickle.read_draw(pickled, full, shots, with_val=not source.test_is_val)
-                print(f"Few-shot draw taken over from {pickled}")
-                return full._replace(**parts)
-            except UserError as reason:
-                print(f"Not used: {reason} Drawing anew.")
+    name = f"shot_{shots}-seed_{seed}"
+    cache = source.cache_dir / f"{name}-{key[:12]}.json" if source.cache_dir and seed >= 0 else None
+    if cache:
+        kept = _kept_draw(cache, cache.with_name(f"{name}.pkl"), full, key, shots, not source.test_is_val)
+        if kept:
+            return full._replace(**kept)
     parts = {"train": draw_shots(full.train, shots, rng)}
     if not source.test_is_val:
         parts["val"] = draw_shots(full.val, min(shots, 4), rng)
@@ -97,18 +99,35 @@ def _draw(source: Source, full: Split, shots: int, seed: int, rng: random.Random
     return full._replace(**parts)
 
 
+def _kept_draw(
+    cache: Path, pickled: Path, full: Split, key: str, shots: int, with_val: bool
+) -> dict[str, list[Item]] | None:
+    """The draw that an earlier run kept, ours or upstream's; None if there is none or (it says why) it does not fit."""
+    try:
+        if cache.exists():
+            return _read_cache(cache, full, key)
+        others = sorted(cache.parent.glob(cache.name.replace(key[:12], "*")))
+        if others:
+            print(f"Not used: {others[0]} was drawn from another split than the one on disk.")
+        if pickled.exists():
+            draw = coop_pickle.read_draw(pickled, full, shots, with_val)
+            print(f"Few-shot draw taken over from {pickled}")
+            return draw
+    except UserError as reason:
+        print(f"Not used: {reason} Drawing anew.")
+    return None
+
+
 def _publish(path: Path, data: dict, replace: bool = False) -> bool:
     try:
         return publish(path, data, replace)
     except OSError as error:
-        print(f"{path} is not written ({error.strerror}); a later run draws again.")
+        print(f"{path} is not written: {error.strerror}.")
         return False
 
 
 def _read_cache(path: Path, full: Split, key: str) -> dict[str, list[Item]]:
     """The draw kept in `path`, if it is one from this very split."""
-    import json
-
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["format"] != FORMAT:
@@ -128,14 +147,19 @@ def _read_cache(path: Path, full: Split, key: str) -> dict[str, list[Item]]:
 
 def _check(split: Split, image_dir: Path) -> None:
     """Every class has training items, and every file is there: one clear line now rather than a crash later."""
-    known = len(class_names(split.train))
+    if not split.train or not split.test:
+        empty = "train" if not split.train else "test"
+        raise UserError(f"{image_dir}: the {empty} set is empty. Run 'qprompt check-data' on the data root.")
+    names = class_names(split.train)
+    known = len(names)
+    if all(name.isdigit() for name in names):
+        print(
+            f"Class names are numbers ({names[0]}, ...), which tell CLIP nothing: DATASET.CLASSNAMES FILE gives names."
+        )
     for part in ("val", "test"):
         for item in getattr(split, part):
             if item.label >= known:
                 raise UserError(f"{part} item {item.path} has label {item.label}: train has labels 0 to {known - 1}.")
-    if not split.train or not split.test:
-        empty = "train" if not split.train else "test"
-        raise UserError(f"{image_dir}: the {empty} set is empty. Run 'qprompt check-data' on the data root.")
     paths = {item.path for part in split for item in part}
     missing = missing_files(image_dir, paths)
     if missing:

@@ -76,13 +76,18 @@ def split_trainval(trainval: Sequence[Item], rng: random.Random) -> tuple[list[I
     return train, val
 
 
-def subset_classes(split: Split, subset: str) -> Split:
-    """The base (first half, rounded up) or new classes of the labels that train holds, relabelled from 0."""
+def check_subset(subset: str) -> None:
+    """UserError unless `subset` is one of SUBSETS."""
     if subset not in SUBSETS:
         raise UserError(
             f"DATASET.SUBSAMPLE_CLASSES is {subset!r}: expected one of {', '.join(SUBSETS)}."
             f"{did_you_mean(str(subset), SUBSETS)}"
         )
+
+
+def subset_classes(split: Split, subset: str) -> Split:
+    """The base (first half, rounded up) or new classes of the labels that train holds, relabelled from 0."""
+    check_subset(subset)
     if subset == "all":
         return split
     labels = sorted({item.label for item in split.train})

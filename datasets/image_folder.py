@@ -1,0 +1,31 @@
+"""ImageFolder and ImageList: data of your own, as class folders or as a CSV, JSON or JSON lines list."""
+
+from pathlib import Path
+
+from dassl.data.datasets import DATASET_REGISTRY
+
+from datasets.fewshot import FewShotDataset, data_root
+from qprompt.data.fewshot import Source
+from qprompt.data.item_list import item_list
+from qprompt.data.own import image_folder
+from qprompt.errors import UserError
+
+
+@DATASET_REGISTRY.register()
+class ImageFolder(FewShotDataset):
+    """``ROOT/<class>/*.jpg`` or ``ROOT/{train,val,test}/<class>/*.jpg``; folder names are class names."""
+
+    def source(self, cfg) -> Source:
+        return image_folder(data_root(cfg.DATASET.ROOT))
+
+
+@DATASET_REGISTRY.register()
+class ImageList(FewShotDataset):
+    """Images below ROOT that the file DATASET.LIST names, with class (and split)."""
+
+    def source(self, cfg) -> Source:
+        root = data_root(cfg.DATASET.ROOT)
+        file = Path(cfg.DATASET.LIST).expanduser()
+        if not cfg.DATASET.LIST or not (file.is_file() or (root / file).is_file()):
+            raise UserError(f"DATASET.LIST {cfg.DATASET.LIST!r} is no file: it lists path and class of the images.")
+        return item_list(file if file.is_file() else root / file, root)

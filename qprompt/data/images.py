@@ -1,0 +1,71 @@
+"""Decodes images that may come from anyone: a bad file gives one clear error, not a crash, a hang or full memory."""
+
+import os
+import stat
+import warnings
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from qprompt.data.decode_cache import DecodeCache
+from qprompt.errors import UserError
+
+# Pillow knows formats that start other programs (EPS) or that no data set needs: these are all that is opened.
+FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+# A decoded image takes 3 bytes a pixel. This is where Pillow itself raises rather than warns.
+MAX_PIXELS = 178_956_970
+
+_cache: DecodeCache | None = None
+
+
+class ImageError(UserError, OSError):
+    """An image that cannot be used; the message names the file.
+
+    A DataLoader worker's error reaches the main process as text with a traceback: only its last line is kept.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(message.rstrip().rpartition("\n")[2].removeprefix(f"{__name__}.ImageError: "))
+
+
+def set_cache(cache: DecodeCache | None) -> None:
+    """From now on `read_image` looks into `cache` first. Set before the DataLoader starts its workers."""
+    global _cache
+    _cache = cache
+
+
+def read_image(path: str | os.PathLike[str]) -> Image.Image:
+    """The image as RGB. ImageError names a file that is missing, truncated, too large or no image."""
+    if _cache is None:
+        return decode(path)
+    image = _cache.get(str(path))
+    if image is None:
+        image = decode(path)
+        _cache.put(str(path), image)
+    return image
+
+
+def decode(path: str | os.PathLike[str]) -> Image.Image:
+    """`read_image` without the cache."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+            raise ImageError(f"{path} is not a file.")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of sizes and of odd metadata; the size is checked here
+            with Image.open(path, formats=FORMATS) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise ImageError(f"{path} has {width} x {height} pixels, more than the {MAX_PIXELS} allowed.")
+                return image.convert("RGB")
+    except ImageError:
+        raise
+    except FileNotFoundError:
+        raise ImageError(f"{path} is not there.") from None
+    except UnidentifiedImageError:
+        empty = Path(path).stat().st_size == 0
+        raise ImageError(f"{path} is {'empty' if empty else 'not an image of a known format'}.") from None
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path} is refused: {error}") from None
+    # Pillow's decoders raise many kinds of errors on damaged files
+    except Exception as error:
+        raise ImageError(f"{path} cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}.") from None

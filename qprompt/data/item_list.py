@@ -1,0 +1,129 @@
+"""A list of images as CSV, TSV, JSON or JSON lines: path, class, and which part of the split."""
+
+import csv
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from qprompt.data.fewshot import Source
+from qprompt.data.items import Item, Split
+from qprompt.data.own import PARTS, complete
+from qprompt.data.split_file import read_split
+from qprompt.errors import UserError
+
+# column or key -> the names under which it is taken
+COLUMNS = {
+    "path": ("path", "filepath", "file", "filename", "image", "image_path", "impath"),
+    "name": ("classname", "class", "class_name", "category"),
+    "label": ("label", "class_id", "target"),
+    "split": ("split", "set", "subset", "part"),
+}
+_EXAMPLE = "path,classname,split"
+
+
+def item_list(file: Path, root: Path) -> Source:
+    """Images below `root`, listed in `file`."""
+    return Source(image_dir=root, read=lambda rng: read_item_list(file, root))
+
+
+def read_item_list(file: Path, root: Path) -> Split:
+    """The split that `file` describes; UserError names the row that is wrong."""
+    suffix = file.suffix.lower()
+    if suffix not in (".csv", ".tsv", ".json", ".jsonl"):
+        raise UserError(f"DATASET.LIST {str(file)!r}: expected a .csv, .tsv, .json or .jsonl file.")
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        if suffix == ".json":
+            rows = json.loads(text)
+            if isinstance(rows, dict) and rows.keys() >= set(PARTS):
+                return read_split(file)
+        elif suffix == ".jsonl":
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        else:
+            rows = list(csv.DictReader(text.splitlines(), delimiter="\t" if suffix == ".tsv" else _delimiter(text)))
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"DATASET.LIST {file} cannot be read: {error}.") from None
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"DATASET.LIST {file}: expected rows with {_EXAMPLE} (split may be left out).")
+    return _split(rows, file, root)
+
+
+def _delimiter(text: str) -> str:
+    head = text.partition("\n")[0]
+    return max(",;\t", key=head.count)
+
+
+def _split(rows: list[dict[str, Any]], file: Path, root: Path) -> Split:
+    columns = {column: _find(rows[0], names) for column, names in COLUMNS.items()}
+    if not columns["path"] or not (columns["name"] or columns["label"]):
+        raise UserError(f"{file} has columns {', '.join(map(str, rows[0]))}; expected {_EXAMPLE} (or label).")
+
+    def column(kind: str) -> list[Any] | None:
+        key = columns[kind]
+        return [row.get(key) for row in rows] if key else None
+
+    names, labels = _classes(column("name"), column("label"), str(file))
+    paths = [_relative(path, root, f"{file}, row {number}") for number, path in enumerate(column("path") or (), 1)]
+    parts = [
+        _part(value, f"{file}, row {number}")
+        for number, value in enumerate(column("split") or ["train"] * len(rows), 1)
+    ]
+    items: dict[str, list[Item]] = {part: [] for part in PARTS}
+    seen: dict[str, str] = {}
+    for path, label, name, part in zip(paths, labels, names, parts, strict=True):
+        if path in seen:
+            where = f"twice in {part}" if seen[path] == part else f"in {seen[path]} and in {part}"
+            raise UserError(f"{file}: {path} is {where}.")
+        seen[path] = part
+        items[part].append(Item(path, label, name))
+    return complete(items, str(file))
+
+
+def _find(row: dict[str, Any], names: Iterable[str]) -> str | None:
+    lower = {str(key).strip().lower(): key for key in row}
+    return next((lower[name] for name in names if name in lower), None)
+
+
+def _classes(names: list[Any] | None, labels: list[Any] | None, where: str) -> tuple[list[str], list[int]]:
+    """Name and label (from 0) of each row, from either or both columns."""
+    for values in (names, labels):
+        for number, value in enumerate(values or (), 1):
+            if value is None or str(value).strip() == "":
+                raise UserError(f"{where}, row {number} has no class.")
+    if labels and not all(str(label).strip().lstrip("-").isdigit() for label in labels):
+        names, labels = names or labels, None  # "label" holds names
+    if names and not labels:
+        texts = [str(name).strip() for name in names]
+        order = {name: label for label, name in enumerate(sorted(set(texts)))}
+        return texts, [order[text] for text in texts]
+    numbers = [int(label) for label in labels or ()]
+    if min(numbers) not in (0, 1):
+        raise UserError(f"{where}: the smallest label is {min(numbers)}; labels count from 0 (or from 1).")
+    if min(numbers) == 1:
+        print(f"{where}: labels count from 1; taken as 0 to {max(numbers) - 1}.")
+        numbers = [number - 1 for number in numbers]
+    missing = set(range(max(numbers))) - set(numbers)
+    if missing:
+        raise UserError(f"{where}: labels go up to {max(numbers)}, but none is {min(missing)}.")
+    return ([str(name).strip() for name in names] if names else [str(n) for n in numbers]), numbers
+
+
+def _relative(path: Any, root: Path, where: str) -> str:
+    text = str(path or "").strip().replace("\\", "/")
+    if text.startswith("/"):
+        if not Path(text).is_relative_to(root):
+            raise UserError(f"{where}: {text} is not below --root {root}.")
+        text = Path(text).relative_to(root).as_posix()
+    text = text.removeprefix("./")
+    if not text or ".." in text.split("/"):
+        raise UserError(f"{where}: path {str(path)!r} is empty or leaves --root.")
+    return text
+
+
+def _part(value: Any, where: str) -> str:
+    text = str(value or "train").strip().lower()
+    for part, names in PARTS.items():
+        if text in names:
+            return part
+    raise UserError(f"{where}: split is {str(value)!r}, expected train, val or test.")
