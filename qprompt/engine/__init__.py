@@ -1,0 +1,161 @@
+"""Finds a usable Dassl for ``import dassl``: the installed one, else the bundled one.
+
+This folder goes on `sys.path` for the bundled engine, so it holds nothing importable but ``dassl``.
+"""
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import os
+import re
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from qprompt.errors import UserError, did_you_mean
+
+CHOICES = ("auto", "dassl", "bundled")
+VARIABLE = "QPROMPT_ENGINE"
+HERE = Path(__file__).resolve().parent
+BUNDLED = HERE / "dassl"
+HOW_TO_INSTALL = "pip install git+https://github.com/KaiyangZhou/Dassl.pytorch"
+
+_active: "EngineInfo | None" = None
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """Which Dassl ``import dassl`` gives: name ("dassl" or "bundled"), its folder, and why this one."""
+
+    name: str
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"engine: {'bundled Dassl' if self.name == 'bundled' else 'installed Dassl'} ({self.reason})"
+
+
+def activate() -> EngineInfo:
+    """Make ``import dassl`` work in this process and say what it gives.
+
+    The environment variable QPROMPT_ENGINE chooses: ``dassl`` (the installed one or an error), ``bundled``, or ``auto``
+    (the default: the installed one where it works with this torch). Further calls return the first answer. Raises
+    UserError for a bad choice, for ``dassl`` where it cannot be had, or when another dassl was imported before.
+    """
+    global _active
+    choice = os.environ.get(VARIABLE, "") or "auto"
+    if choice not in CHOICES:
+        raise UserError(
+            f"{VARIABLE} is {choice!r}, expected one of {', '.join(CHOICES)}.{did_you_mean(choice, CHOICES)}"
+        )
+    if _active is None or not _agrees(choice, _active):
+        _active = _choose(choice)
+    return _active
+
+
+def _agrees(choice: str, active: EngineInfo) -> bool:
+    if choice in ("auto", active.name):
+        return True
+    raise UserError(f"{VARIABLE} asks for {choice!r}, but {active} is already in use in this process")
+
+
+def _choose(choice: str) -> EngineInfo:
+    imported = sys.modules.get("dassl")
+    if imported is not None and _folder_of(imported) == BUNDLED:
+        return EngineInfo("bundled", str(BUNDLED), "it was already imported")
+    if imported is not None and choice == "bundled":
+        raise UserError(f"another dassl was imported before, from {_folder_of(imported)}: activate the engine first")
+    if choice == "bundled":
+        return _use_bundled(f"{VARIABLE}=bundled")
+
+    folder = _installed_dassl() if imported is None else _folder_of(imported)
+    if folder is None:
+        fault = "no 'dassl' is installed"
+    else:
+        fault = why_unusable(folder)
+    if fault is None:
+        import dassl
+
+        version = getattr(dassl, "__version__", "of unknown version")
+        return EngineInfo("dassl", str(folder), f"{version} in {folder}")
+    if choice == "dassl":
+        hint = f": {HOW_TO_INSTALL}" if folder is None else f"; unset {VARIABLE} to use the bundled engine"
+        raise UserError(f"{VARIABLE}=dassl, but {fault}{hint}")
+    if imported is not None:
+        raise UserError(f"another dassl was imported before, from {folder}, and {fault}: activate the engine first")
+    return _use_bundled(fault)
+
+
+def _folder_of(module) -> Path | None:
+    file = getattr(module, "__file__", None)
+    return Path(file).resolve().parent if file else None
+
+
+def _use_bundled(reason: str) -> EngineInfo:
+    if str(HERE) not in sys.path:
+        sys.path.insert(0, str(HERE))
+    importlib.invalidate_caches()
+    return EngineInfo("bundled", str(BUNDLED), reason)
+
+
+def _installed_dassl() -> Path | None:
+    """The folder of a dassl on the path that is not ours, without importing it."""
+    importlib.invalidate_caches()
+    hidden = [entry for entry in sys.path if Path(entry or ".").resolve() != HERE]
+    spec = importlib.machinery.PathFinder.find_spec("dassl", hidden)
+    return Path(spec.origin).resolve().parent if spec is not None and spec.origin else None
+
+
+def why_unusable(folder: Path) -> str | None:
+    """Why the dassl in `folder` does not work here, or None when it does.
+
+    Two things break with time: what it imports is not installed, and current torch refuses its schedulers and
+    checkpoints. Both are tried without importing the whole of it, which takes seconds. Leaves it imported if usable.
+    """
+    missing = _missing_imports(folder)
+    if missing:
+        return f"the dassl in {folder} needs {', '.join(missing)}, which is not installed"
+    import torch
+
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            _train_save_and_resume(torch)
+    except Exception as error:
+        for name in [name for name in sys.modules if name == "dassl" or name.startswith("dassl.")]:
+            del sys.modules[name]
+        reason = str(error).strip().partition("\n")[0]
+        return f"the dassl in {folder} fails on torch {torch.__version__}: {type(error).__name__}: {reason}"
+    return None
+
+
+def _missing_imports(folder: Path) -> list[str]:
+    """Top-level modules that its files import unconditionally and that are not here."""
+    statement = re.compile(r"^(?:import|from)\s+(\w+)", re.MULTILINE)
+    names: set[str] = set()
+    for file in folder.rglob("*.py"):
+        names.update(statement.findall(file.read_text(encoding="utf-8", errors="replace")))
+    return sorted(name for name in names - {"dassl"} if importlib.util.find_spec(name) is None)
+
+
+def _train_save_and_resume(torch) -> None:
+    """A warm-up schedule, one step, a checkpoint and its loading, by the installed dassl."""
+    from dassl.optim.lr_scheduler import ConstantWarmupScheduler
+    from dassl.utils import resume_from_checkpoint, save_checkpoint
+
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 2.0)
+    scheduler = ConstantWarmupScheduler(optimizer, cosine, 1, 1e-5)
+    optimizer.step()
+    scheduler.step()
+    state = {
+        "state_dict": model.state_dict(),
+        "epoch": 1,
+        "optimizer": optimizer.state_dict(),
+        "scheduler": scheduler.state_dict(),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        save_checkpoint(state, folder)
+        resume_from_checkpoint(folder, model, optimizer, scheduler)

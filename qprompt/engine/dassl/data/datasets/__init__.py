@@ -1,0 +1,10 @@
+"""The registry of data sets and the classes that a data set is made of."""
+
+from ..._left_out import DATASETS, module_getattr
+
+from .build import DATASET_REGISTRY, build_dataset  # isort:skip
+from .base_dataset import DatasetBase, Datum
+
+__all__ = ["DATASET_REGISTRY", "DatasetBase", "Datum", "build_dataset"]
+
+__getattr__ = module_getattr(__name__, DATASETS)

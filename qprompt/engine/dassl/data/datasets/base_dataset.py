@@ -1,0 +1,188 @@
+"""``Datum``, one image with its label, and ``DatasetBase``, the splits of a data set."""
+
+import os
+import random
+import tarfile
+import zipfile
+from collections import defaultdict
+
+from qprompt.errors import UserError
+
+from ...utils import download_url, mkdir_if_missing
+from ...utils.tools import BadFile
+
+
+class Datum:
+    """One labelled image.
+
+    The attributes keep Dassl's private names: people's cached few-shot splits are pickles of them.
+
+    Args:
+        impath: path of an existing image file.
+        label: class label from 0.
+        domain: domain label.
+        classname: class name.
+    """
+
+    def __init__(self, impath="", label=0, domain=0, classname=""):
+        if not isinstance(impath, str):
+            raise TypeError(f"impath must be a string, got {type(impath).__name__}")
+        if not os.path.isfile(impath):
+            raise BadFile(f'No file found at "{impath}" (an image of class "{classname}")')
+        self._impath = impath
+        self._label = label
+        self._domain = domain
+        self._classname = classname
+
+    @property
+    def impath(self):
+        return self._impath
+
+    @property
+    def label(self):
+        return self._label
+
+    @property
+    def domain(self):
+        return self._domain
+
+    @property
+    def classname(self):
+        return self._classname
+
+
+class DatasetBase:
+    """Lists of `Datum`: labelled and unlabelled training items, validation and test items.
+
+    A subclass reads its files, then calls this constructor. Classes are those of `train_x`.
+    """
+
+    dataset_dir = ""  # folder of the data set below cfg.DATASET.ROOT
+    domains = []  # names of all domains
+
+    def __init__(self, train_x=None, train_u=None, val=None, test=None):
+        if not train_x:
+            raise UserError(f"{type(self).__name__} has no training images")
+        self._train_x = train_x
+        self._train_u = train_u
+        self._val = val
+        self._test = test
+        self._num_classes = self.get_num_classes(train_x)
+        self._lab2cname, self._classnames = self.get_lab2cname(train_x)
+        if len(self._classnames) != self._num_classes:
+            missing = next(i for i in range(self._num_classes) if i not in self._lab2cname)
+            raise UserError(
+                f"the training labels of {type(self).__name__} must be 0 to {self._num_classes - 1}, "
+                f"but there is no image of label {missing}{' (labels start at 0)' if missing == 0 else ''}"
+            )
+
+    @property
+    def train_x(self):
+        return self._train_x
+
+    @property
+    def train_u(self):
+        return self._train_u
+
+    @property
+    def val(self):
+        return self._val
+
+    @property
+    def test(self):
+        return self._test
+
+    @property
+    def lab2cname(self):
+        return self._lab2cname
+
+    @property
+    def classnames(self):
+        return self._classnames
+
+    @property
+    def num_classes(self):
+        return self._num_classes
+
+    @staticmethod
+    def get_num_classes(data_source):
+        """The highest label plus one."""
+        return max(item.label for item in data_source) + 1
+
+    @staticmethod
+    def get_lab2cname(data_source):
+        """``({label: class name}, [class name in order of labels])``."""
+        mapping = {item.label: item.classname for item in data_source}
+        return mapping, [mapping[label] for label in sorted(mapping)]
+
+    def check_input_domains(self, source_domains, target_domains):
+        """Both must be non-empty lists of names in ``self.domains``."""
+        for kind, domains in (("source", source_domains), ("target", target_domains)):
+            assert len(domains) > 0, f"{kind}_domains (list) is empty"
+            self.is_input_domain_valid(domains)
+
+    def is_input_domain_valid(self, input_domains):
+        """Raise ValueError for a name that is not in ``self.domains``."""
+        for domain in input_domains:
+            if domain not in self.domains:
+                raise ValueError(f"Input domain must belong to {self.domains}, but got [{domain}]")
+
+    def download_data(self, url, dst, from_gdrive=True):
+        """Download the archive `url` to `dst` (.zip, .tar or .tar.gz) and extract it beside itself."""
+        folder = os.path.dirname(dst)
+        mkdir_if_missing(folder)
+        if from_gdrive:
+            try:
+                import gdown
+            except ImportError:
+                raise UserError(f"{url} needs gdown: pip install gdown, or download it to {dst} by hand") from None
+            gdown.download(url, dst, quiet=False)
+        else:
+            download_url(url, dst)
+
+        print("Extracting file ...")
+        if dst.endswith(".zip"):
+            with zipfile.ZipFile(dst) as archive:
+                archive.extractall(folder)
+        elif dst.endswith((".tar", ".tar.gz")):
+            # "data": no member leaves the folder; Python has it since 3.10.12
+            safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+            with tarfile.open(dst) as archive:
+                archive.extractall(folder, **safely)
+        else:
+            raise UserError(f"cannot extract {dst}: expected .zip, .tar or .tar.gz")
+        print(f"File extracted to {folder}")
+
+    def generate_fewshot_dataset(self, *data_sources, num_shots=-1, repeat=False):
+        """`num_shots` random items of each class, from each list of items; all items when `num_shots` is below 1.
+
+        Classes come in order of first appearance and python's `random` draws, so a seed gives Dassl's choice. A class
+        with fewer items gives them all, or repeats some with `repeat`. Returns a list, or a list of lists.
+        """
+        if num_shots < 1:
+            return data_sources[0] if len(data_sources) == 1 else data_sources
+        print(f"Creating a {num_shots}-shot dataset")
+        output = []
+        for data_source in data_sources:
+            chosen = []
+            for items in self.split_dataset_by_label(data_source).values():
+                if len(items) >= num_shots:
+                    chosen.extend(random.sample(items, num_shots))
+                else:
+                    chosen.extend(random.choices(items, k=num_shots) if repeat else items)
+            output.append(chosen)
+        return output[0] if len(output) == 1 else output
+
+    def split_dataset_by_label(self, data_source):
+        """``{label: [item, ...]}`` in order of first appearance."""
+        output = defaultdict(list)
+        for item in data_source:
+            output[item.label].append(item)
+        return output
+
+    def split_dataset_by_domain(self, data_source):
+        """``{domain: [item, ...]}`` in order of first appearance."""
+        output = defaultdict(list)
+        for item in data_source:
+            output[item.domain].append(item)
+        return output

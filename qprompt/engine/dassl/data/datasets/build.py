@@ -1,0 +1,17 @@
+"""The registry of data sets."""
+
+from ..._left_out import DATASETS, advice
+from ...utils import Registry, check_availability
+
+DATASET_REGISTRY = Registry("DATASET")
+
+
+def build_dataset(cfg):
+    """The data set that ``cfg.DATASET.NAME`` names."""
+    name, names = cfg.DATASET.NAME, DATASET_REGISTRY.registered_names()
+    if name in DATASETS and name not in names:
+        raise ImportError(advice(f"data set {name}"))
+    check_availability(name, names)
+    if cfg.VERBOSE:
+        print(f"Loading dataset: {name}")
+    return DATASET_REGISTRY.get(name)(cfg)

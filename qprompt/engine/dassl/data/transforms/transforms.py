@@ -1,0 +1,200 @@
+"""``build_transform``: the steps named in ``cfg.INPUT.TRANSFORMS``, in a fixed order whatever their order there."""
+
+# ruff: noqa: NPY002 (numpy's global random state is the one that Dassl's seed sets)
+
+import random
+
+import numpy as np
+import torch
+import torchvision.transforms as T
+import torchvision.transforms.functional as F
+from torchvision.transforms.functional import InterpolationMode
+
+from qprompt.errors import UserError, did_you_mean
+
+from .autoaugment import CIFAR10Policy, ImageNetPolicy, SVHNPolicy
+from .randaugment import RandAugment, RandAugment2, RandAugmentFixMatch
+
+AVAI_CHOICES = [
+    "random_flip",
+    "random_resized_crop",
+    "normalize",
+    "instance_norm",
+    "random_crop",
+    "random_translation",
+    "center_crop",  # done in every test, named or not
+    "cutout",
+    "imagenet_policy",
+    "cifar10_policy",
+    "svhn_policy",
+    "randaugment",
+    "randaugment_fixmatch",
+    "randaugment2",
+    "gaussian_noise",
+    "colorjitter",
+    "randomgrayscale",
+    "gaussian_blur",
+]
+
+INTERPOLATION_MODES = {
+    "bilinear": InterpolationMode.BILINEAR,
+    "bicubic": InterpolationMode.BICUBIC,
+    "nearest": InterpolationMode.NEAREST,
+}
+
+
+class Random2DTranslation:
+    """With probability `p` a random crop (height, width) of the image resized to 1.125 times that, else a resize."""
+
+    def __init__(self, height, width, p=0.5, interpolation=InterpolationMode.BILINEAR):
+        self.height = height
+        self.width = width
+        self.p = p
+        self.interpolation = interpolation
+
+    def __call__(self, img):
+        if random.uniform(0, 1) > self.p:
+            return F.resize(img, [self.height, self.width], self.interpolation)
+        height, width = round(self.height * 1.125), round(self.width * 1.125)
+        img = F.resize(img, [height, width], self.interpolation)
+        left = round(random.uniform(0, width - self.width))
+        top = round(random.uniform(0, height - self.height))
+        return F.crop(img, top, left, self.height, self.width)
+
+
+class InstanceNormalization:
+    """Each channel of an image (C, H, W) to mean 0 and standard deviation 1."""
+
+    def __init__(self, eps=1e-8):
+        self.eps = eps
+
+    def __call__(self, img):
+        std, mean = torch.std_mean(img, dim=(1, 2), keepdim=True)
+        return (img - mean) / (std + self.eps)
+
+
+class Cutout:
+    """`n_holes` squares of side `length` of an image (C, H, W) set to 0, at random centres."""
+
+    def __init__(self, n_holes=1, length=16):
+        self.n_holes = n_holes
+        self.length = length
+
+    def __call__(self, img):
+        _, height, width = img.shape
+        mask = torch.ones(height, width)
+        half = self.length // 2
+        for _ in range(self.n_holes):
+            y, x = np.random.randint(height), np.random.randint(width)
+            mask[max(y - half, 0) : y + half, max(x - half, 0) : x + half] = 0
+        return img * mask
+
+
+class GaussianNoise:
+    """With probability `p` adds noise of the given mean and standard deviation."""
+
+    def __init__(self, mean=0, std=0.15, p=0.5):
+        self.mean = mean
+        self.std = std
+        self.p = p
+
+    def __call__(self, img):
+        if random.uniform(0, 1) > self.p:
+            return img
+        return img + torch.randn(img.size()) * self.std + self.mean
+
+
+def build_transform(cfg, is_train=True, choices=None):
+    """PIL image -> tensor (3, H, W) as `choices` says (default ``cfg.INPUT.TRANSFORMS``); None with NO_TRANSFORM.
+
+    In tests the shorter side is resized to the input size and the centre cropped, then only normalizations apply.
+    """
+    if cfg.INPUT.NO_TRANSFORM:
+        print("Note: no transform is applied!")
+        return None
+    choices = cfg.INPUT.TRANSFORMS if choices is None else choices
+    for choice in choices:
+        if choice not in AVAI_CHOICES:
+            raise UserError(
+                f"INPUT.TRANSFORMS has {choice!r}.{did_you_mean(choice, AVAI_CHOICES)} "
+                f"Known are {', '.join(AVAI_CHOICES)}."
+            )
+    print(f"Building transform_{'train' if is_train else 'test'}")
+    steps = _train_steps(cfg.INPUT, choices) if is_train else _test_steps(cfg.INPUT, choices)
+    transforms = []
+    for line, transform in steps:
+        print(f"+ {line}")
+        transforms.append(transform)
+    return T.Compose(transforms)
+
+
+def _train_steps(cfg, choices):
+    """(line to print, transform) of each step."""
+    size = cfg.SIZE
+    mode = INTERPOLATION_MODES[cfg.INTERPOLATION]
+    if "random_crop" not in choices and "random_resized_crop" not in choices:
+        yield f"resize to {size[0]}x{size[1]}", T.Resize(size, interpolation=mode)
+    if "random_translation" in choices:
+        yield "random translation", Random2DTranslation(size[0], size[1])
+    if "random_crop" in choices:
+        yield f"random crop (padding = {cfg.CROP_PADDING})", T.RandomCrop(size, padding=cfg.CROP_PADDING)
+    if "random_resized_crop" in choices:
+        scale = cfg.RRCROP_SCALE
+        yield (
+            f"random resized crop (size={size}, scale={scale})",
+            T.RandomResizedCrop(size, scale=scale, interpolation=mode),
+        )
+    if "random_flip" in choices:
+        yield "random flip", T.RandomHorizontalFlip()
+    if "imagenet_policy" in choices:
+        yield "imagenet policy", ImageNetPolicy()
+    if "cifar10_policy" in choices:
+        yield "cifar10 policy", CIFAR10Policy()
+    if "svhn_policy" in choices:
+        yield "svhn policy", SVHNPolicy()
+    n, m = cfg.RANDAUGMENT_N, cfg.RANDAUGMENT_M
+    if "randaugment" in choices:
+        yield f"randaugment (n={n}, m={m})", RandAugment(n, m)
+    if "randaugment_fixmatch" in choices:
+        yield f"randaugment_fixmatch (n={n})", RandAugmentFixMatch(n)
+    if "randaugment2" in choices:
+        yield f"randaugment2 (n={n})", RandAugment2(n)
+    if "colorjitter" in choices:
+        b, c, s, h = cfg.COLORJITTER_B, cfg.COLORJITTER_C, cfg.COLORJITTER_S, cfg.COLORJITTER_H
+        yield (
+            f"color jitter (brightness={b}, contrast={c}, saturation={s}, hue={h})",
+            T.ColorJitter(brightness=b, contrast=c, saturation=s, hue=h),
+        )
+    if "randomgrayscale" in choices:
+        yield "random gray scale", T.RandomGrayscale(p=cfg.RGS_P)
+    if "gaussian_blur" in choices:
+        yield f"gaussian blur (kernel={cfg.GB_K})", T.RandomApply([T.GaussianBlur(cfg.GB_K)], p=cfg.GB_P)
+    yield "to torch tensor of range [0, 1]", T.ToTensor()
+    if "cutout" in choices:
+        n_holes, length = cfg.CUTOUT_N, cfg.CUTOUT_LEN
+        yield f"cutout (n_holes={n_holes}, length={length})", Cutout(n_holes, length)
+    if "normalize" in choices:
+        yield _normalize(cfg)
+    if "gaussian_noise" in choices:
+        mean, std = cfg.GN_MEAN, cfg.GN_STD
+        yield f"gaussian noise (mean={mean}, std={std})", GaussianNoise(mean, std)
+    if "instance_norm" in choices:
+        yield "instance normalization", InstanceNormalization()
+
+
+def _test_steps(cfg, choices):
+    """(line to print, transform) of each step."""
+    size = cfg.SIZE
+    mode = INTERPOLATION_MODES[cfg.INTERPOLATION]
+    yield f"resize the smaller edge to {max(size)}", T.Resize(max(size), interpolation=mode)
+    yield f"{size[0]}x{size[1]} center crop", T.CenterCrop(size)
+    yield "to torch tensor of range [0, 1]", T.ToTensor()
+    if "normalize" in choices:
+        yield _normalize(cfg)
+    if "instance_norm" in choices:
+        yield "instance normalization", InstanceNormalization()
+
+
+def _normalize(cfg):
+    mean, std = cfg.PIXEL_MEAN, cfg.PIXEL_STD
+    return f"normalization (mean={mean}, std={std})", T.Normalize(mean=mean, std=std)

@@ -1,0 +1,18 @@
+"""The registry of trainers and the classes that trainers derive from."""
+
+from .._left_out import TRAINERS, module_getattr
+
+from .build import TRAINER_REGISTRY, build_trainer  # isort:skip
+from .trainer import SimpleNet, SimpleTrainer, TrainerBase, TrainerX, TrainerXU
+
+__all__ = [
+    "TRAINER_REGISTRY",
+    "SimpleNet",
+    "SimpleTrainer",
+    "TrainerBase",
+    "TrainerX",
+    "TrainerXU",
+    "build_trainer",
+]
+
+__getattr__ = module_getattr(__name__, TRAINERS)

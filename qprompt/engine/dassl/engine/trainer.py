@@ -1,0 +1,243 @@
+"""The trainers that methods derive from: data, evaluation, checkpoints and the loop over batches."""
+
+import datetime
+import itertools
+import os
+import time
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from qprompt.errors import UserError
+
+from .._left_out import advice
+from ..data import DataManager
+from ..evaluation import build_evaluator
+from ..optim import build_lr_scheduler, build_optimizer
+from ..utils import AverageMeter, MetricMeter, count_num_param, load_pretrained_weights, mkdir_if_missing
+from ..utils.torchtools import CheckpointMissing
+from .run_state import config_differences, plain_config
+from .trainer_base import TrainerBase
+
+
+class SimpleNet(nn.Module):
+    """Real Dassl's backbone, head and classifier; backbones are left out here."""
+
+    def __init__(self, cfg, model_cfg, num_classes, **kwargs):
+        raise ImportError(advice(f"SimpleNet with the backbone {model_cfg.BACKBONE.NAME or '(none named)'}"))
+
+
+class SimpleTrainer(TrainerBase):
+    """Data, model, evaluator, checkpoints and tests as the configuration says."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.check_cfg(cfg)
+        self.device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
+        self.start_epoch = self.epoch = 0
+        self.max_epoch = cfg.OPTIM.MAX_EPOCH
+        self.output_dir = cfg.OUTPUT_DIR
+        self.cfg = cfg
+        self.build_data_loader()
+        self.build_model()
+        self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
+        self.best_result = -np.inf
+
+    def check_cfg(self, cfg):
+        """Hook: refuse settings that the trainer cannot work with."""
+
+    def build_data_loader(self):
+        """Set the loaders, num_classes, num_source_domains and lab2cname; one that replaces it sets the same."""
+        dm = DataManager(self.cfg)
+        self.train_loader_x = dm.train_loader_x
+        self.train_loader_u = dm.train_loader_u
+        self.val_loader = dm.val_loader
+        self.test_loader = dm.test_loader
+        self.num_classes = dm.num_classes
+        self.num_source_domains = dm.num_source_domains
+        self.lab2cname = dm.lab2cname
+        self.dm = dm
+
+    def build_model(self):
+        """Build and register the model; the default one is real Dassl's classifier, whose backbones are not here."""
+        cfg = self.cfg
+        print("Building model")
+        self.model = SimpleNet(cfg, cfg.MODEL, self.num_classes)
+        if cfg.MODEL.INIT_WEIGHTS:
+            load_pretrained_weights(self.model, cfg.MODEL.INIT_WEIGHTS)
+        self.model.to(self.device)
+        print(f"# params: {count_num_param(self.model):,}")
+        self.optim = build_optimizer(self.model, cfg.OPTIM)
+        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+        self.register_model("model", self.model, self.optim, self.sched)
+
+    def run_state(self):
+        """Adds the best validation result, the settings and the class names."""
+        return {
+            **super().run_state(),
+            "best_result": float(self.best_result),
+            "config": plain_config(self.cfg),
+            "classnames": list(self.lab2cname.values()),
+        }
+
+    def load_run_state(self, state):
+        """Refuses the checkpoint of a run with other settings."""
+        differences = config_differences(state["config"], self.cfg)
+        if differences:
+            raise UserError(
+                f"the checkpoint is of a run with other settings: {'; '.join(differences)}. "
+                "Use another --output-dir, or the same settings."
+            )
+        super().load_run_state(state)
+        self.best_result = state["best_result"]
+
+    def train(self):
+        """Train to the last epoch, resuming what the output folder (or cfg.RESUME) holds, and test."""
+        super().train(self.start_epoch, self.max_epoch)
+
+    def before_train(self):
+        """Resume if there is a checkpoint, and start the clock."""
+        self.start_epoch = self.resume_model_if_exist(self.cfg.RESUME or self.cfg.OUTPUT_DIR)
+        if self.cfg.RESUME and self.start_epoch == 0:
+            raise CheckpointMissing(
+                f"nothing to resume in {self.cfg.RESUME}: expected {'/checkpoint, '.join(self.get_model_names())}"
+                "/checkpoint in it, as a run's output folder has"
+            )
+        writer_dir = os.path.join(self.output_dir, "tensorboard")
+        mkdir_if_missing(writer_dir)
+        self.init_writer(writer_dir)
+        self.time_start = time.time()
+
+    def after_train(self):
+        """Test the last model, or the best one with TEST.FINAL_MODEL best_val."""
+        print("Finish training")
+        if not self.cfg.TEST.NO_TEST:
+            if self.cfg.TEST.FINAL_MODEL == "best_val":
+                print("Deploy the model with the best val performance")
+                self.load_model(self.output_dir)
+            else:
+                print("Deploy the last-epoch model")
+            self.test()
+        print(f"Elapsed: {datetime.timedelta(seconds=round(time.time() - self.time_start))}")
+        self.close_writer()
+
+    def after_epoch(self):
+        """Save what is due: the best model, every CHECKPOINT_FREQ-th and the last."""
+        cfg = self.cfg
+        if not cfg.TEST.NO_TEST and cfg.TEST.FINAL_MODEL == "best_val":
+            result = self.test(split="val")
+            if result > self.best_result:
+                self.best_result = result
+                self.save_model(self.epoch, self.output_dir, val_result=result, model_name="model-best.pth.tar")
+        epochs_done, freq = self.epoch + 1, cfg.TRAIN.CHECKPOINT_FREQ
+        if epochs_done == self.max_epoch or (freq > 0 and epochs_done % freq == 0):
+            self.save_model(self.epoch, self.output_dir)
+
+    @torch.no_grad()
+    def test(self, split=None):
+        """Evaluate on `split` ("val" or "test"; default TEST.SPLIT), print and return the first result."""
+        self.set_model_mode("eval")
+        self.evaluator.reset()
+        split = split or self.cfg.TEST.SPLIT
+        if split == "val" and self.val_loader is not None:
+            loader = self.val_loader
+        else:
+            split, loader = "test", self.test_loader
+        print(f"Evaluate on the *{split}* set")
+        for batch in tqdm(loader):
+            input, label = self.parse_batch_test(batch)
+            self.evaluator.process(self.model_inference(input), label)
+        results = self.evaluator.evaluate()
+        for key, value in results.items():
+            self.write_scalar(f"{split}/{key}", value, self.epoch)
+        return next(iter(results.values()))
+
+    def model_inference(self, input):
+        """From images (B, 3, H, W) to logits (B, C)."""
+        return self.model(input)
+
+    def parse_batch_test(self, batch):
+        """Images and labels on the device."""
+        return batch["img"].to(self.device), batch["label"].to(self.device)
+
+    def get_current_lr(self, names=None):
+        """The rate of the first parameter group of the first (named) model."""
+        name = self.get_model_names(names)[0]
+        return self._optims[name].param_groups[0]["lr"]
+
+    def _run_batches(self, batches):
+        """Call `forward_backward` with the arguments that `batches` yields, with timing, progress lines and scalars."""
+        self.set_model_mode("train")
+        losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
+        freq = self.cfg.TRAIN.PRINT_FREQ
+        end = time.time()
+        for self.batch_idx, batch in enumerate(batches):
+            data_time.update(time.time() - end)
+            loss_summary = self.forward_backward(*batch)
+            batch_time.update(time.time() - end)
+            losses.update(loss_summary)
+            if (self.batch_idx + 1) % freq == 0 or self.num_batches < freq:
+                self._print_progress(losses, batch_time, data_time)
+            step = self.epoch * self.num_batches + self.batch_idx
+            for name, meter in losses.meters.items():
+                self.write_scalar(f"train/{name}", meter.avg, step)
+            self.write_scalar("train/lr", self.get_current_lr(), step)
+            end = time.time()
+
+    def _print_progress(self, losses, batch_time, data_time):
+        batches_left = (self.max_epoch - self.epoch) * self.num_batches - self.batch_idx - 1
+        eta = datetime.timedelta(seconds=int(batch_time.avg * batches_left))
+        print(
+            f"epoch [{self.epoch + 1}/{self.max_epoch}] batch [{self.batch_idx + 1}/{self.num_batches}] "
+            f"time {batch_time.val:.3f} ({batch_time.avg:.3f}) data {data_time.val:.3f} ({data_time.avg:.3f}) "
+            f"{losses} lr {self.get_current_lr():.4e} eta {eta}"
+        )
+
+
+class TrainerX(SimpleTrainer):
+    """Trains on labelled batches."""
+
+    def run_epoch(self):
+        """One pass over the training loader."""
+        self.num_batches = len(self.train_loader_x)
+        self._run_batches((batch,) for batch in self.train_loader_x)
+
+    def parse_batch_train(self, batch):
+        """Images, labels and domains on the device."""
+        return batch["img"].to(self.device), batch["label"].to(self.device), batch["domain"].to(self.device)
+
+
+class TrainerXU(SimpleTrainer):
+    """Trains on labelled and unlabelled batches together."""
+
+    def run_epoch(self):
+        """An epoch as long as TRAIN.COUNT_ITER says; a loader that ends before it starts again."""
+        lengths = {"train_x": len(self.train_loader_x), "train_u": len(self.train_loader_u)}
+        lengths["smaller_one"] = min(lengths.values())
+        if self.cfg.TRAIN.COUNT_ITER not in lengths:
+            raise ValueError(f"TRAIN.COUNT_ITER must be one of {list(lengths)}, got {self.cfg.TRAIN.COUNT_ITER}")
+        self.num_batches = lengths[self.cfg.TRAIN.COUNT_ITER]
+        pairs = zip(_endless(self.train_loader_x), _endless(self.train_loader_u), strict=False)
+        self._run_batches(itertools.islice(pairs, self.num_batches))
+
+    def parse_batch_train(self, batch_x, batch_u):
+        """Labelled images, labels and unlabelled images on the device."""
+        return (
+            batch_x["img"].to(self.device),
+            batch_x["label"].to(self.device),
+            batch_u["img"].to(self.device),
+        )
+
+
+def _endless(loader):
+    """Batches of `loader` again and again. The first pass begins (and draws its seed) at once, as Dassl's does."""
+    first = iter(loader)
+
+    def batches():
+        yield from first
+        while True:
+            yield from loader
+
+    return batches()

@@ -1,0 +1,224 @@
+"""Checkpoints, and opening, counting and initialising a network's layers."""
+
+import os
+import shutil
+from collections import Counter, OrderedDict
+
+import numpy as np
+import torch
+from torch import nn
+
+from qprompt.errors import UserError
+from qprompt.files import atomic_open
+
+from ._safe_load import read_checkpoint
+from .tools import mkdir_if_missing
+
+__all__ = [
+    "count_num_param",
+    "init_network_weights",
+    "load_checkpoint",
+    "load_pretrained_weights",
+    "open_all_layers",
+    "open_specified_layers",
+    "resume_from_checkpoint",
+    "save_checkpoint",
+]
+
+
+class CheckpointMissing(UserError, FileNotFoundError):
+    """No checkpoint where one was asked for."""
+
+
+class CheckpointMismatch(UserError, RuntimeError):
+    """A checkpoint that does not fit the model, the optimizer or the configuration."""
+
+
+def _plain(value, where="checkpoint"):
+    """`value` with only what torch's weights-only reader takes: tensors, numbers, strings and containers of them."""
+    if isinstance(value, torch.Tensor):
+        # A view would drag its whole storage into the file.
+        is_view = value.untyped_storage().nbytes() > value.numel() * value.element_size()
+        return value.detach().clone() if is_view else value
+    if value is None or isinstance(value, (bool, int, float, str, bytes, torch.dtype, Counter)):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.copy())
+    if isinstance(value, dict):
+        kind = OrderedDict if isinstance(value, OrderedDict) else dict
+        items = ((k, _plain(v, f"{where}[{k!r}]")) for k, v in value.items())
+        return kind(items)
+    if isinstance(value, (list, tuple, set)):
+        items = [_plain(v, f"{where}[{i}]") for i, v in enumerate(value)]
+        return tuple(items) if isinstance(value, tuple) else items
+    print(f"Note: {where} is a live {type(value).__name__} and is left out of the file")
+    return None
+
+
+def _without_module_prefix(state_dict):
+    return OrderedDict((key.removeprefix("module."), value) for key, value in state_dict.items())
+
+
+def save_checkpoint(state, save_dir, is_best=False, remove_module_from_keys=True, model_name=""):
+    """Write `state` to ``save_dir/model.pth.tar-{epoch}`` (or `model_name`), and that name to ``save_dir/checkpoint``.
+
+    state: ``{"state_dict", "epoch", ...}``; live objects in it are left out, so that the weights-only reader takes
+    the file. Files appear whole or not at all. `is_best` copies the file to ``model-best.pth.tar``.
+    """
+    mkdir_if_missing(save_dir)
+    if remove_module_from_keys:
+        state["state_dict"] = _without_module_prefix(state["state_dict"])
+
+    fpath = os.path.join(save_dir, model_name or f"model.pth.tar-{state['epoch']}")
+    with atomic_open(fpath) as file:
+        torch.save(_plain(state), file)
+    print(f"Checkpoint saved to {fpath}")
+
+    # written last: it must never name a file that is not there
+    with atomic_open(os.path.join(save_dir, "checkpoint")) as file:
+        file.write(f"{os.path.basename(fpath)}\n".encode())
+
+    if is_best:
+        best_fpath = os.path.join(save_dir, "model-best.pth.tar")
+        with open(fpath, "rb") as source, atomic_open(best_fpath) as file:
+            shutil.copyfileobj(source, file)
+        print(f'Best checkpoint saved to "{best_fpath}"')
+
+
+def load_checkpoint(fpath):
+    """The content of a checkpoint file, on the CPU where there is no CUDA.
+
+    Nothing in the file is executed: live objects, which real Dassl's files contain, come back as inert placeholders.
+    Raises CheckpointMissing, or BadFile when the file is damaged.
+    """
+    if fpath is None:
+        raise ValueError("File path is None")
+    if not os.path.isfile(fpath):
+        raise CheckpointMissing(f'File is not found at "{fpath}"')
+    return read_checkpoint(fpath, map_location=None if torch.cuda.is_available() else "cpu")
+
+
+def load_into(checkpoint, fpath, model, optimizer=None, scheduler=None):
+    """Put the states of a checkpoint read from `fpath` into the live objects; CheckpointMismatch if they don't fit."""
+    parts = {"state_dict": model, "optimizer": optimizer, "scheduler": scheduler}
+    try:
+        for key, part in parts.items():
+            if part is not None and checkpoint.get(key) is not None:
+                part.load_state_dict(checkpoint[key])
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointMismatch(f"{fpath} does not fit this model: {error}") from error
+
+
+def resume_from(checkpoint, fpath, model, optimizer=None, scheduler=None):
+    """`load_into` with Dassl's log lines; returns the number of epochs done."""
+    print(f'Loading checkpoint from "{fpath}"')
+    load_into(checkpoint, fpath, model, optimizer, scheduler)
+    print("Loaded model weights")
+    if optimizer is not None:
+        print("Loaded optimizer")
+    if scheduler is not None:
+        print("Loaded scheduler")
+    print(f"Previous epoch: {checkpoint['epoch']}")
+    return checkpoint["epoch"]
+
+
+def latest_checkpoint(fdir):
+    """The file that ``fdir/checkpoint`` names."""
+    try:
+        with open(os.path.join(fdir, "checkpoint"), encoding="utf-8") as file:
+            name = file.readline().strip()
+    except FileNotFoundError:
+        raise CheckpointMissing(f'No checkpoint in "{fdir}": the file "checkpoint" is missing') from None
+    return os.path.join(fdir, name)
+
+
+def resume_from_checkpoint(fdir, model, optimizer=None, scheduler=None):
+    """Load the latest checkpoint of the folder `fdir` into the given objects; return the number of epochs done."""
+    fpath = latest_checkpoint(fdir)
+    return resume_from(load_checkpoint(fpath), fpath, model, optimizer, scheduler)
+
+
+def open_all_layers(model):
+    """Train every layer: training mode and gradients on."""
+    model.train()
+    for param in model.parameters():
+        param.requires_grad = True
+
+
+def open_specified_layers(model, open_layers):
+    """Train the named children of `model` (a name or a list of names) and freeze the others."""
+    if isinstance(model, nn.DataParallel):
+        model = model.module
+    names = [open_layers] if isinstance(open_layers, str) else open_layers
+    for name in names:
+        assert hasattr(model, name), f"{name} is not an attribute"
+    for name, child in model.named_children():
+        is_open = name in names
+        child.train(is_open)
+        for param in child.parameters():
+            param.requires_grad = is_open
+
+
+def count_num_param(model=None, params=None):
+    """Number of entries in all parameters of `model`, or in `params` (tensors, or groups ``{"params": tensor}``)."""
+    if model is not None:
+        params = model.parameters()
+    if params is None:
+        raise ValueError("model and params must provide at least one.")
+    return sum((p["params"] if isinstance(p, dict) else p).numel() for p in params)
+
+
+def load_pretrained_weights(model, weight_path):
+    """Load the entries of a weight file whose name and shape match; CheckpointMismatch when none does.
+
+    A leading "module." is ignored, and so are entries that do not match: they are listed.
+    """
+    checkpoint = load_checkpoint(weight_path)
+    state_dict = _without_module_prefix(checkpoint.get("state_dict", checkpoint))
+    model_dict = model.state_dict()
+    matched = {
+        key: value for key, value in state_dict.items() if key in model_dict and model_dict[key].size() == value.size()
+    }
+    if not matched:
+        raise CheckpointMismatch(
+            f"Cannot load {weight_path} (check the key names manually): "
+            f"it has {list(state_dict)[:5]}, the model has {list(model_dict)[:5]}"
+        )
+    model.load_state_dict({**model_dict, **matched})
+    print(f"Successfully loaded pretrained weights from {weight_path}")
+    discarded = [key for key in state_dict if key not in matched]
+    if discarded:
+        print(f"Layers discarded due to unmatched keys or size: {discarded}")
+
+
+def init_network_weights(model, init_type="normal", gain=0.02):
+    """Initialise convolutions and linear layers by `init_type` (normal, xavier, kaiming, orthogonal), biases with 0.
+
+    Batch and instance norms start as the identity.
+    """
+    initialise = {
+        "normal": lambda weight: nn.init.normal_(weight, 0.0, gain),
+        "xavier": lambda weight: nn.init.xavier_normal_(weight, gain=gain),
+        "kaiming": lambda weight: nn.init.kaiming_normal_(weight, a=0, mode="fan_in"),
+        "orthogonal": lambda weight: nn.init.orthogonal_(weight, gain=gain),
+    }
+    if init_type not in initialise:
+        raise ValueError(f"init_type must be one of {list(initialise)}, but got {init_type}")
+
+    def init(module):
+        kind = type(module).__name__
+        weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+        if weight is None:
+            return
+        if "Conv" in kind or "Linear" in kind:
+            initialise[init_type](weight.data)
+        elif "BatchNorm" in kind or "InstanceNorm" in kind:
+            nn.init.constant_(weight.data, 1.0)
+        else:
+            return
+        if bias is not None:
+            nn.init.constant_(bias.data, 0.0)
+
+    model.apply(init)
