@@ -12,11 +12,8 @@ sys.path.insert(0, str(ROOT))  # trainers/ and datasets/ lie beside the package,
 
 from qprompt.backbones import load_clip  # noqa: E402
 from qprompt.backbones.random_weights import ClipShape, random_state_dict  # noqa: E402
+from qprompt.engine import activate  # noqa: E402
 
-try:
-    from qprompt.engine import activate
-except ImportError:
-    activate = lambda: None  # noqa: E731
 activate()
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 

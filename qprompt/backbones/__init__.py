@@ -5,7 +5,23 @@ model = load_clip("ViT-B/16", path="my_weights.pt")     # a state dict or a Torc
 model = load_clip("tiny")                               # the small model that this package carries
 """
 
-from qprompt.backbones.clip_package import import_clip
-from qprompt.backbones.load import available_backbones, backbone_hash, load_clip, load_state_dict
+from qprompt.backbones.clip_package import ClipModel, import_clip
+from qprompt.backbones.load import (
+    available_backbones,
+    backbone_hash,
+    check_backbone,
+    convert_weights_,
+    load_clip,
+    load_state_dict,
+)
 
-__all__ = ["available_backbones", "backbone_hash", "import_clip", "load_clip", "load_state_dict"]
+__all__ = [
+    "ClipModel",
+    "available_backbones",
+    "backbone_hash",
+    "check_backbone",
+    "convert_weights_",
+    "import_clip",
+    "load_clip",
+    "load_state_dict",
+]

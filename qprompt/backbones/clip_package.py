@@ -6,8 +6,12 @@ import sys
 import types
 import warnings
 from types import ModuleType
+from typing import Any, TypeAlias
 
 from qprompt.errors import UserError
+
+# clip.model.CLIP. Typed Any: the package carries no types, and torch says no more of a module's attributes.
+ClipModel: TypeAlias = Any
 
 _INSTALL = "Install it: pip install clip-anytorch"
 

@@ -4,9 +4,9 @@ import hashlib
 import os
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from qprompt.backbones.clip_package import import_clip
+from qprompt.backbones.clip_package import ClipModel, import_clip
 from qprompt.backbones.weights import openai_file, read_weights
 from qprompt.errors import UserError, did_you_mean
 
@@ -23,7 +23,7 @@ def _openai_urls() -> dict[str, str]:
     return import_clip().clip._MODELS
 
 
-def load_clip(name: str, path: str | os.PathLike[str] = "", device: str | torch.device = "cpu") -> nn.Module:
+def load_clip(name: str, path: str | os.PathLike[str] = "", device: str | torch.device = "cpu") -> ClipModel:
     """A `clip.model.CLIP` in fp32, in eval mode, frozen. All its sizes come from the weights.
 
     Args:
@@ -45,17 +45,11 @@ def load_state_dict(name: str, path: str | os.PathLike[str] = "") -> dict[str, T
         from qprompt.tiny import tiny_state_dict
 
         return tiny_state_dict()
-    urls = _openai_urls()
-    if name not in urls:
-        known = available_backbones()
-        raise UserError(
-            f"no backbone {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}; "
-            f"or give a file with MODEL.BACKBONE.PATH."
-        )
-    return read_weights(openai_file(name, urls[name]))
+    check_backbone(name)
+    return read_weights(openai_file(name, _openai_urls()[name]))
 
 
-def build_clip(state_dict: dict[str, Tensor], origin: str) -> nn.Module:
+def build_clip(state_dict: dict[str, Tensor], origin: str) -> ClipModel:
     """CLIP from weights with openai-clip's names. `origin` says in errors where they came from."""
     missing = [name for name in _NEEDED if name not in state_dict]
     if missing:
@@ -75,10 +69,31 @@ def build_clip(state_dict: dict[str, Tensor], origin: str) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def backbone_hash(model: nn.Module) -> str:
+def backbone_hash(model: ClipModel) -> str:
     """SHA-256 (hex) over names, shapes and fp32 values of a model's weights: the identity of a backbone."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().float().cpu().contiguous().numpy())
     return digest.hexdigest()
+
+
+def check_backbone(name: str, path: str | os.PathLike[str] = "") -> None:
+    """Raise UserError, without loading anything, for a name or a file that `load_clip` can't load."""
+    if path and not os.path.isfile(os.path.expanduser(path)):
+        raise UserError(f"no file {path}. MODEL.BACKBONE.PATH expects CLIP weights (.pt, .pth, .safetensors).")
+    known = available_backbones()
+    if not path and name not in known:
+        raise UserError(
+            f"no backbone {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}; "
+            f"or give a file with MODEL.BACKBONE.PATH."
+        )
+
+
+def convert_weights_(model: ClipModel, dtype: torch.dtype) -> None:
+    """Put into `dtype` what CLIP runs in half precision: layers and projections, not norms and embeddings."""
+    values = {name: parameter.data for name, parameter in model.named_parameters()}
+    import_clip().model.convert_weights(model)
+    for name, parameter in model.named_parameters():
+        if parameter.dtype == torch.float16:
+            parameter.data = values[name].to(dtype)

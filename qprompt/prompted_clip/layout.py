@@ -1,0 +1,175 @@
+"""Where the learned context stands among the tokens of each class's prompt, and what classes share of it."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from qprompt.backbones import ClipModel, import_clip
+from qprompt.errors import UserError
+
+POSITIONS = ("end", "middle", "front")  # of the class name among the context vectors (CoOp, section 3.2)
+
+
+class PromptLayout(nn.Module):
+    """The prompts of C classes as rows of vectors: fixed token embeddings, and slots for the learned context.
+
+    Attention over text is causal and the feature is read at EOT, so only positions up to a class's EOT matter.
+    Positions that hold the same in every class have the same keys and values in every class. The rows that
+    are left to compute are therefore, in this order,
+
+        P rows that all classes share (SOS, a generic context, words that all prompts begin with),
+        then each class's own rows, from position P to its EOT.
+
+    Attributes (R rows in all, of width D):
+        tokens, slots: (C, L) token ids; which context vector stands there instead, -1 for none.
+        eot: (C,) position of EOT.
+        n_shared: P.
+        rows: (R, D) embedding and position of each row, the position alone where a context vector goes.
+        context_rows, context_slots: the rows with a context vector, and which one it is.
+        context_index: the same, but class c's vector j is number c * n_context + j in a class-specific layout.
+        padded: (R - P,) place of each class's own row among C * S, S being the longest class's own part.
+        eot_rows: (C,) the row of each class's EOT.
+    """
+
+    tokens: Tensor
+    slots: Tensor
+    eot: Tensor
+    embedding: Tensor
+    rows: Tensor
+    context_rows: Tensor
+    context_slots: Tensor
+    context_index: Tensor
+    padded: Tensor
+    eot_rows: Tensor
+    eot_places: Tensor
+
+    def __init__(self, clip_model: ClipModel, tokens: Tensor, slots: Tensor, class_specific: bool = False):
+        super().__init__()
+        device = clip_model.token_embedding.weight.device
+        tokens, slots = tokens.to(device), slots.to(device)
+        n_classes, length = tokens.shape
+        self.n_classes, self.class_specific = n_classes, class_specific
+        self.n_context = int(slots.max()) + 1
+        eot = tokens.argmax(dim=-1)  # EOT has the highest id of CLIP's vocabulary
+
+        with torch.no_grad():
+            embedding = clip_model.token_embedding(tokens).type(clip_model.dtype)
+            position = clip_model.positional_embedding.type(clip_model.dtype)[:length]
+
+        self.n_shared = P = _n_shared(tokens, slots, eot, class_specific)
+        own = torch.arange(length, device=device)[None] <= eot[:, None]
+        own[:, :P] = False  # (C, L): a class's own positions
+        classes, places = own.nonzero(as_tuple=True)
+        longest = int(eot.max()) + 1 - P
+
+        is_context = slots >= 0
+        fixed = embedding.masked_fill(is_context[..., None], 0) + position
+        number = slots + self.n_context * torch.arange(n_classes, device=device)[:, None] * class_specific
+        row_number = torch.cat([number[0, :P], number[own]])
+        row_is_context = torch.cat([is_context[0, :P], is_context[own]])
+        own_row = torch.full((n_classes, length), -1, device=device)
+        own_row[own] = torch.arange(len(classes), device=device) + P
+
+        buffers = {
+            "tokens": tokens,
+            "slots": slots,
+            "eot": eot,
+            "embedding": embedding,
+            "rows": torch.cat([fixed[0, :P], fixed[own]]),
+            "context_rows": row_is_context.nonzero()[:, 0],
+            "context_slots": row_number[row_is_context] % max(self.n_context, 1),
+            "context_index": row_number[row_is_context],
+            "padded": classes * longest + places - P,
+            "eot_rows": own_row.gather(1, eot[:, None])[:, 0],
+            "eot_places": eot - P,
+        }
+        for name, value in buffers.items():
+            self.register_buffer(name, value, persistent=False)
+        self.longest = longest
+
+    def extra_repr(self) -> str:
+        return f"classes={self.n_classes}, rows={len(self.rows)}, shared={self.n_shared}"
+
+
+def _n_shared(tokens: Tensor, slots: Tensor, eot: Tensor, class_specific: bool) -> int:
+    """How many leading positions hold the same in every class; the first EOT is never among them."""
+    same = (tokens == tokens[:1]) & (slots == slots[:1])
+    generic = (slots >= 0) & (slots == slots[:1])
+    same = same | generic  # the id under a context vector is a placeholder
+    if class_specific:
+        same = same & (slots < 0)
+    differs = (~same.all(dim=0)).nonzero()
+    first = int(differs[0]) if len(differs) else tokens.shape[1]
+    return min(first, int(eot.min()))
+
+
+def prompt_layout(
+    clip_model: ClipModel,
+    classnames: Sequence[str],
+    words: str,
+    n_context: int,
+    position: str = "end",
+    class_specific: bool = False,
+) -> PromptLayout:
+    """The layout of "<words> <class name>." with the first `n_context` tokens of `words` learned.
+
+    Args:
+        words: the prompt before the class name. Tokens beyond the first `n_context` stay fixed words, as in
+            MaPLe: "a photo of a" with 2 context vectors reads "[v1] [v2] of a <class>.".
+        position: of the class name: at the "end" of the context, in its "middle", or in "front" of it.
+        class_specific: every class has context vectors of its own.
+
+    Raises UserError for a prompt that is longer than the model's context, naming the class.
+    """
+    if position not in POSITIONS:
+        raise UserError(f"CLASS_TOKEN_POSITION is one of {', '.join(POSITIONS)}; got {position!r}.")
+    names = [name.replace("_", " ") for name in classnames]
+    tokens = tokenize(clip_model, [f"{words} {name}." for name in names])
+    slots = torch.full_like(tokens, -1)
+    slots[:, 1 : 1 + n_context] = torch.arange(n_context)  # after SOS
+    if position != "end":
+        encode = import_clip().clip._tokenizer.encode
+        if len(encode(words)) != n_context:
+            raise UserError(
+                f"CLASS_TOKEN_POSITION {position} needs words of one token each, but {words!r} has "
+                f"{len(encode(words))} tokens for {n_context} context vectors. Use end, or other words."
+            )
+        before = n_context // 2 if position == "middle" else 0
+        for row, name in enumerate(names):
+            order = torch.arange(tokens.shape[1])
+            start, stop = 1 + before, 1 + n_context + len(encode(name))
+            # The class name moves in front of the context vectors from number `before` on.
+            order[start:stop] = order[start:stop].roll(len(encode(name)))
+            tokens[row], slots[row] = tokens[row, order], slots[row, order]
+    return PromptLayout(clip_model, tokens, slots, class_specific)
+
+
+def tokenize(clip_model: ClipModel, prompts: Sequence[str]) -> Tensor:
+    """(C, L) token ids, L being the model's context length. Raises UserError for a prompt that is too long."""
+    clip = import_clip()
+    rows = []
+    for prompt in prompts:
+        try:
+            rows.append(clip.tokenize(prompt, context_length=clip_model.context_length))
+        except RuntimeError:
+            raise UserError(
+                f"the prompt {prompt!r} has more than the {clip_model.context_length} tokens the text encoder "
+                f"takes. Shorten the class name or use fewer context vectors."
+            ) from None
+    return torch.cat(rows)
+
+
+def initial_context(clip_model: ClipModel, n_context: int, words: str = "", n_classes: int = 0) -> Tensor:
+    """Context vectors to start from: the embeddings of `words`' first tokens, or Gaussian noise (std 0.02).
+
+    Returns (n_context, D), or (n_classes, n_context, D) when `n_classes` is given, in fp32.
+    """
+    width = clip_model.ln_final.weight.shape[0]
+    if words:
+        with torch.no_grad():
+            embedding = clip_model.token_embedding(tokenize(clip_model, [words])).float()
+        context = embedding[0, 1 : 1 + n_context]
+        return context.expand(n_classes, -1, -1).clone() if n_classes else context.clone()
+    shape = (n_classes, n_context, width) if n_classes else (n_context, width)
+    return nn.init.normal_(torch.empty(shape), std=0.02)

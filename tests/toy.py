@@ -1,0 +1,76 @@
+"""A data set of a few small pictures on disk, and trainers built on it with the tiny random CLIP."""
+
+from pathlib import Path
+
+import numpy as np
+from dassl.config import get_cfg_default
+from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
+from PIL import Image
+
+from qprompt.config import extend_cfg, merge_options
+
+CLASSES = ("cat", "big_dog", "red fire truck", "tree", "house", "traffic light")
+PIXELS = 32
+
+
+@DATASET_REGISTRY.register()
+class Toy(DatasetBase):
+    """Six classes of noise around a colour of their own: 4 pictures each for training, 3 for testing."""
+
+    def __init__(self, cfg):
+        subset = cfg.DATASET.SUBSAMPLE_CLASSES
+        classes = {"all": CLASSES, "base": CLASSES[:3], "new": CLASSES[3:]}[subset]
+        root = Path(cfg.DATASET.ROOT)
+        items = {"train": [], "test": []}
+        for label, name in enumerate(classes):
+            for part, count in (("train", 4), ("test", 3)):
+                for k in range(count):
+                    path = root / f"{name.replace(' ', '_')}-{part}-{k}.png"
+                    if not path.exists():
+                        rng = np.random.default_rng([CLASSES.index(name), k, len(part)])
+                        pixels = rng.integers(40, 200, 3) + rng.integers(-40, 50, (PIXELS, PIXELS, 3))
+                        Image.fromarray(pixels.astype(np.uint8)).save(path)
+                    items[part].append(Datum(impath=str(path), label=label, classname=name))
+        super().__init__(train_x=items["train"], val=items["test"][::2], test=items["test"])
+
+
+def toy_cfg(folder, clip_file, trainer, *options):
+    """A config for `trainer` in fp32 on the CPU: 3 epochs of batches of 6; `options` are KEY VALUE pairs."""
+    cfg = get_cfg_default()
+    extend_cfg(cfg)
+    settings = {
+        "TRAINER.NAME": trainer,
+        "DATASET.NAME": "Toy",
+        "DATASET.ROOT": str(folder),
+        "OUTPUT_DIR": str(Path(folder) / "output"),
+        "MODEL.BACKBONE.NAME": "ViT-B/16",
+        "MODEL.BACKBONE.PATH": str(clip_file),
+        "INPUT.SIZE": f"({PIXELS}, {PIXELS})",
+        "INPUT.TRANSFORMS": "['normalize']",
+        "DATALOADER.NUM_WORKERS": "0",
+        "DATALOADER.TRAIN_X.BATCH_SIZE": "6",
+        "DATALOADER.TEST.BATCH_SIZE": "5",
+        "OPTIM.NAME": "sgd",
+        "OPTIM.LR": "0.02",
+        "OPTIM.MAX_EPOCH": "3",
+        "OPTIM.LR_SCHEDULER": "cosine",
+        "OPTIM.WARMUP_EPOCH": "1",
+        "OPTIM.WARMUP_TYPE": "constant",
+        "OPTIM.WARMUP_CONS_LR": "1e-3",
+        "USE_CUDA": "False",
+    }
+    for node in ("COOP", "COCOOP", "MAPLE", "IVLP", "VPT"):
+        settings[f"TRAINER.{node}.PREC"] = "fp32"
+    settings |= dict(zip(options[::2], map(str, options[1::2]), strict=True))
+    merge_options(cfg, [word for pair in settings.items() for word in pair])
+    cfg.freeze()
+    return cfg
+
+
+def toy_trainer(folder, clip_file, trainer, *options, seed=1):
+    """A trainer built from `toy_cfg` after seeding everything."""
+    from dassl.engine import build_trainer
+    from dassl.utils import set_random_seed
+
+    set_random_seed(seed)
+    return build_trainer(toy_cfg(folder, clip_file, trainer, *options))

@@ -1,0 +1,223 @@
+"""What all prompt learners share: backbone, precision, the training step, checkpoints, kept features."""
+
+import math
+import os.path as osp
+from glob import glob
+
+import torch
+import torch.nn.functional as F
+from dassl.engine import TrainerX
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import load_checkpoint
+
+from qprompt.backbones import backbone_hash, convert_weights_, load_clip
+from qprompt.errors import UserError, did_you_mean
+from qprompt.feature_cache import cached_loader, is_deterministic
+from qprompt.states import load_state_dict_
+
+PRECISIONS = ("fp16", "fp32", "amp", "bf16")
+# The embeddings of the class tokens: upstream stores them, here they are rebuilt for the classes at hand.
+REBUILT = ("token_prefix", "token_suffix")
+
+
+class PromptTrainer(TrainerX):
+    """Base of the trainers in this folder; a subclass says what is learned in `build_prompted_clip`."""
+
+    node = ""  # its settings: cfg.TRAINER.<node>
+    registered_name = "prompt_learner"  # the checkpoint folder, as upstream names it
+    prompts_images = False  # whether image features depend on what is learned
+    binding_settings: tuple[str, ...] = ()  # settings that a checkpoint must share with the run that loads it
+
+    def build_prompted_clip(self, clip_model, classnames):
+        """The model: a `PromptedCLIP`."""
+        raise NotImplementedError
+
+    def registered_module(self):
+        """The module whose state is the checkpoint: its names are upstream's."""
+        return self.model.prompt_learner
+
+    @property
+    def settings(self):
+        return self.cfg.TRAINER[self.node]
+
+    def check_cfg(self, cfg):
+        precision = cfg.TRAINER[self.node].PREC
+        if precision not in PRECISIONS:
+            raise UserError(
+                f"TRAINER.{self.node}.PREC is one of {', '.join(PRECISIONS)}; got {precision!r}."
+                f"{did_you_mean(str(precision), PRECISIONS)}"
+            )
+
+    def build_model(self):
+        self.precision = self.usable_precision(self.settings.PREC)
+        clip_model = self.load_backbone()
+        print("Building custom CLIP")
+        self.model = self.build_prompted_clip(clip_model, self.dm.dataset.classnames)
+        module = self.registered_module()
+        if self.cfg.MODEL.INIT_WEIGHTS:
+            self.load_prompts(self.cfg.MODEL.INIT_WEIGHTS, module)
+        self.model.to(self.device)
+        print(f"Parameters to be updated: {[name for name, _ in self.model.named_parameters()]}")
+        self.optim = build_optimizer(module, self.cfg.OPTIM)
+        self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
+        self.register_model(self.registered_name, module, self.optim, self.sched)
+        # fp16 gradients vanish without a scaled loss; bf16 has the range of fp32.
+        self.scaler = torch.amp.GradScaler("cuda") if self.precision in ("fp16", "amp") else None
+        self.keep_features()
+
+    def usable_precision(self, precision):
+        """`precision`, or fp32 where half precision has no hardware."""
+        if torch.cuda.device_count() > 1:
+            print(
+                f"{torch.cuda.device_count()} GPUs are visible: a run uses one ({self.device}). "
+                "'qprompt sweep' spreads runs over all of them."
+            )
+        if self.device.type == "cpu" and precision in ("fp16", "amp"):
+            print(f"PREC {precision} needs a GPU: this run computes in fp32 on the CPU (bf16 works there too)")
+            return "fp32"
+        return precision
+
+    def load_backbone(self):
+        """The frozen CLIP in the precision of the run."""
+        backbone = self.cfg.MODEL.BACKBONE
+        print(f"Loading CLIP (backbone: {backbone.NAME}{', ' + backbone.PATH if backbone.PATH else ''})")
+        clip_model = load_clip(backbone.NAME, backbone.PATH)
+        self.backbone_sha256 = backbone_hash(clip_model)
+        expected = clip_model.visual.input_resolution
+        if tuple(self.cfg.INPUT.SIZE) != (expected, expected):
+            raise UserError(
+                f"INPUT.SIZE is {tuple(self.cfg.INPUT.SIZE)}, but this backbone takes {expected} x {expected} "
+                f"pixels: type INPUT.SIZE '({expected}, {expected})'."
+            )
+        if self.precision in ("fp16", "bf16"):
+            convert_weights_(clip_model, torch.float16 if self.precision == "fp16" else torch.bfloat16)
+        return clip_model
+
+    def keep_features(self):
+        """Encode images once where the image branch is frozen: always for testing, for training where no
+        transform is random."""
+        if self.prompts_images or self.cfg.FEATURE_CACHE == "off":
+            return
+        loaders = ["val_loader", "test_loader"]
+        if is_deterministic(self.cfg):
+            print("No transform is random and the image branch is frozen: image features are computed once")
+            loaders.append("train_loader_x")
+        for name in loaders:
+            if getattr(self, name) is not None:
+                setattr(self, name, cached_loader(getattr(self, name), self.encode_images, self.device))
+
+    def encode_images(self, image):
+        with self.autocast():
+            return self.model.image_features(image)
+
+    def autocast(self):
+        return torch.autocast(self.device.type, dtype=torch.float16, enabled=self.precision == "amp")
+
+    def forward_backward(self, batch):
+        image, label = self.parse_batch_train(batch)
+        with self.autocast():
+            logits = self.model(image)
+        loss = F.cross_entropy(logits, label)  # logits are fp32 in every precision
+        self.optim.zero_grad()
+        if self.scaler is None:
+            loss.backward()
+            self.optim.step()
+        else:
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optim)
+            self.scaler.update()
+        accuracy = (logits.argmax(dim=1) == label).float().mean() * 100
+        loss_value, accuracy_value = torch.stack([loss.detach(), accuracy]).tolist()  # one wait for the device
+        self.stop_unless_finite(loss_value)
+        if (self.batch_idx + 1) == self.num_batches:
+            self.update_lr()
+        return {"loss": loss_value, "acc": accuracy_value}
+
+    def stop_unless_finite(self, loss):
+        """A loss that is no number ends the run; checkpoints written before it stay."""
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss is {loss} at epoch {self.epoch + 1}, batch {self.batch_idx + 1}: training stopped; "
+                f"checkpoints from before stay. Try TRAINER.{self.node}.PREC fp32 or a lower OPTIM.LR."
+            )
+
+    def parse_batch_train(self, batch):
+        return batch["img"].to(self.device), batch["label"].to(self.device)
+
+    def model_inference(self, image):
+        with self.autocast():
+            return self.model(image)
+
+    def set_model_mode(self, mode="train", names=None):
+        super().set_model_mode(mode, names)
+        self.model.forget()
+
+    def run_state(self):
+        """Adds to a checkpoint which backbone its prompts belong to; settings and class names are in it already."""
+        return {**super().run_state(), "backbone_sha256": self.backbone_sha256}
+
+    def load_model(self, directory, epoch=None):
+        """Load the prompts of `epoch` (default: the best) from a run's output folder, ours or upstream's.
+
+        Raises UserError when there is none, or when it does not fit this run.
+        """
+        if not directory:
+            print("Note that load_model() is skipped as no pretrained model is given")
+            return
+        file_name = "model-best.pth.tar" if epoch is None else f"model.pth.tar-{epoch}"
+        for name in self.get_model_names():
+            path = osp.join(directory, name, file_name)
+            if not osp.isfile(path):
+                raise UserError(f"no checkpoint {path}. {_what_is_there(osp.join(directory, name))}")
+            self.load_prompts(path, self._models[name])
+        self.model.forget()
+
+    def load_prompts(self, path, module):
+        """Load one checkpoint file into a registered module."""
+        if not osp.isfile(path):
+            raise UserError(f"no checkpoint {path}.")
+        checkpoint = load_checkpoint(path)
+        state = checkpoint.get("state_dict", checkpoint)
+        self.check_settings(checkpoint.get("run") or {}, path)
+        print(f'Loading weights to {self.registered_name} from "{path}" (epoch = {checkpoint.get("epoch")})')
+        try:
+            unused = load_state_dict_(module, {key: value for key, value in state.items() if self.is_learned(key)})
+        except UserError as error:
+            raise UserError(f"{path} does not fit {self.cfg.TRAINER.NAME} with these settings: {error}") from None
+        unused = [key for key in unused if "parametrizations." not in key]
+        if unused:
+            raise UserError(
+                f"{path} holds {', '.join(unused)}, for which {self.cfg.TRAINER.NAME} has no place with these "
+                f"settings (TRAINER.{self.node}: {dict(self.settings)}). Was it trained with others?"
+            )
+
+    def is_learned(self, key):
+        """Whether `key` of an upstream checkpoint is a learned prompt, not a part of CLIP or a class token."""
+        return key.rpartition(".")[2] not in REBUILT
+
+    def check_settings(self, run, path):
+        """Raise UserError when a checkpoint of ours says that it belongs to other settings or another backbone.
+
+        `run`: what the checkpoint says of the run that wrote it; upstream's say nothing.
+        """
+        config = run.get("config", {})
+        for key in (f"TRAINER.{self.node}.{name}" for name in self.binding_settings):
+            ours = self.settings[key.rpartition(".")[2]]
+            if config.get(key, ours) != ours:
+                raise UserError(
+                    f"{path} was trained with {key} {config[key]}, this run has {ours}: type {key} {config[key]}."
+                )
+        theirs = run.get("backbone_sha256", self.backbone_sha256)
+        if theirs != self.backbone_sha256:
+            raise UserError(
+                f"{path} was trained on other backbone weights ({config.get('MODEL.BACKBONE.NAME')}, SHA-256 "
+                f"{theirs[:12]}...) than those of this run ({self.cfg.MODEL.BACKBONE.NAME}, "
+                f"{self.backbone_sha256[:12]}...)."
+            )
+
+
+def _what_is_there(folder):
+    epochs = sorted(int(p.rpartition("-")[2]) for p in glob(osp.join(folder, "model.pth.tar-*[0-9]")))
+    if not epochs:
+        return f"{folder} holds no checkpoints: is it the output folder of a training run of this trainer?"
+    return f"There are epochs {', '.join(map(str, epochs))}: type --load-epoch {epochs[-1]}."
