@@ -71,10 +71,7 @@ def _choose(choice: str) -> EngineInfo:
         return _use_bundled(f"{VARIABLE}=bundled")
 
     folder = _installed_dassl() if imported is None else _folder_of(imported)
-    if folder is None:
-        fault = "no 'dassl' is installed"
-    else:
-        fault = why_unusable(folder)
+    fault = "no 'dassl' is installed" if folder is None else why_unusable(folder)
     if fault is None:
         import dassl
 

@@ -18,6 +18,8 @@ from qprompt.errors import UserError
 class _DomainSampler(Sampler):
     """Batches of the same number of images from each of `n_domain` domains, until one has too few left."""
 
+    length: int
+
     def __init__(self, data_source, batch_size, n_domain):
         self.data_source = data_source
         self.domain_dict = defaultdict(list)
@@ -107,7 +109,7 @@ class RandomClassSampler(Sampler):
             full = len(indices) // self.n_ins * self.n_ins
             chunks[label] = [indices[i : i + self.n_ins] for i in range(0, full, self.n_ins)]
         labels = list(self.labels)
-        order = []
+        order: list[int] = []
         while len(labels) >= self.ncls_per_batch:
             for label in random.sample(labels, self.ncls_per_batch):
                 order.extend(int(i) for i in chunks[label].pop(0))

@@ -3,6 +3,7 @@
 # ruff: noqa: NPY002 (numpy's global random state is the one that Dassl's seed sets)
 
 import random
+from typing import cast
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ FREE_TO_CHANGE = (
 
 def random_states():
     """The states of python's, numpy's and torch's generators (each CUDA device's too) as plain values."""
-    name, keys, *rest = np.random.get_state(legacy=True)
+    name, keys, *rest = cast(tuple, np.random.get_state(legacy=True))
     states = {
         "python": random.getstate(),
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],

@@ -4,6 +4,7 @@ import datetime
 import itertools
 import os
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,9 @@ class SimpleNet(nn.Module):
 
 class SimpleTrainer(TrainerBase):
     """Data, model, evaluator, checkpoints and tests as the configuration says."""
+
+    train_loader_u: Any  # a DataLoader, or None
+    num_batches: int  # in an epoch
 
     def __init__(self, cfg):
         super().__init__()
@@ -93,7 +97,7 @@ class SimpleTrainer(TrainerBase):
         super().load_run_state(state)
         self.best_result = state["best_result"]
 
-    def train(self):
+    def train(self):  # type: ignore[override]
         """Train to the last epoch, resuming what the output folder (or cfg.RESUME) holds, and test."""
         super().train(self.start_epoch, self.max_epoch)
 
@@ -222,7 +226,7 @@ class TrainerXU(SimpleTrainer):
         pairs = zip(_endless(self.train_loader_x), _endless(self.train_loader_u), strict=False)
         self._run_batches(itertools.islice(pairs, self.num_batches))
 
-    def parse_batch_train(self, batch_x, batch_u):
+    def parse_batch_train(self, batch_x, batch_u):  # type: ignore[override]
         """Labelled images, labels and unlabelled images on the device."""
         return (
             batch_x["img"].to(self.device),

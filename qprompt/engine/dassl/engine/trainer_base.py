@@ -54,8 +54,9 @@ class TrainerBase:
 
     def load_run_state(self, state):
         """Take back what `run_state` gave."""
-        if state.get("scaler") and getattr(self, "scaler", None) is not None:
-            self.scaler.load_state_dict(state["scaler"])
+        scaler = getattr(self, "scaler", None)
+        if scaler is not None and state.get("scaler"):
+            scaler.load_state_dict(state["scaler"])
         restore_random_states(state["random"])
 
     def save_model(self, epoch, directory, is_best=False, val_result=None, model_name=""):

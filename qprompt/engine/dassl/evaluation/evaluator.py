@@ -67,7 +67,9 @@ class Classification(EvaluatorBase):
         self._total = 0
         self._y_true = []
         self._y_pred = []
-        self._per_class_res = defaultdict(list) if self.cfg.TEST.PER_CLASS_RESULT else None
+        self._per_class_res: dict[int, list[int]] | None = None
+        if self.cfg.TEST.PER_CLASS_RESULT:
+            self._per_class_res = defaultdict(list)
 
     def process(self, mo, gt):
         """Take in logits `mo` (B, C) and labels `gt` (B,)."""
@@ -99,7 +101,7 @@ class Classification(EvaluatorBase):
             f"* macro_f1: {f1:.1f}%"
         )
         if self._per_class_res is not None:
-            results["perclass_accuracy"] = self._print_classes()
+            results["perclass_accuracy"] = self._print_classes(self._per_class_res)
         if self.cfg.TEST.COMPUTE_CMAT:
             path = os.path.join(self.cfg.OUTPUT_DIR, "cmat.pt")
             with atomic_open(path) as file:
@@ -107,10 +109,10 @@ class Classification(EvaluatorBase):
             print(f"Confusion matrix is saved to {path}")
         return results
 
-    def _print_classes(self):
+    def _print_classes(self, per_class):
         print("=> per-class result")
         accs = []
-        for label, matches in sorted(self._per_class_res.items()):
+        for label, matches in sorted(per_class.items()):
             acc = 100.0 * sum(matches) / len(matches)
             accs.append(acc)
             print(

@@ -92,7 +92,7 @@ class LinearWarmupScheduler(_BaseWarmupScheduler):
 
 def _after_warmup(optimizer, cfg):
     if cfg.LR_SCHEDULER == "cosine":
-        return CosineAnnealingLR(optimizer, float(cfg.MAX_EPOCH))
+        return CosineAnnealingLR(optimizer, cfg.MAX_EPOCH)
     stepsize = cfg.STEPSIZE
     if cfg.LR_SCHEDULER == "multi_step":
         if not isinstance(stepsize, (list, tuple)):

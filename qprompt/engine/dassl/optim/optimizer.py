@@ -53,7 +53,8 @@ def _staged_groups(model, optim_cfg):
         model = model.module
     new_layers = optim_cfg.NEW_LAYERS
     new_layers = [new_layers] if isinstance(new_layers, str) else new_layers
-    base_params, new_params = [], []
+    base_params: list[nn.Parameter] = []
+    new_params: list[nn.Parameter] = []
     for name, child in model.named_children():
         (new_params if name in new_layers else base_params).extend(child.parameters())
     return [{"params": base_params, "lr": optim_cfg.LR * optim_cfg.BASE_LR_MULT}, {"params": new_params}]

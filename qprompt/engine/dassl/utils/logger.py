@@ -3,12 +3,15 @@
 import os
 import sys
 import time
+from typing import TextIO
 
 __all__ = ["Logger", "setup_logger"]
 
 
 class Logger:
     """A text stream that copies what is written to the console into the file `fpath`."""
+
+    console: TextIO
 
     def __init__(self, fpath=None):
         # A second run in the same process gets its own file; its lines are not for the first run's.

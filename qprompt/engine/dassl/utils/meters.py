@@ -23,7 +23,8 @@ class AverageMeter:
 
     def reset(self):
         """Forget everything."""
-        self.val = self.avg = self.sum = self.count = 0
+        self.val = self.avg = self.sum = 0.0
+        self.count = 0
 
     def update(self, val, n=1):
         """Take in `val`, the mean of `n` samples."""

@@ -48,8 +48,7 @@ def _plain(value, where="checkpoint"):
         return torch.from_numpy(value.copy())
     if isinstance(value, dict):
         kind = OrderedDict if isinstance(value, OrderedDict) else dict
-        items = ((k, _plain(v, f"{where}[{k!r}]")) for k, v in value.items())
-        return kind(items)
+        return kind((k, _plain(v, f"{where}[{k!r}]")) for k, v in value.items())
     if isinstance(value, (list, tuple, set)):
         items = [_plain(v, f"{where}[{i}]") for i, v in enumerate(value)]
         return tuple(items) if isinstance(value, tuple) else items

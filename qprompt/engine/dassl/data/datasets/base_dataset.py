@@ -58,7 +58,7 @@ class DatasetBase:
     """
 
     dataset_dir = ""  # folder of the data set below cfg.DATASET.ROOT
-    domains = []  # names of all domains
+    domains: list[str] = []  # names of all domains
 
     def __init__(self, train_x=None, train_u=None, val=None, test=None):
         if not train_x:
@@ -145,10 +145,8 @@ class DatasetBase:
             with zipfile.ZipFile(dst) as archive:
                 archive.extractall(folder)
         elif dst.endswith((".tar", ".tar.gz")):
-            # "data": no member leaves the folder; Python has it since 3.10.12
-            safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
             with tarfile.open(dst) as archive:
-                archive.extractall(folder, **safely)
+                archive.extractall(folder, filter="data")  # "data": no member leaves the folder
         else:
             raise UserError(f"cannot extract {dst}: expected .zip, .tar or .tar.gz")
         print(f"File extracted to {folder}")
