@@ -1,0 +1,58 @@
+"""The small CLIP that the package carries, as a plain openai-clip state dict.
+
+It was pre-trained by scripts/pretrain_tiny_clip.py on the drawn world (docs/tiny_world.md). The file holds only the
+rows of the token table that the world's captions use; the others are filled in here.
+"""
+
+import hashlib
+from functools import lru_cache
+from importlib import resources
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qprompt.errors import UserError
+
+ASSET = "tiny_clip.safetensors"
+SHA256 = ""
+VOCABULARY = 49408  # rows of OpenAI's token table
+
+
+@lru_cache(maxsize=1)
+def _asset() -> bytes:
+    file = resources.files("qprompt") / "assets" / ASSET
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{file} is missing: this installation is incomplete. Install the package again.") from None
+    got = hashlib.sha256(data).hexdigest()
+    if got != SHA256:
+        raise UserError(f"{file} is damaged: its SHA-256 is {got}, expected {SHA256}. Install the package again.")
+    return data
+
+
+def tiny_state_dict() -> dict[str, Tensor]:
+    """Name -> float16 tensor, as openai-clip's ``CLIP.state_dict()``; all sizes can be read from it.
+
+    Rows of ``token_embedding.weight`` that pre-training never saw are fixed pseudo-random values with the
+    spread of the trained ones: an unknown word is a word of its own, without a meaning. Raises UserError when
+    the file in the package is missing or damaged.
+    """
+    from safetensors.torch import load
+
+    state = load(_asset())
+    ids, rows = state.pop("token_embedding.ids"), state.pop("token_embedding.rows")
+    table = _filler(VOCABULARY, rows.shape[1], spread=round(float(rows.double().std()), 4))
+    table[ids.long()] = rows
+    state["token_embedding.weight"] = table
+    return state
+
+
+def _filler(count: int, width: int, spread: float) -> Tensor:
+    """(count, width) float16, uniform around 0 with standard deviation `spread`; the same on every machine."""
+    # raw PCG64 words are what NumPy promises never to change
+    words = np.random.PCG64(0).random_raw(count * width // 8 + 1).astype("<u8")
+    values = words.view(np.uint8)[: count * width].reshape(count, width)
+    step = np.float32(spread * 3**0.5 / 127.5)
+    return torch.from_numpy((values.astype(np.float32) - np.float32(127.5)) * step).half()
