@@ -5,16 +5,17 @@
         quantized = ("prompt_learner.ctx",)
 
 The trainer itself is untouched: its parameters keep their identity when they are quantized, so whatever it built
-before (optimizer, scheduler, EMA) goes on working on them.
+before (optimizer, scheduler, moving average) goes on working on them.
 """
 
 import dataclasses
+import os
 import os.path as osp
 from typing import Any
 
 from yacs.config import CfgNode
 
-from qprompt import packing
+from qprompt import accounting, packing
 from qprompt.errors import UserError
 from qprompt.fake_quant import QuantConfig, finish_, quantize_, refresh_
 from qprompt.recorder import Recorder
@@ -44,6 +45,7 @@ class QuantizedPrompts:
 
     quantized: tuple[str, ...] = ()
     prompt_record: dict[str, Any] | None = None  # what metrics.json says of the stored prompt
+    recorder: Recorder | None = None
 
     def build_model(self):
         super().build_model()
@@ -52,8 +54,7 @@ class QuantizedPrompts:
         both_kinds_(self.model)
         if any(p.requires_grad and id(p) not in before for p in self.model.parameters()):
             self._rebuild_optimizers()  # a learned step size trains too
-        self._recorder = None
-        print(packing.describe(self.model))
+        print(accounting.table(self.model))
 
     def _rebuild_optimizers(self):
         from dassl.optim import build_lr_scheduler, build_optimizer
@@ -68,29 +69,40 @@ class QuantizedPrompts:
 
     def before_train(self):
         super().before_train()
-        self._recorder = Recorder(osp.join(self.output_dir, "quantization.npz"), self._writer)
+        self.recorder = Recorder(osp.join(self.output_dir, "quantization.npz"), self._writer)
 
     def forward_backward(self, batch):
-        refitted = refresh_(self.model)
-        if self._recorder is not None:
-            self._recorder.step(self.model, refitted)
+        refitted = refresh_(self.model)  # the codebook's step comes before the forward pass that uses it
+        if self.recorder is not None:
+            self.recorder.step(self.model, refitted)
         return super().forward_backward(batch)
 
     def after_train(self):
-        if finish_(self.model):  # quantized only now: the stored model is the one that is tested
+        if finish_(self.model):  # quantized only now (PTQ): what is stored and tested is the quantized prompt
             self.save_model(self.max_epoch - 1, self.output_dir)
-        self._recorder.close()
+        if self.recorder is not None:
+            self.recorder.close()
         self.write_prompt()
         super().after_train()
 
     def write_prompt(self):
-        """Pack the prompt beside the checkpoint; say what it takes and what quantization did."""
+        """Pack the prompt beside the checkpoint; say what it takes and what quantization did to it."""
         name = self.get_model_names()[0]
         path = osp.join(self.output_dir, name, PROMPT_FILE)
         packing.save(self.model, path, **self.prompt_metadata())
-        self.prompt_record = {"file": osp.join(name, PROMPT_FILE), **packing.summary(self.model, path)}
-        print(packing.describe(self.model))
-        print(f"Prompt saved to {path}")
+        record = accounting.summary(self.model)
+        self.prompt_record = {
+            "file": osp.join(name, PROMPT_FILE),
+            "file_bytes": os.path.getsize(path),
+            "method": self.cfg.TRAINER.QUANT.METHOD,
+            "bits": self.cfg.TRAINER.QUANT.BITS,
+            **record,
+        }
+        snr = "exact" if record["snr_db"] is None else f"{record['snr_db']:.2f} dB SNR, MSE {record['mse']:.3e}"
+        print(
+            f"Prompt saved to {path}: {record['payload_bytes']:,} bytes of payload, "
+            f"{record['refits']} re-fits, quantization error {snr}"
+        )
 
     def prompt_metadata(self) -> dict[str, Any]:
         """What the prompt file says beside the tensors: enough to use it again."""

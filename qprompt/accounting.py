@@ -1,0 +1,95 @@
+"""What a quantized prompt takes to store, and what quantization did to it.
+
+b*N bits of indices and 16 * 2^b bits of levels a tensor (arXiv 2407.10704, section 3.4); whatever else trains
+(biases) stays in half precision and is counted apart. 1 KB = 1000 bytes.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from qprompt.fake_quant import quantized_parameters
+
+
+class TensorCost(NamedTuple):
+    """One stored tensor: its payload in bytes, the same in half precision, and the error that its levels make."""
+
+    name: str
+    shape: tuple[int, ...]
+    bits: int
+    payload_bytes: int
+    fp16_bytes: int
+    mse: float  # mean of (W_q - W)^2
+    snr_db: float  # 10 log10(mean W^2 / mse)
+    refits: int
+
+
+@torch.no_grad()
+def quantized_costs(module: nn.Module) -> list[TensorCost]:
+    """A row for each quantized tensor of `module`."""
+    rows = []
+    for name, (fake, weight) in quantized_parameters(module).items():
+        bits, n = fake.config.bits, weight.numel()
+        payload = 2 * n if bits == 16 else -(-bits * n // 8) + 2 * fake.groups * 2**bits
+        w = weight.detach().double()
+        mse = (fake(weight).double() - w).square().mean().item()
+        snr = 10 * math.log10(w.square().mean().item() / mse) if mse > 0 else math.inf
+        rows.append(TensorCost(name, tuple(weight.shape), bits, payload, 2 * n, mse, snr, max(fake.fits - 1, 0)))
+    return rows
+
+
+def half_precision_costs(module: nn.Module) -> list[tuple[str, tuple[int, ...], int]]:
+    """(name, shape, bytes in half precision) of the trainable parameters that are not quantized."""
+    quantized = {id(weight) for _, weight in quantized_parameters(module).values()}
+    return [
+        (name, tuple(p.shape), 2 * p.numel())
+        for name, p in module.named_parameters()
+        if p.requires_grad and id(p) not in quantized
+    ]
+
+
+def table(module: nn.Module) -> str:
+    """All that is stored, a line a tensor, and the sums."""
+    rows = [
+        (c.name, _shape(c.shape), f"{c.bits} bit", f"{c.payload_bytes:,}", f"{c.fp16_bytes:,}")
+        for c in quantized_costs(module)
+    ]
+    kept = half_precision_costs(module)
+    rows += [(name, _shape(shape), "fp16", f"{size:,}", f"{size:,}") for name, shape, size in kept]
+    head = ("tensor", "shape", "stored as", "bytes", "fp16 bytes")
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in (head, *rows)
+    ]
+    costs = quantized_costs(module)
+    payload, full = sum(c.payload_bytes for c in costs), sum(c.fp16_bytes for c in costs)
+    lines.append(f"quantized: {payload:,} bytes ({payload / 1000:.2f} KB), {full / payload:.1f} times less than fp16")
+    if kept:
+        lines.append(f"kept in fp16: {sum(size for *_, size in kept):,} bytes")
+    return "\n".join(lines)
+
+
+def summary(module: nn.Module) -> dict[str, Any]:
+    """The same as plain numbers, for metrics.json; errors are pooled over all quantized entries."""
+    costs = quantized_costs(module)
+    entries = [math.prod(c.shape) for c in costs]
+    mse = sum(c.mse * n for c, n in zip(costs, entries, strict=True)) / sum(entries)
+    power = sum(c.mse * n * 10 ** (c.snr_db / 10) for c, n in zip(costs, entries, strict=True) if c.mse > 0)
+    snr = 10 * math.log10(power / sum(entries) / mse) if mse > 0 else None
+    return {
+        "payload_bytes": sum(c.payload_bytes for c in costs),
+        "fp16_kept_bytes": sum(size for *_, size in half_precision_costs(module)),
+        "refits": sum(c.refits for c in costs),
+        "mse": mse,
+        "snr_db": snr,
+        "tensors": [{**c._asdict(), "snr_db": c.snr_db if math.isfinite(c.snr_db) else None} for c in costs],
+    }
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "scalar"
