@@ -38,7 +38,7 @@ def quant_config(cfg: CfgNode) -> QuantConfig:
 
 
 class QuantizedPrompts:
-    """Quantize the prompts of the trainer that follows in the class's bases: fake-quantized in training, packed after it.
+    """Quantize the prompts of the trainer that follows in the bases: fake-quantized in training, packed after it.
 
     `quantized`: names or glob patterns of parameters of ``self.model``; ``TRAINER.QUANT.INCLUDE`` replaces them.
     """
@@ -46,6 +46,14 @@ class QuantizedPrompts:
     quantized: tuple[str, ...] = ()
     prompt_record: dict[str, Any] | None = None  # what metrics.json says of the stored prompt
     recorder: Recorder | None = None
+
+    def check_cfg(self, cfg):
+        super().check_cfg(cfg)
+        if quant_config(cfg).mode == "ptq" and cfg.TEST.FINAL_MODEL == "best_val":
+            raise UserError(
+                "TRAINER.QUANT.MODE ptq quantizes the last step's prompt, TEST.FINAL_MODEL best_val tests another: "
+                "type TEST.FINAL_MODEL last_step."
+            )
 
     def build_model(self):
         super().build_model()
@@ -82,8 +90,8 @@ class QuantizedPrompts:
             self.save_model(self.max_epoch - 1, self.output_dir)
         if self.recorder is not None:
             self.recorder.close()
+        super().after_train()  # tests; with TEST.FINAL_MODEL best_val on the checkpoint that was best
         self.write_prompt()
-        super().after_train()
 
     def write_prompt(self):
         """Pack the prompt beside the checkpoint; say what it takes and what quantization did to it."""
