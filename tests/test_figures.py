@@ -3,7 +3,7 @@
 import builtins
 
 import pytest
-from report_runs import write_base2new
+from report_runs import write_base2new, write_run
 
 from qprompt.__main__ import main
 from qprompt.report.figures import make_figures
@@ -64,3 +64,25 @@ def test_without_matplotlib_the_extra_is_named(tmp_path, capsys, monkeypatch):
     assert "qprompt[plot]" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0  # the tables need no plots
     assert "qprompt[plot]" in capsys.readouterr().err
+
+
+def test_size_figure_has_a_point_a_method(tmp_path):
+    for bits in (1, 2):
+        where = {"settings": {"TRAINER.QUANT.BITS": bits}, "prompt": {"payload_bytes": 260 * bits}}
+        train = write_run(tmp_path / f"q{bits}", "QCoOp", **where)
+        write_run(tmp_path / f"n{bits}", "QCoOp", mode="eval", classes="new", accuracy=70, model_dir=str(train))
+    _, figure = make_figures(scores_of(tmp_path), ["size"])["size"]
+    (axis,) = figure.axes
+    assert axis.get_xscale() == "log"
+    assert [text.get_text() for text in axis.texts] == ["BITS=1", "BITS=2"]
+    assert list(axis.lines[0].get_xdata()) == [260, 520]
+
+
+def test_few_shot_figure_needs_two_numbers_of_shots(tmp_path):
+    write_run(tmp_path / "a", classes="all", shots=1)
+    assert make_figures(scores_of(tmp_path)) == {}
+    write_run(tmp_path / "b", classes="all", shots=16, accuracy=90.0)
+    write_run(tmp_path / "z", "ZeroshotCLIP", classes="all", mode="eval")
+    _, figure = make_figures(scores_of(tmp_path))["shots"]
+    (axis,) = figure.axes
+    assert list(axis.lines[0].get_xdata()) == [1, 16] and list(axis.lines[0].get_ydata()) == [80, 90]

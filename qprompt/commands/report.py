@@ -3,12 +3,14 @@
 Examples:
   qprompt report output/                                     the tables, in the terminal
   qprompt report output/ --format latex > table.tex          one format, to standard output
-  qprompt report output/ --out report/                       all formats, and the figures
+  qprompt report output/ --out report/                       every format, one HTML page, and the figures
+  qprompt report output/ --compare ZeroshotCLIP QCoOp        the difference of two methods, tested
 """
 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from qprompt.errors import UserError
 from qprompt.files import atomic_open
@@ -16,55 +18,95 @@ from qprompt.files import atomic_open
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``qprompt report``."""
-    parser.add_argument("output", nargs="+", help="output folders of runs, or metrics.json files")
-    parser.add_argument(
-        "--format", choices=("text", "markdown", "latex", "csv"), default="text", help="what is printed"
+    add = parser.add_argument
+    add("output", nargs="+", help="output folders of runs, or metrics.json files")
+    add("--format", choices=("text", "markdown", "latex", "csv"), default="text", help="what is printed")
+    add(
+        "--compare",
+        nargs=2,
+        metavar=("METHOD", "METHOD"),
+        action="append",
+        help="test the difference of two methods, as the tables name them (default: each QX against X)",
     )
-    parser.add_argument("--out", metavar="FOLDER", help="also write the report there in every format, with its figures")
+    add(
+        "--pairs-are",
+        choices=("auto", "datasets", "runs"),
+        default="auto",
+        help="what counts as one independent pair in a comparison: a data set (or draw) averaged over seeds, or every "
+        "run; auto: data sets where there are six or more",
+    )
+    add(
+        "--published",
+        nargs="?",
+        choices=("comparable", "any"),
+        const="comparable",
+        help="also print the paper's figures beside the runs on the same data and backbone; any: beside whatever runs "
+        "there are (to compare patterns; on other data it is no reproduction). Without it: where comparable runs exist",
+    )
+    add("--out", metavar="FOLDER", help="also write the report there: every format, one HTML page, the figures")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the tables; with --out write them and the figures."""
     from qprompt.report import render
     from qprompt.report.accuracy import accuracy_tables
+    from qprompt.report.compare import comparison_table, default_pairs
+    from qprompt.report.published import has_measured, published_tables
     from qprompt.report.records import read_runs
     from qprompt.report.scores import pair
 
-    runs, warnings = read_runs(args.output)
-    scores, more = pair(runs)
-    for warning in [*warnings, *more]:
+    runs, unread = read_runs(args.output)
+    scores, contradictions = pair(runs)
+    warnings = [*unread, *contradictions]
+    for warning in warnings:
         print(f"qprompt report: warning: {warning}", file=sys.stderr)
     tables = accuracy_tables(scores)
-    formats = {"text": render.text, "markdown": render.markdown, "latex": render.latex, "csv": render.csv_text}
-    colour = args.format == "text" and sys.stdout.isatty()
-    print(render.text(tables, colour=True) if colour else formats[args.format](tables), end="")
+    compared = comparison_table(scores, args.compare or default_pairs(scores), args.pairs_are)
+    if compared:
+        tables.append(compared)
+    published = published_tables(scores, anywhere=args.published == "any")
+    shown = tables + [table for table in published if args.published or has_measured(table)]
+    if args.format == "text":
+        print(render.text(shown, colour=sys.stdout.isatty()), end="")
+    else:
+        print(render.FORMATS[args.format](shown), end="")
     if args.out:
-        folder = Path(args.out)
-        names = {"report.txt": "text", "report.md": "markdown", "report.tex": "latex", "report.csv": "csv"}
-        for name, kind in names.items():
-            _write(folder / name, formats[kind](tables).encode("utf-8"))
-        _write_figures(scores, folder)
-        written = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_file()))
-        print(f"\nwritten to {folder}/: {written}", file=sys.stderr)
+        _write(Path(args.out), tables, _figures(scores), published, runs, warnings)
     return 0
 
 
-def _write(path: Path, content: bytes) -> None:
-    try:
-        with atomic_open(path) as file:
-            file.write(content)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}.") from None
-
-
-def _write_figures(scores: list, folder: Path) -> None:
+def _figures(scores: list) -> dict[str, tuple[str, Any]]:
     from qprompt.report.figures import make_figures
-    from qprompt.report.plotting import save
 
     try:
-        figures = make_figures(scores)
+        return make_figures(scores)
     except UserError as error:
         print(f"qprompt report: warning: no figures: {error}", file=sys.stderr)
-        return
-    for name, (_, figure) in figures.items():
-        save(figure, folder / name)
+        return {}
+
+
+def _write(
+    folder: Path,
+    tables: list,
+    figures: dict[str, tuple[str, Any]],
+    published: list,
+    runs: list,
+    warnings: list[str],
+) -> None:
+    from qprompt.report import render
+    from qprompt.report.page import page
+    from qprompt.report.plotting import save
+
+    files = {"txt": "text", "md": "markdown", "tex": "latex", "csv": "csv"}
+    contents = {f"report.{ending}": render.FORMATS[kind](tables + published) for ending, kind in files.items()}
+    try:
+        written = [path for name, (_, figure) in figures.items() for path in save(figure, folder / name)]
+        pictures = {name: (caption, (folder / f"{name}.svg").read_bytes()) for name, (caption, _) in figures.items()}
+        contents["report.html"] = page(tables, pictures, published, runs, warnings)
+        for name, content in contents.items():
+            with atomic_open(folder / name) as file:
+                file.write(content.encode("utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot write to --out {folder}: {error.strerror}.") from None
+    names = sorted([*contents, *(path.name for path in written)])
+    print(f"\nwritten to {folder}/: {', '.join(names)}", file=sys.stderr)

@@ -25,10 +25,15 @@ def unique(values) -> list:
     return list(dict.fromkeys(values))
 
 
+def shots_text(shots: int) -> str:
+    """1 shot, 16 shots; a negative number is Dassl's "all images"."""
+    return "1 shot" if shots == 1 else "all images" if shots < 0 else f"{shots} shots"
+
+
 def method_names(scores: Sequence[Score]) -> Callable[[str, int], str]:
     """A (method, shots) as a row's name: with the shots where the learned methods were given different numbers."""
     several = len({s.shots for s in scores if s.shots}) > 1
-    return lambda method, shots: f"{method}, {shots} shots" if several and shots else method
+    return lambda method, shots: f"{method}, {shots_text(shots)}" if several and shots else method
 
 
 def dataset_name(scores: Sequence[Score], dataset: str) -> str:
@@ -128,13 +133,20 @@ def few_shot_table(scores: Sequence[Score]) -> Table:
     """Accuracy on all classes: a row a data set and method, a column a number of shots."""
     shots = sorted({s.shots for s in scores})
     rows: list[list] = []
-    for dataset in unique(s.dataset for s in scores):
+    each: dict[str, list[list[Stat | None]]] = {}
+    datasets = unique(s.dataset for s in scores)
+    for dataset in datasets:
         own = [s for s in scores if s.dataset == dataset]
         for method in unique(s.method for s in own):
             cells = [Stat.of(s.accuracy["all"] for s in own if s.method == method and s.shots == k) for k in shots]
             rows.append([dataset_name(scores, dataset), method, *cells])
-    heads = ["0 shots" if k == 0 else "1 shot" if k == 1 else "all shots" if k < 0 else f"{k} shots" for k in shots]
-    columns = [Column("Data set"), Column("Method"), *(Column(head, "percent", "high") for head in heads)]
+            each.setdefault(method, []).append(cells)
+    if len(datasets) > 1:
+        for method, found in reversed(each.items()):
+            means = [_mean(column) if len(found) == len(datasets) else None for column in zip(*found, strict=True)]
+            cells = [None if mean is None else Stat(mean) for mean in means]
+            rows.insert(0, [f"Average of {len(datasets)}", method, *cells])
+    columns = [Column("Data set"), Column("Method"), *(Column(shots_text(k), "percent", "high") for k in shots)]
     return Table("Few-shot, all classes", columns, rows, [f"Accuracy in %; {SPREAD}."], group_by=1)
 
 

@@ -6,9 +6,16 @@ from typing import Any
 from qprompt.report.epochs import accuracy_over_epochs
 from qprompt.report.plotting import styled
 from qprompt.report.scores import Score
+from qprompt.report.shots import accuracy_over_shots
+from qprompt.report.size import h_over_bytes
 
 FIGURES: dict[str, tuple[str, Callable[[Sequence[Score]], Any]]] = {
-    "epochs": ("Accuracy on base and new classes over epochs", accuracy_over_epochs),
+    "epochs": (
+        "Accuracy over epochs: mean over runs, band of one standard deviation; dotted: zero-shot",
+        accuracy_over_epochs,
+    ),
+    "size": ("H against the bytes of the stored prompt; bars of one standard deviation", h_over_bytes),
+    "shots": ("Few-shot accuracy on all classes; bars of one standard deviation over runs", accuracy_over_shots),
 }
 
 

@@ -79,6 +79,7 @@ def legend_below(figure: Any, axes: Any, columns: int = 4) -> None:
     for axis in axes.flat:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
+    entries = dict(sorted(entries.items(), key=lambda entry: entry[0].endswith(")")))  # zero-shot last
     if entries:
         ncols = min(columns, len(entries))
         figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=ncols, handlelength=3)

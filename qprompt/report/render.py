@@ -3,7 +3,9 @@
 import csv
 import io
 import re
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from qprompt.report.tables import Stat, Table, entry_text
 
@@ -42,7 +44,8 @@ def _text(table: Table, colour: bool) -> str:
         shown = [""] * len(group) + row[len(group) :] if group == before else row
         lines.append(line(shown, number))
         before = group
-    return "\n".join([*lines, ruler, *table.notes])
+    notes = [textwrap.fill(note, max(len(ruler), 79)) for note in table.notes]
+    return "\n".join([*lines, ruler, *notes])
 
 
 def markdown(tables: Sequence[Table]) -> str:
@@ -119,6 +122,15 @@ def _latex(table: Table) -> str:
     return "\n".join([*lines, r"    \bottomrule", r"  \end{tabular}", r"\end{table}", ""])
 
 
+_CSV_PARTS = {"percent": ("", "_std"), "points": ("", "_std"), "interval": ("_low", "_high")}
+
+
+def _csv_entries(value: Any, parts: int) -> list[Any]:
+    if isinstance(value, Stat):
+        return [value.mean, value.std]
+    return list(value) if isinstance(value, tuple) else [value, None][:parts]
+
+
 def csv_text(tables: Sequence[Table]) -> str:
     """All tables in one, with the title in the first column; numbers in full precision, a mean's spread beside it."""
     out = io.StringIO()
@@ -129,15 +141,20 @@ def csv_text(tables: Sequence[Table]) -> str:
         heads = ["table"]
         for column in table.columns:
             name = column.name.lower().replace(" ", "_")
-            heads += [name, f"{name}_std"] if column.kind in ("percent", "points") else [name]
+            endings = _CSV_PARTS.get(column.kind, ("",))
+            heads += [name + ending for ending in endings]
         writer.writerow(heads)
         for row in table.rows:
             entries: list[object] = [table.title]
             for value, column in zip(row, table.columns, strict=True):
-                if column.kind in ("percent", "points"):
-                    stat = value if isinstance(value, Stat) else Stat(value)
-                    entries += [stat.mean, stat.std]
-                else:
-                    entries.append(value)
+                entries += _csv_entries(value, len(_CSV_PARTS.get(column.kind, ("",))))
             writer.writerow(entries)
     return out.getvalue()
+
+
+FORMATS: dict[str, Callable[[Sequence[Table]], str]] = {
+    "text": text,
+    "markdown": markdown,
+    "latex": latex,
+    "csv": csv_text,
+}

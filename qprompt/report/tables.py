@@ -25,7 +25,7 @@ class Stat:
 
 @dataclass(frozen=True)
 class Column:
-    """`kind`: text, percent (`Stat`), points (signed `Stat`), bytes, time, count or p. `better`: high or empty."""
+    """`kind`: text, percent (`Stat`), points (signed `Stat`), interval, bytes, time, count, p. `better`: high."""
 
     name: str
     kind: str = "text"
@@ -95,5 +95,7 @@ def entry_text(value: Any, kind: str, plus_minus: str = "+-", missing: str = "-"
     if kind in ("percent", "points"):
         shown = f"{value.mean:+.2f}" if kind == "points" else f"{value.mean:.2f}"
         return shown if value.std is None else f"{shown} {plus_minus} {value.std:.2f}"
+    if kind == "interval":
+        return f"{value[0]:+.2f} to {value[1]:+.2f}"
     formats = {"bytes": format_bytes, "time": format_time, "p": format_p}
     return formats.get(kind, str)(value)

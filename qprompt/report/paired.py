@@ -1,0 +1,92 @@
+"""Is one method better than another: paired differences, their interval, a test, and how many pairs it would take."""
+
+import math
+import statistics
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+POWER, ALPHA = 0.8, 0.05
+FEWEST = 6  # below it no two-sided signed-rank test reaches p < 0.05, and a bootstrap interval means nothing
+MOST = 10_000
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The differences of n pairs, second minus first, in percent points."""
+
+    n: int
+    mean: float
+    std: float | None
+    wins: int  # pairs in which the second is better
+    low: float | None  # 95% bootstrap interval of the mean; None below FEWEST pairs
+    high: float | None
+    p: float | None  # Wilcoxon signed-rank, two-sided
+    needed: int | None  # pairs for 80% power at p < 0.05, if the true effect is the one seen; None: beyond MOST
+
+
+def paired(differences: Sequence[float]) -> Paired:
+    """Describe and test `differences` (at least one)."""
+    # 0.1 + 0.2 - 0.3 is a tie, not a difference
+    values = [round(d, 9) for d in differences]
+    mean = statistics.fmean(values)
+    std = statistics.stdev(values) if len(values) > 1 else None
+    low, high = bootstrap_interval(values) if len(values) >= FEWEST else (None, None)
+    return Paired(
+        len(values), mean, std, sum(v > 0 for v in values), low, high, wilcoxon_p(values), pairs_needed(mean, std)
+    )
+
+
+def wilcoxon_p(differences: Sequence[float]) -> float | None:
+    """Two-sided p of the signed-rank test; zeros are left out; 1 when nothing is left. None for a single pair."""
+    from scipy import stats
+
+    if len(differences) < 2:
+        return None
+    if not any(differences):
+        return 1.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # older SciPy warns of small samples with ties
+        return float(stats.wilcoxon(differences, zero_method="wilcox").pvalue)
+
+
+def bootstrap_interval(differences: Sequence[float], resamples: int = 9999) -> tuple[float, float]:
+    """95% interval of the mean: bias-corrected and accelerated bootstrap, always with the same random numbers."""
+    import numpy as np
+    from scipy import stats
+
+    if len(set(differences)) == 1:
+        return differences[0], differences[0]
+    found = stats.bootstrap(
+        (np.asarray(differences),), np.mean, n_resamples=resamples, random_state=np.random.default_rng(0)
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def pairs_needed(mean: float, std: float | None) -> int | None:
+    """Pairs for a paired test at p < 0.05 (two-sided) to find an effect of this size with 80% probability.
+
+    Power of the t test by the noncentral t distribution, then the signed-rank test's efficiency of 3 / pi against it.
+    None when it takes more than 10,000, or when the spread is unknown.
+    """
+    from scipy import stats
+
+    if std is None or mean == 0:
+        return None
+    if std == 0:
+        return FEWEST
+
+    def power(n: int) -> float:
+        critical = stats.t.ppf(1 - ALPHA / 2, n - 1)
+        return float(stats.nct.sf(critical, n - 1, math.sqrt(n) * abs(mean) / std))
+
+    low, high = 2, 2
+    while power(high) < POWER:
+        if high >= MOST:
+            return None
+        low, high = high, min(2 * high, MOST)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power(middle) >= POWER else (middle, high)
+    needed = max(FEWEST, math.ceil(high * math.pi / 3))
+    return needed if needed <= MOST else None
