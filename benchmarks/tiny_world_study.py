@@ -27,16 +27,16 @@ import torch
 import torch.nn.functional as F
 from scipy import stats
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from qprompt import engine, fake_quant
 from qprompt.backbones import backbone_hash, load_clip
 from qprompt.data.items import Item, draw_shots
-from qprompt.files import write_json
 from qprompt.fake_quant import QuantConfig, finish_, quantize_, refresh_
+from qprompt.files import write_json
 from qprompt.prompted_clip import PromptedCLIP, initial_context, prompt_layout
 from qprompt.world import fewshot
 
+ROOT = Path(__file__).resolve().parent.parent
 MEAN = torch.tensor((0.48145466, 0.4578275, 0.40821073)).view(3, 1, 1)
 STD = torch.tensor((0.26862954, 0.26130258, 0.27577711)).view(3, 1, 1)
 
@@ -163,7 +163,9 @@ def per_draw(rows: list[dict], method: str) -> dict[str, np.ndarray]:
     """base, new and H of each draw (mean over seeds, H of the means), in the order of the draws."""
     mine = [row for row in rows if row["method"] == method]
     draws = sorted({row["draw"] for row in mine})
-    mean = {part: np.array([np.mean([r[part] for r in mine if r["draw"] == d]) for d in draws]) for part in ("base", "new")}
+    mean = {
+        part: np.array([np.mean([r[part] for r in mine if r["draw"] == d]) for d in draws]) for part in ("base", "new")
+    }
     return {**mean, "H": harmonic(mean["base"], mean["new"])}
 
 
@@ -172,7 +174,9 @@ def summary(rows: list[dict], methods: list[str]) -> dict:
     table = {method: per_draw(rows, method) for method in methods}
     out: dict = {"table": {}, "paired": []}
     for method, columns in table.items():
-        out["table"][method] = {k: [round(v.mean(), 2), round(v.std(ddof=1) if len(v) > 1 else 0.0, 2)] for k, v in columns.items()}
+        out["table"][method] = {
+            k: [round(v.mean(), 2), round(v.std(ddof=1) if len(v) > 1 else 0.0, 2)] for k, v in columns.items()
+        }
     for other in ("zeroshot", "coop"):
         for method in methods:
             if other not in table or method in ("zeroshot", other) or len(table[method]["H"]) < 3:
@@ -197,7 +201,8 @@ def print_summary(result: dict) -> None:
     for p in result["paired"]:
         print(
             f"{p['method']:8} against {p['against']:8} {p['of']:4} {p['mean']:+6.2f}  "
-            f"{p['wins']} wins, {p['losses']} losses of {p['draws']}  t-test p={p['t_test_p']:.2g}  Wilcoxon p={p['wilcoxon_p']:.2g}"
+            f"{p['wins']} wins, {p['losses']} losses of {p['draws']}  "
+            f"t-test p={p['t_test_p']:.2g}  Wilcoxon p={p['wilcoxon_p']:.2g}"
         )
 
 
@@ -207,7 +212,12 @@ def main() -> None:
     add("--draws", type=int, default=40, help="number of data sets (default: %(default)s)")
     add("--first", type=int, default=0, help="number of the first; 1000 and up are for tuning (default: %(default)s)")
     add("--seeds", type=int, default=3, help="few-shot draws and trainings on each (default: %(default)s)")
-    add("--methods", default="zeroshot,coop,qcoop1", type=lambda s: s.split(","), help="comma-separated (default: zeroshot,coop,qcoop1)")
+    add(
+        "--methods",
+        default="zeroshot,coop,qcoop1",
+        type=lambda s: s.split(","),
+        help="comma-separated (default: zeroshot,coop,qcoop1)",
+    )
     add("--epochs", type=int, default=200, help="default: %(default)s, CoOp's")
     add("--shots", type=int, default=16, help="default: %(default)s")
     add("--batch", type=int, default=32, help="default: %(default)s")
@@ -234,7 +244,11 @@ def main() -> None:
         rows = kept["rows"]
     numbers = [n for n in range(args.first, args.first + args.draws) if n not in {row["draw"] for row in rows}]
     print(f"{len(numbers)} data sets to do, {len({row['draw'] for row in rows})} done before")
-    machine = {"cpu": platform.processor() or platform.machine(), "python": platform.python_version(), "torch": torch.__version__}
+    machine = {
+        "cpu": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
     started = time.monotonic()
     with ProcessPoolExecutor(args.jobs) as pool:
         for done, new_rows in enumerate(pool.map(one_draw, numbers, [args] * len(numbers)), 1):

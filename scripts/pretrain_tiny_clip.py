@@ -29,10 +29,11 @@ from qprompt.world import NOUNS, RESOLUTION, Dice, caption, draw, phrases, rando
 # CLIP's own normalization, so that the usual transforms serve this model too
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
-SHAPE = dict(
-    embed_dim=128, image_resolution=RESOLUTION, vision_layers=4, vision_width=128, vision_patch_size=8,
-    context_length=77, vocab_size=49408, transformer_width=128, transformer_heads=2, transformer_layers=4,
-)  # fmt: skip
+SHAPE = {
+    "embed_dim": 128, "image_resolution": RESOLUTION, "vision_layers": 4, "vision_width": 128, "vision_patch_size": 8,
+    "context_length": 77, "vocab_size": 49408, "transformer_width": 128,
+    "transformer_heads": 2, "transformer_layers": 4,
+}  # fmt: skip
 MAX_TOKENS = 28  # captions are shorter; encoding stops here (attention is causal, so nothing is lost)
 
 
@@ -135,14 +136,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work-dir", type=Path, required=True, help="folder for the log and the checkpoint")
     parser.add_argument("--asset", type=Path, help="where the asset goes (default: WORK_DIR/tiny_clip.safetensors)")
-    parser.add_argument("--steps", type=int, default=6000, help="length of the schedule, in batches (default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=6000, help="length of the schedule, in batches (default: %(default)s)"
+    )
     parser.add_argument("--batch", type=int, default=256, help="pairs in a batch (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=1.2e-3, help="peak learning rate (default: %(default)s)")
     parser.add_argument("--weight-decay", type=float, default=0.1, help="of matrices (default: %(default)s)")
     parser.add_argument("--warmup", type=int, default=200, help="steps of rising learning rate (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="of initialization, pictures and captions (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=1, help="of initialization, pictures and captions (default: %(default)s)"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
-    parser.add_argument("--workers", type=int, default=1, help="processes that draw; 0 draws in between (default: %(default)s)")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="processes that draw; 0 draws in between (default: %(default)s)"
+    )
     parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints (default: %(default)s)")
     parser.add_argument("--stop-after", type=int, help="stop at this step, resumable (default: the end)")
     parser.add_argument("--export-only", action="store_true", help="write the asset from the last checkpoint and end")
@@ -222,7 +229,10 @@ def main() -> None:
             with atomic_open(checkpoint) as file:
                 torch.save({**state, "seconds": elapsed, "settings": settings}, file)
         if step % (4 * args.save_every) == 0 or last:
-            print(f"step {step}  zero-shot over {len(NOUNS)} nouns: {zero_shot(clip, model, args.device, 1000):.1f}%", flush=True)
+            print(
+                f"step {step}  zero-shot over {len(NOUNS)} nouns: {zero_shot(clip, model, args.device, 1000):.1f}%",
+                flush=True,
+            )
         if last:
             break
     if step == args.steps:

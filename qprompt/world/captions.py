@@ -6,7 +6,15 @@ from .scene import COLOURS, Scene
 
 # openings that say how the picture looks; a plain photo has many, as any caption may leave the style out
 _OPENINGS = {
-    "photo": ("a photo of", "a photo of", "a picture of", "a good photo of", "a clear photo of", "an image of", "a clean photo of"),
+    "photo": (
+        "a photo of",
+        "a photo of",
+        "a picture of",
+        "a good photo of",
+        "a clear photo of",
+        "an image of",
+        "a clean photo of",
+    ),
     "sketch": ("a sketch of", "a drawing of", "a line drawing of", "a rendition of"),
     "blurry": ("a blurry photo of", "a blurred picture of", "a bad photo of"),
     "dark": ("a dark photo of", "a dark picture of"),
@@ -17,9 +25,10 @@ _OPENINGS = {
     "foggy": ("a foggy photo of", "a hazy picture of"),
 }
 _PLAIN = (
-    "a photo of a {}.", "a photo of a {}.", "a photo of the {}.", "a picture of a {}.", "a {}.", "{}", "there is a {} here.",
-    "this is a {}.", "itap of a {}.", "a photo of one {}.", "a photo of my {}.", "the {}.", "an image of the {}.",
-    "a photo of {}.", "a photo of a {}, a type of <kind>.", "a <kind>, a {}.", "look at the {}.", "a nice {}.",
+    "a photo of a {}.", "a photo of a {}.", "a photo of the {}.", "a picture of a {}.", "a {}.", "{}",
+    "there is a {} here.", "this is a {}.", "itap of a {}.", "a photo of one {}.", "a photo of my {}.", "the {}.",
+    "an image of the {}.", "a photo of {}.", "a photo of a {}, a type of <kind>.", "a <kind>, a {}.", "look at the {}.",
+    "a nice {}.",
 )  # fmt: skip
 _GROUNDS = {
     "plain": ("on a <colour> background", "on <colour>", "in front of a <colour> wall"),

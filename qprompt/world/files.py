@@ -32,13 +32,17 @@ def ensure_drawn(root: Path, number: int) -> Path:
         try:
             _draw(folder, number)
         except OSError as error:
-            raise UserError(f"cannot draw TinyWorld into {folder}: {error.strerror}. Name another place with --root.") from None
+            raise UserError(
+                f"cannot draw TinyWorld into {folder}: {error.strerror}. Name another place with --root."
+            ) from None
     try:
         found = json.loads((folder / "world.json").read_text(encoding="utf-8"))["recipe"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{folder} holds no TinyWorld. Remove that folder, it is drawn again.") from None
     if found != RECIPE:
-        raise UserError(f"{folder} was drawn by recipe {found}, this is {RECIPE}. Remove that folder, it is drawn again.")
+        raise UserError(
+            f"{folder} was drawn by recipe {found}, this is {RECIPE}. Remove that folder, it is drawn again."
+        )
     return folder
 
 

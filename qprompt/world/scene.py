@@ -1,7 +1,7 @@
 """Scenes (what is to be seen, in words and numbers) and their pictures, in integer arithmetic."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -78,7 +78,7 @@ def random_scene(dice: Dice, busy: int = 100) -> Scene:
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def _grid() -> tuple[np.ndarray, np.ndarray]:
     """(SIZE, SIZE) int32 x and y of each fine pixel."""
     y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.int32)

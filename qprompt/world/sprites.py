@@ -5,7 +5,7 @@ same key gives the same pixels everywhere.
 """
 
 import math
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -51,7 +51,7 @@ def _outlines(look: str) -> list[tuple[int, list[tuple[int, int]]]]:
     shapes: list[tuple[int, list[tuple[int, int]]]] = []
     words = look.split()
     while words:
-        kind, part = words.pop(0)
+        kind, part = tuple(words.pop(0))
         numbers = []
         while words and words[0].isdigit():
             numbers.append(int(words.pop(0)) * 256)
@@ -78,7 +78,7 @@ def _outlines(look: str) -> list[tuple[int, list[tuple[int, int]]]]:
     return shapes
 
 
-@lru_cache(maxsize=None)
+@cache
 def sprite(noun: int, variant: int) -> np.ndarray:
     """(SIZE, SIZE) uint8 labels (an index into PARTS) of one deformed drawing of ``NOUNS[noun]``."""
     dice = Dice("sprite", NOUNS[noun].names[0], variant)
@@ -87,7 +87,10 @@ def sprite(noun: int, variant: int) -> np.ndarray:
     squeeze_x, squeeze_y = dice.integer(86, 100), dice.integer(86, 100)
 
     def bend(x: int, y: int) -> tuple[int, int]:
-        shifts = [amount * sin(phase + turns * across // 256) >> 8 for (phase, turns, amount), across in zip(waves, (x, y, x, y), strict=True)]
+        shifts = [
+            amount * sin(phase + turns * across // 256) >> 8
+            for (phase, turns, amount), across in zip(waves, (x, y, x, y), strict=True)
+        ]
         middle = 50 * 256
         x = middle + (x - middle) * squeeze_x // 100 + shifts[1] + shifts[0] // 2
         y = middle + (y - middle) * squeeze_y // 100 + shifts[2] + shifts[3] // 2
