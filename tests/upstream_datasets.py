@@ -46,10 +46,12 @@ def wipe(folder: Path, split: bool) -> None:
             file.unlink()
 
 
-def sweep(folders: dict[str, Path], mode: str, load: Callable[[str, int, int, str], str]) -> Iterator[tuple[str, str]]:
+def sweep(
+    folders: dict[str, Path], mode: str, load: Callable[[str, int, int, str], str], shots_list: tuple[int, ...] = SHOTS
+) -> Iterator[tuple[str, str]]:
     """("Name/shots/seed/subset", ``load(name, shots, seed, subset)``) in the order in which runs would follow."""
     for name, folder in folders.items():
-        for shots in SHOTS:
+        for shots in shots_list:
             if mode == "history":
                 wipe(folder, split=True)
             for seed in SEEDS:
@@ -105,6 +107,10 @@ def main(checkout: str, dassl: str, root: str, mode: str) -> None:
 
     folders = {name: Path(root, folder) for name, (folder, _, _) in trees.DATASETS.items()}
     print(json.dumps(dict(sweep(folders, mode, load))))
+    sys.meta_path.pop()
+    for name in list(sys.modules):
+        if name.split(".")[0] in _Missing.names:
+            del sys.modules[name]
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def _draw(source: Source, full: Split, shots: int, seed: int, rng: random.Random
         parts["val"] = draw_shots(full.val, min(shots, 4), rng)
     if cache and write:
         head = {"format": FORMAT, "split": key, "shots": shots, "seed": seed}
-        _publish(cache, {**head, **parts}, replace=cache.exists())
+        _publish(cache, {**head, **parts}, replace=cache.exists(), durable=False)  # a lost one is drawn again
     return full._replace(**parts)
 
 
@@ -118,9 +118,9 @@ def _kept_draw(
     return None
 
 
-def _publish(path: Path, data: dict, replace: bool = False) -> bool:
+def _publish(path: Path, data: dict, replace: bool = False, durable: bool = True) -> bool:
     try:
-        return publish(path, data, replace)
+        return publish(path, data, replace, durable)
     except OSError as error:
         print(f"{path} is not written: {error.strerror}.")
         return False

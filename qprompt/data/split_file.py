@@ -40,11 +40,11 @@ def read_items(rows: Sequence[Any], where: str) -> list[Item]:
     return items
 
 
-def publish(path: Path, data: dict[str, Any], replace: bool = False) -> bool:
+def publish(path: Path, data: dict[str, Any], replace: bool = False, durable: bool = True) -> bool:
     """Write `data` as JSON (one item of a list a line) under `path` unless a file is there; False if one was.
 
     The file appears whole and only once, so that of several runs that start together one is first and the
-    others see its file. `replace` overwrites instead.
+    others see its file. `replace` overwrites instead; `durable` False spares the wait for the disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -54,8 +54,9 @@ def publish(path: Path, data: dict[str, Any], replace: bool = False) -> bool:
         os.chmod(temporary, 0o666 & ~umask)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(_dump(data))
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         if replace:
             os.replace(temporary, path)
             return True
