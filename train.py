@@ -11,6 +11,7 @@ A mistake in what was typed ends with one line and exit code 2, before any train
 """
 
 import argparse
+import contextlib
 import os
 import pkgutil
 import sys
@@ -171,18 +172,32 @@ def evaluate(trainer, evaluations, args):
     return {**record, "curve": curve}
 
 
+@contextlib.contextmanager
+def logging_to(output_dir):
+    """Dassl's logger in place of sys.stdout, and sys.stdout back with the log file closed."""
+    from dassl.utils import setup_logger
+
+    console = sys.stdout
+    setup_logger(output_dir)
+    logger = sys.stdout
+    try:
+        yield
+    finally:
+        sys.stdout = console
+        logger.file.close()  # not logger.close(): that closes the console too
+
+
 def run(args, cfg, defaults, engine, learns):
     """Build the trainer, train or evaluate, write metrics.json."""
     import torch
     from dassl.engine import build_trainer
-    from dassl.utils import set_random_seed, setup_logger
+    from dassl.utils import set_random_seed
 
     from qprompt import run_record
 
     started = time.monotonic()
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)
-    setup_logger(cfg.OUTPUT_DIR)
     if torch.cuda.is_available() and cfg.USE_CUDA:
         torch.backends.cudnn.benchmark = True
     print_run(args, cfg, engine)
@@ -219,7 +234,8 @@ def main(argv=None):
             "model_dir": args.model_dir,
             "load_epoch": args.load_epoch,
         }
-        with run_record.claim(cfg.OUTPUT_DIR, run_record.run_settings(config.to_dict(cfg), how)):
+        settings = run_record.run_settings(config.to_dict(cfg), how)
+        with run_record.claim(cfg.OUTPUT_DIR, settings), logging_to(cfg.OUTPUT_DIR):
             run(args, cfg, defaults, engine, getattr(trainer_class, "learns", True))
     except UserError as error:
         print(f"train.py: {error}", file=sys.stderr)

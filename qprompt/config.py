@@ -18,8 +18,12 @@ def extend_cfg(cfg: CfgNode) -> None:
     from qprompt.trainer import add_quant_cfg
 
     cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base or new
+    cfg.DATASET.LIST = ""  # ImageList only: a .csv, .tsv, .json or .jsonl file
+    cfg.DATASET.CLASSNAMES = ""  # a file with other class names
+    cfg.DATASET.TEMPLATE = ""  # another zero-shot template, with one {}
     cfg.DATASET.WRITE_CACHE = True  # keep few-shot draws beside the data; --eval-only turns it off
     cfg.DATASET.DRAW = 0  # TinyWorld only: which of its endless draws
+    cfg.DATALOADER.DECODE_CACHE_MB = -1  # decoded training images in memory: -1 a quarter of what is free; 0 off
     cfg.MODEL.BACKBONE.PATH = ""  # a CLIP state dict or TorchScript archive of one's own
     cfg.MODEL.LOGIT_SCALE = 0.0  # 0: the model's own
     cfg.FEATURE_CACHE = "auto"  # auto: features of a frozen image branch once, where that is exact; off
@@ -40,6 +44,7 @@ def extend_cfg(cfg: CfgNode) -> None:
         }
     )
     cfg.TRAINER.VPT = CfgNode({"N_CTX_VISION": 2, "CTX_INIT": "a photo of a", "PREC": "fp16", "PROMPT_DEPTH_VISION": 1})
+    add_quant_cfg(cfg)
 
 
 def keys(cfg: CfgNode, prefix: str = "") -> Iterator[str]:

@@ -27,7 +27,16 @@ SCHEMA = 1
 METRICS = "metrics.json"
 CONFIG = "config.json"
 # Where a run writes and how it got there change no result.
-_NOT_SETTINGS = ("OUTPUT_DIR", "RESUME", "DATASET.ROOT", "DATALOADER.NUM_WORKERS", "VERBOSE", "TRAIN.PRINT_FREQ")
+_NOT_SETTINGS = (
+    "OUTPUT_DIR",
+    "RESUME",
+    "VERBOSE",
+    "TRAIN.PRINT_FREQ",
+    "DATASET.ROOT",
+    "DATASET.WRITE_CACHE",
+    "DATALOADER.NUM_WORKERS",
+    "DATALOADER.DECODE_CACHE_MB",
+)
 
 
 def read_json(path: Path) -> dict[str, Any]:
