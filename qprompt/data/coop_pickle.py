@@ -19,8 +19,11 @@ class DatumRecord:
     _classname: Any = None
 
 
-class _DatumUnpickler(pickle.Unpickler):
-    """Knows one class. Any other name in the pickle, a function above all, is refused."""
+class _DatumUnpickler(pickle._Unpickler):
+    """Knows one class. Any other name in the pickle, a function above all, is refused.
+
+    The unpickler written in Python: of the one in C, five bytes can ask for 32 GB (its memo is an array).
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         if name == "Datum" and re.fullmatch(r"dassl\.data\.datasets(\.\w+)?", module):
