@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from qprompt.backbones import ClipModel
 from qprompt.errors import UserError
-from qprompt.prompted_clip.attention import heads, mlp, project
+from qprompt.prompted_clip.layers import attention, layer
 from qprompt.prompted_clip.text import use_reference
 
 
@@ -36,12 +35,15 @@ def encode_image(
         x = torch.cat([x, prompts.type(x.dtype).expand(len(x), -1, -1)], dim=1)
     x = visual.ln_pre(x)
     blocks = list(visual.transformer.resblocks)
-    run, run_last = (_plain_layer, _plain_layer) if use_reference() else (_layer, _last_layer)
+    plain = use_reference()
     for number, block in enumerate(blocks):
         if 0 < number <= len(deep):
             vectors = deep[number - 1].type(x.dtype).expand(len(x), -1, -1)
             x = torch.cat([x[:, : x.shape[1] - vectors.shape[1]], vectors], dim=1)
-        x = (run_last if number == len(blocks) - 1 else run)(block, x)
+        if plain:
+            x = block(x.permute(1, 0, 2)).permute(1, 0, 2)  # blocks take (T, B, D)
+        else:  # behind the last attention, the class token alone
+            x = layer(block, x, attention, keep=slice(1) if number == len(blocks) - 1 else None)
     x = visual.ln_post(x[:, 0])
     return x @ visual.proj
 
@@ -51,24 +53,3 @@ def _tokens(visual: Any, image: Tensor) -> Tensor:
     x = visual.conv1(image).flatten(2).permute(0, 2, 1)  # (B, grid**2, D)
     class_token = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)
     return torch.cat([class_token, x], dim=1) + visual.positional_embedding.to(x.dtype)
-
-
-def _plain_layer(block: Any, x: Tensor) -> Tensor:
-    return block(x.permute(1, 0, 2)).permute(1, 0, 2)  # blocks take (T, B, D)
-
-
-def _layer(block: Any, x: Tensor) -> Tensor:
-    query, key, value = heads(project(block, block.ln_1(x), 0, 3), 3, block.attn.num_heads)  # (B, H, T, d)
-    out = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(-2)
-    x = x + block.attn.out_proj(out)
-    return x + mlp(block, block.ln_2(x))
-
-
-def _last_layer(block: Any, x: Tensor) -> Tensor:
-    """The last layer at the class token alone, where the feature is read: (B, 1, D)."""
-    normed = block.ln_1(x)
-    key, value = heads(project(block, normed, 1, 3), 2, block.attn.num_heads)
-    (query,) = heads(project(block, normed[:, :1], 0, 1), 1, block.attn.num_heads)
-    out = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(-2)
-    x = x[:, :1] + block.attn.out_proj(out)
-    return x + mlp(block, block.ln_2(x))

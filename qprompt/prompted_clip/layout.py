@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from qprompt.backbones import ClipModel, import_clip
 from qprompt.errors import UserError
 
+BIN = 128  # rows: wide enough for efficient products, narrow enough that masked-out pairs cost little
 POSITIONS = ("end", "middle", "front")  # of the class name among the context vectors (CoOp, section 3.2)
 
 
@@ -21,15 +22,20 @@ class PromptLayout(nn.Module):
         P rows that all classes share (SOS, a generic context, words that all prompts begin with),
         then each class's own rows, from position P to its EOT.
 
-    Attributes (R rows in all, of width D):
+    For attention they are dealt into bins of at most `BIN` rows, classes kept whole. A row attends to the shared
+    rows and to earlier rows of its own class, which a mask a bin says. With one bin the rows are the bin.
+
+    Attributes (R rows of width D in all, N bins of S rows):
         tokens, slots: (C, L) token ids; which context vector stands there instead, -1 for none.
         eot: (C,) position of EOT.
         n_shared: P.
         rows: (R, D) embedding and position of each row, the position alone where a context vector goes.
         context_rows, context_slots: the rows with a context vector, and which one it is.
         context_index: the same, but class c's vector j is number c * n_context + j in a class-specific layout.
-        padded: (R - P,) place of each class's own row among C * S, S being the longest class's own part.
         eot_rows: (C,) the row of each class's EOT.
+        bins: (N * S,) the row at each place of the bins; a place that is empty names row 0.
+        places: (R,) the place of each row.
+        mask: (N, 1, S, P + S) 0 where a row attends, else -inf; the shared rows first. One bin: (R, R).
     """
 
     tokens: Tensor
@@ -40,56 +46,74 @@ class PromptLayout(nn.Module):
     context_rows: Tensor
     context_slots: Tensor
     context_index: Tensor
-    padded: Tensor
     eot_rows: Tensor
-    eot_places: Tensor
+    bins: Tensor
+    places: Tensor
+    mask: Tensor
 
     def __init__(self, clip_model: ClipModel, tokens: Tensor, slots: Tensor, class_specific: bool = False):
         super().__init__()
         device = clip_model.token_embedding.weight.device
-        tokens, slots = tokens.to(device), slots.to(device)
+        tokens, slots = tokens.cpu(), slots.cpu()
         n_classes, length = tokens.shape
         self.n_classes, self.class_specific = n_classes, class_specific
         self.n_context = int(slots.max()) + 1
         eot = tokens.argmax(dim=-1)  # EOT has the highest id of CLIP's vocabulary
+        self.n_shared = P = _n_shared(tokens, slots, eot, class_specific)
+        own = torch.arange(length)[None] <= eot[:, None]
+        own[:, :P] = False  # (C, L): a class's own positions
 
         with torch.no_grad():
-            embedding = clip_model.token_embedding(tokens).type(clip_model.dtype)
+            embedding = clip_model.token_embedding(tokens.to(device)).type(clip_model.dtype)
             position = clip_model.positional_embedding.type(clip_model.dtype)[:length]
+            fixed = embedding.masked_fill((slots >= 0)[..., None].to(device), 0) + position
 
-        self.n_shared = P = _n_shared(tokens, slots, eot, class_specific)
-        own = torch.arange(length, device=device)[None] <= eot[:, None]
-        own[:, :P] = False  # (C, L): a class's own positions
-        classes, places = own.nonzero(as_tuple=True)
-        longest = int(eot.max()) + 1 - P
+        def as_rows(values: Tensor) -> Tensor:
+            return torch.cat([values[0, :P], values[own.to(values.device)]])
 
-        is_context = slots >= 0
-        fixed = embedding.masked_fill(is_context[..., None], 0) + position
-        number = slots + self.n_context * torch.arange(n_classes, device=device)[:, None] * class_specific
-        row_number = torch.cat([number[0, :P], number[own]])
-        row_is_context = torch.cat([is_context[0, :P], is_context[own]])
-        own_row = torch.full((n_classes, length), -1, device=device)
-        own_row[own] = torch.arange(len(classes), device=device) + P
-
+        number = slots + self.n_context * torch.arange(n_classes)[:, None] * class_specific
+        context_rows = (as_rows(slots) >= 0).nonzero()[:, 0]
+        lengths = own.sum(dim=1)
         buffers = {
             "tokens": tokens,
             "slots": slots,
             "eot": eot,
             "embedding": embedding,
-            "rows": torch.cat([fixed[0, :P], fixed[own]]),
-            "context_rows": row_is_context.nonzero()[:, 0],
-            "context_slots": row_number[row_is_context] % max(self.n_context, 1),
-            "context_index": row_number[row_is_context],
-            "padded": classes * longest + places - P,
-            "eot_rows": own_row.gather(1, eot[:, None])[:, 0],
-            "eot_places": eot - P,
+            "rows": as_rows(fixed),
+            "context_rows": context_rows,
+            "context_slots": as_rows(slots)[context_rows],
+            "context_index": as_rows(number)[context_rows],
+            "eot_rows": P + lengths.cumsum(0) - 1,
         }
+        buffers["bins"], buffers["places"], buffers["mask"] = _bins(P, lengths.tolist())
         for name, value in buffers.items():
-            self.register_buffer(name, value, persistent=False)
-        self.longest = longest
+            self.register_buffer(name, value.to(device), persistent=False)
 
     def extra_repr(self) -> str:
         return f"classes={self.n_classes}, rows={len(self.rows)}, shared={self.n_shared}"
+
+
+def _bins(n_shared: int, lengths: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Deal rows into bins: (bins, places, mask) as `PromptLayout` describes them."""
+    size = max(BIN, n_shared, *lengths)
+    contents: list[list[int]] = [[]]  # of each bin: the owner of each row; 0 owns the shared rows
+    for owner, length in enumerate([n_shared, *lengths]):
+        if len(contents[-1]) + length > size:
+            contents.append([])
+        contents[-1] += [owner] * length
+    size = max(map(len, contents))
+    owners = torch.tensor([bin + [-1] * (size - len(bin)) for bin in contents])  # (N, S), -1: empty
+    causal = torch.ones(size, size, dtype=torch.bool).tril()
+    attends = (owners[:, :, None] == owners[:, None, :]) & causal  # (N, S, S): also keeps empty places finite
+    if len(contents) == 1:
+        attends = (attends | (owners[:, None, :] == 0) & causal)[0]
+    else:
+        shared = (owners > 0)[..., None].expand(-1, -1, n_shared)
+        attends = torch.cat([shared, attends], dim=-1)[:, None]
+    filled = owners.flatten() >= 0
+    bins = torch.where(filled, filled.cumsum(0) - 1, 0)
+    mask = torch.zeros(attends.shape).masked_fill(~attends, float("-inf"))
+    return bins, filled.nonzero()[:, 0], mask
 
 
 def _n_shared(tokens: Tensor, slots: Tensor, eot: Tensor, class_specific: bool) -> int:

@@ -1,15 +1,14 @@
 """Text features of prompts over an unmodified CLIP: a plain way, and a fast one that gives the same."""
 
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from qprompt.backbones import ClipModel
-from qprompt.prompted_clip.attention import attend_own, causal_mask, heads, mlp, project
+from qprompt.prompted_clip.layers import attention, layer
 from qprompt.prompted_clip.layout import PromptLayout
 
 
@@ -69,51 +68,41 @@ def encode_text_fast(
     clip_model: ClipModel, layout: PromptLayout, context: Tensor | None, deep: Sequence[Tensor] = ()
 ) -> Tensor:
     """The same, computing each row of the layout once: shared rows once for all classes, nothing after EOT,
-    and in the last layer EOT alone."""
+    and behind the last attention EOT alone."""
     x = layout.rows[None]  # (1, R, D)
     if context is not None:
         vectors = context[:, 0] if context.dim() == 4 else context.reshape(1, -1, context.shape[-1])
         values = vectors.type(x.dtype).index_select(1, layout.context_index)
         values = values + x[:, layout.context_rows]  # these rows hold the position embedding alone
         x = x.expand(len(vectors), -1, -1).index_copy(1, layout.context_rows, values)
-    blocks = list(clip_model.transformer.resblocks)
-    mask = causal_mask(layout.longest, x)
+    attend = _attention_among(layout, layout.mask.to(x.dtype))
+    blocks = clip_model.transformer.resblocks
     for number, block in enumerate(blocks):
         if 0 < number <= len(deep):
             values = deep[number - 1].type(x.dtype).index_select(0, layout.context_slots)
             x = x.index_copy(1, layout.context_rows, values.expand(len(x), -1, -1))
-        x = (_layer if number < len(blocks) - 1 else _last_layer)(block, x, layout, mask)
+        x = layer(block, x, attend, keep=layout.eot_rows if number == len(blocks) - 1 else None)
     x = clip_model.ln_final(x).type(clip_model.dtype) @ clip_model.text_projection  # (G, C, E)
     return x if context is not None and context.dim() == 4 else x[0]
 
 
-def _pad(own: Tensor, layout: PromptLayout) -> Tensor:
-    """Own rows (G, R - P, W) -> (G, C, S, W), zeros after each class's EOT."""
-    G, _, W = own.shape
-    zeros = own.new_zeros(G, layout.n_classes * layout.longest, W)
-    return zeros.index_copy(1, layout.padded, own).unflatten(1, (layout.n_classes, layout.longest))
+def _attention_among(layout: PromptLayout, mask: Tensor) -> Callable[..., Tensor]:
+    """Attention among the rows of a layout: queries, keys, values (G, H, R, d) -> (G, R, D)."""
+    if mask.dim() == 2:
+        return partial(attention, mask=mask)
+    n_bins, P = len(mask), layout.n_shared
 
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        G = len(query)
 
-def _layer(block: Any, x: Tensor, layout: PromptLayout, mask: Tensor) -> Tensor:
-    P, H = layout.n_shared, block.attn.num_heads
-    qkv = project(block, block.ln_1(x), 0, 3)  # (G, R, 3D)
-    query, key, value = heads(qkv[:, :P], 3, H)  # (G, H, P, d)
-    shared = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-    own_query, own_key, own_value = heads(_pad(qkv[:, P:], layout), 3, H)  # (G, H, C, S, d)
-    own = attend_own(own_query, key, value, own_key, own_value, mask)  # (G, C, S, D)
-    own = own.flatten(1, 2).index_select(1, layout.padded)
-    x = x + block.attn.out_proj(torch.cat([shared.movedim(1, -2).flatten(-2), own], dim=1))
-    return x + mlp(block, block.ln_2(x))
+        def binned(x: Tensor) -> Tensor:  # (G, H, R, d) -> (G * N, H, S, d)
+            return x.index_select(2, layout.bins).unflatten(2, (n_bins, -1)).transpose(1, 2).flatten(0, 1)
 
+        def with_shared(x: Tensor) -> Tensor:  # -> (G * N, H, P + S, d)
+            shared = x[:, None, :, :P].expand(-1, n_bins, -1, -1, -1).flatten(0, 1)
+            return torch.cat([shared, binned(x)], dim=2)
 
-def _last_layer(block: Any, x: Tensor, layout: PromptLayout, mask: Tensor) -> Tensor:
-    """The last layer at EOT alone: (G, C, D)."""
-    P, H = layout.n_shared, block.attn.num_heads
-    normed = block.ln_1(x)
-    key_value = project(block, normed, 1, 3)
-    key, value = heads(key_value[:, :P], 2, H)
-    own_key, own_value = heads(_pad(key_value[:, P:], layout), 2, H)
-    (query,) = heads(project(block, normed[:, layout.eot_rows], 0, 1)[:, :, None], 1, H)  # (G, H, C, 1, d)
-    out = attend_own(query, key, value, own_key, own_value, mask[layout.eot_places][:, None])[:, :, 0]
-    x = x[:, layout.eot_rows] + block.attn.out_proj(out)
-    return x + mlp(block, block.ln_2(x))
+        out = attention(binned(query), with_shared(key), with_shared(value), mask.repeat(G, 1, 1, 1))
+        return out.view(G, -1, out.shape[-1]).index_select(1, layout.places)
+
+    return attend
