@@ -5,8 +5,9 @@ checkpoint of the other kind would load nothing, in silence. The two functions h
 does not fit.
 """
 
+import contextlib
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +64,7 @@ def load_state_dict_(module: nn.Module, state: Mapping[str, Tensor]) -> list[str
     result = module.load_state_dict(state, strict=False)
     for fake in afresh:
         fake.step = fake.last_fit = fake.fits = 0
-    for name, (fake, weight) in quantized.items():
+    for fake, weight in quantized.values():
         if fake in afresh and fake.config.mode == "qat" and fake.config.start_step == 0:
             fake.fit(weight)
     return list(result.unexpected_keys)
@@ -82,15 +83,37 @@ def both_kinds_(module: nn.Module) -> None:
         owner._register_load_state_dict_pre_hook(_read_plain, with_module=True)
 
 
+_unquantized = False
+
+
+@contextlib.contextmanager
+def unquantized_view() -> Iterator[None]:
+    """While it lasts, a module that was given to `both_kinds_` has the state dict of its unquantized self.
+
+    That is full-precision values under plain names, and nothing else: what code computes with (an average over
+    epochs, say) and loads back makes sense then. Loading re-fits the codebook and keeps the step count.
+    """
+    global _unquantized
+    outer, _unquantized = _unquantized, True
+    try:
+        yield
+    finally:
+        _unquantized = outer
+
+
 def _write_plain(owner: nn.Module, state, prefix: str, _metadata) -> None:
     for name, (fake, weight) in _own_quantized(owner).items():
-        state[prefix + name] = fake(weight).detach().clone()
+        if _unquantized:
+            entries = f"{prefix}parametrizations.{name}."
+            for key in [key for key in state if key.startswith(entries)]:
+                del state[key]
+        state[prefix + name] = weight.detach() if _unquantized else fake(weight).detach().clone()
 
 
 def _read_plain(
     owner: nn.Module, state, prefix: str, _metadata, _strict, _missing, _unexpected, errors: list[str]
 ) -> None:
-    for name, (fake, _) in _own_quantized(owner).items():
+    for name, (fake, weight) in _own_quantized(owner).items():
         original = f"{prefix}parametrizations.{name}.original"
         plain = state.pop(prefix + name, None)
         if original in state:
@@ -100,9 +123,10 @@ def _read_plain(
             continue
         state[original] = plain
         fresh = copy.deepcopy(fake)
-        fresh.step = fresh.last_fit = fresh.fits = 0
-        if fresh.config.mode == "qat" and fresh.config.start_step == 0:
-            fresh.fit(plain)
+        if not _unquantized:
+            fresh.step = fresh.last_fit = fresh.fits = 0
+        if fresh.fits or (fresh.config.mode == "qat" and fresh.config.start_step == 0):
+            fresh.fit(plain.to(weight))
         state.update(fresh.state_dict(prefix=f"{prefix}parametrizations.{name}.0."))
 
 

@@ -13,13 +13,14 @@ import os
 import os.path as osp
 from typing import Any
 
+from torch import nn
 from yacs.config import CfgNode
 
-from qprompt import accounting, packing
+from qprompt import accounting, packing, selection
 from qprompt.errors import UserError
-from qprompt.fake_quant import QuantConfig, finish_, quantize_, refresh_
+from qprompt.fake_quant import QuantConfig, finish_, match_parameters, quantize_, refresh_
 from qprompt.recorder import Recorder
-from qprompt.states import both_kinds_
+from qprompt.states import both_kinds_, unquantized_view
 
 PROMPT_FILE = "prompt.qprompt"
 
@@ -31,6 +32,10 @@ def add_quant_cfg(cfg: CfgNode) -> None:
 
 def quant_config(cfg: CfgNode) -> QuantConfig:
     """The QuantConfig that ``TRAINER.QUANT`` describes; UserError names a value that cannot be."""
+    if "QUANT" not in cfg.TRAINER:
+        raise UserError(
+            "the config has no TRAINER.QUANT: call qprompt.trainer.add_quant_cfg(cfg) where it is extended."
+        )
     try:
         return QuantConfig(**{name.lower(): value for name, value in cfg.TRAINER.QUANT.items()})
     except UserError as error:
@@ -40,12 +45,15 @@ def quant_config(cfg: CfgNode) -> QuantConfig:
 class QuantizedPrompts:
     """Quantize the prompts of the trainer that follows in the bases: fake-quantized in training, packed after it.
 
-    `quantized`: names or glob patterns of parameters of ``self.model``; ``TRAINER.QUANT.INCLUDE`` replaces them.
+    `quantized`: names or glob patterns of parameters of ``self.model``; ``TRAINER.QUANT.INCLUDE`` replaces them. Where
+    both are empty, the rules of `qprompt.selection` choose.
     """
 
     quantized: tuple[str, ...] = ()
     prompt_record: dict[str, Any] | None = None  # what metrics.json says of the stored prompt
     recorder: Recorder | None = None
+    prompted: nn.Module  # the module that holds the quantized tensors: ``self.model``, in most trainers
+    copies: tuple[nn.Module, ...] = ()  # moving averages of it that the trainer keeps
 
     def check_cfg(self, cfg):
         super().check_cfg(cfg)
@@ -57,12 +65,22 @@ class QuantizedPrompts:
 
     def build_model(self):
         super().build_model()
-        before = {id(p) for p in self.model.parameters()}
-        quantize_(self.model, quant_config(self.cfg), self.quantized)
-        both_kinds_(self.model)
-        if any(p.requires_grad and id(p) not in before for p in self.model.parameters()):
+        if isinstance(getattr(self, "model", None), nn.DataParallel):
+            print("Several GPUs: a quantized run uses one. Choose it with CUDA_VISIBLE_DEVICES, run others beside it.")
+            self.model = self.model.module
+        config = quant_config(self.cfg)
+        self.prompted = selection.prompted_module(self)
+        names = config.include or self.quantized or selection.prompt_names(self, self.prompted)
+        names = match_parameters(self.prompted, names, config.exclude)
+        selection.check_reach(self, self.prompted, names)
+        copies = selection.equal_copies(self, self.prompted, names)
+        before = {id(p) for p in self.prompted.parameters()}
+        for module, local in [(self.prompted, names), *copies]:
+            quantize_(module, dataclasses.replace(config, include=tuple(local), exclude=()))
+            both_kinds_(module)
+        if any(p.requires_grad and id(p) not in before for p in self.prompted.parameters()):
             self._rebuild_optimizers()  # a learned step size trains too
-        print(accounting.table(self.model))
+        print(accounting.table(self.prompted))
 
     def _rebuild_optimizers(self):
         from dassl.optim import build_lr_scheduler, build_optimizer
@@ -78,27 +96,45 @@ class QuantizedPrompts:
     def before_train(self):
         super().before_train()
         self.recorder = Recorder(osp.join(self.output_dir, "quantization.npz"), self._writer)
+        self.copies = tuple(selection.quantized_copies(self, self.prompted))
 
-    def forward_backward(self, batch):
-        refitted = refresh_(self.model)  # the codebook's step comes before the forward pass that uses it
+    def forward_backward(self, *batch):
+        refitted = refresh_(self.prompted)  # the codebook's step comes before the forward pass that uses it
+        for copy in self.copies:
+            refresh_(copy)
         if self.recorder is not None:
-            self.recorder.step(self.model, refitted)
-        return super().forward_backward(batch)
+            self.recorder.step(self.prompted, refitted)
+        with unquantized_view():  # code that averages state dicts in here averages the full-precision prompts
+            return super().forward_backward(*batch)
 
     def after_train(self):
-        if finish_(self.model):  # quantized only now (PTQ): what is stored and tested is the quantized prompt
-            self.save_model(self.max_epoch - 1, self.output_dir)
+        finished = [name for module in (self.prompted, *self.copies) for name in finish_(module)]
+        if finished:
+            self.save_model(self.max_epoch - 1, self.output_dir)  # only now (PTQ): what is stored is what is tested
         if self.recorder is not None:
             self.recorder.close()
         super().after_train()  # tests; with TEST.FINAL_MODEL best_val on the checkpoint that was best
         self.write_prompt()
 
+    def run_state(self):
+        """Which trainer's checkpoint it is, beside what a resumed run needs (bundled engine only)."""
+        return {**super().run_state(), "quantized_trainer": type(self).__name__}
+
+    def load_run_state(self, state):
+        """Refuses to resume a full-precision run as a quantized one."""
+        if state.get("quantized_trainer") != type(self).__name__:
+            raise UserError(
+                f"the checkpoint is of another trainer, not of {type(self).__name__}. Use another --output-dir; "
+                "MODEL.INIT_WEIGHTS path/to/model.pth.tar-N starts from its prompts."
+            )
+        super().load_run_state(state)
+
     def write_prompt(self):
         """Pack the prompt beside the checkpoint; say what it takes and what quantization did to it."""
         name = self.get_model_names()[0]
         path = osp.join(self.output_dir, name, PROMPT_FILE)
-        packing.save(self.model, path, **self.prompt_metadata())
-        record = accounting.summary(self.model)
+        packing.save(self.prompted, path, **self.prompt_metadata())
+        record = accounting.summary(self.prompted)
         self.prompt_record = {
             "file": osp.join(name, PROMPT_FILE),
             "file_bytes": os.path.getsize(path),
@@ -114,4 +150,4 @@ class QuantizedPrompts:
 
     def prompt_metadata(self) -> dict[str, Any]:
         """What the prompt file says beside the tensors: enough to use it again."""
-        return {"method": self.cfg.TRAINER.NAME, "backbone": self.cfg.MODEL.BACKBONE.NAME}
+        return {"method": type(self).__name__, "backbone": self.cfg.MODEL.BACKBONE.NAME}

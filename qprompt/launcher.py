@@ -1,0 +1,203 @@
+"""``python -m qprompt [--fp32] train.py ARGUMENTS``: somebody's Dassl script, unmodified, with quantized trainers.
+
+Inside a CoOp, MaPLe, PromptSRC or KgCoOp checkout, or any other on Dassl: ``--trainer QX`` works for every trainer X
+that is registered there, and ``TRAINER.QUANT.*`` are config keys. The script runs as ``__main__`` with its own
+arguments and its own modules. See docs/dropin.md.
+"""
+
+import os
+import runpy
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from qprompt import __version__, compat
+from qprompt.errors import UserError, did_you_mean
+
+FLAGS = {"--fp32": "compute everything in float32, whatever PREC says"}
+# What the paper stores in other bits than QuantConfig's default (arXiv 2407.10704, section 4.1).
+PUBLISHED = {"QMaPLe": {"BITS": 4}}
+
+
+def launch(argv: list[str]) -> int | None:
+    """Run ``argv[0]`` as Python would, with ``argv[1:]``. Our own flags may stand anywhere and are taken out."""
+    flags = {word for word in argv if word in FLAGS}
+    argv = [word for word in argv if word not in FLAGS]
+    script = argv[0] if argv else ""
+    if not os.path.isfile(script):
+        raise UserError(f"there is no script {script!r} in {os.getcwd()}: go to the checkout that holds it first.")
+
+    sys.argv = argv
+    sys.path[0] = os.path.dirname(os.path.abspath(script))  # as Python does: the checkout's own `clip` comes first
+    notes = _prepare("--fp32" in flags)
+    _hook_dassl(argv)
+    for note in notes:
+        print(note)
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except RuntimeError as error:
+        if isinstance(error, UserError) or not _mixes_precisions(error):
+            raise
+        traceback.print_exc()
+        raise UserError(
+            "this trainer mixes half and full precision. With --fp32 everything is computed in float32: "
+            f"python -m qprompt --fp32 {script} ..."
+        ) from None
+    return None
+
+
+def _prepare(fp32: bool) -> list[str]:
+    """Make old code run here; what was done, a line each."""
+    compat.numpy_aliases()
+    compat.pkg_resources_stand_in()
+    import torch
+
+    from qprompt.engine import activate
+
+    notes = [f"qprompt {__version__}, torch {torch.__version__}, {activate()}"]
+    if not torch.cuda.is_available():
+        compat.stay_on_cpu()
+        lack = None if fp32 else compat.cpu_lacks_half()
+        fp32 = fp32 or lack is not None
+        notes.append("no CUDA device: .cuda() stays on the CPU")
+        if lack:
+            notes.append(f"half precision becomes float32: on the CPU this torch says {lack!r}")
+        elif not fp32:
+            notes.append("PREC fp16 is many times slower than float32 on a CPU: --fp32 computes in float32 instead")
+    if fp32:
+        compat.full_precision()
+        notes.append("--fp32: everything is computed in float32, whatever PREC says")
+    return notes
+
+
+def _mixes_precisions(error: RuntimeError) -> bool:
+    text = str(error)
+    return any(
+        f in text for f in ("same dtype", "same type", "scalar type", "not implemented for 'Half'", "unscale FP16")
+    )
+
+
+# --- what scripts find in dassl
+
+
+def _hook_dassl(argv: list[str]) -> None:
+    """``TRAINER.QUANT`` in the default config, ``QX`` in the registry, checks before a trainer is built."""
+    import dassl.config
+    import dassl.engine
+    from dassl.config.defaults import _C
+
+    from qprompt.trainer import add_quant_cfg
+
+    add_quant_cfg(_C)  # the default itself: every way to a config leads there
+    for key, value in PUBLISHED.get(_requested(argv), {}).items():
+        _C.TRAINER.QUANT[key] = value
+    _name_mistakes_in_quant()
+    dassl.config.clean_cfg = _keep_quant(dassl.config.clean_cfg)
+    registry = dassl.engine.TRAINER_REGISTRY
+    offer_quantized(registry)
+    dassl.engine.build_trainer = _checked(dassl.engine.build_trainer, registry)
+
+
+def _requested(argv: list[str]) -> str:
+    """The trainer that the arguments ask for, "" if they don't."""
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        if word in ("--trainer", "TRAINER.NAME"):
+            return following
+        if word.startswith("--trainer="):
+            return word.partition("=")[2]
+    return ""
+
+
+def offer_quantized(registry: Any) -> None:
+    """Have a Dassl registry of trainers give ``QX`` for every X in it; a QX of its own comes first."""
+    names, get, built = registry.registered_names, registry.get, {}
+
+    def base(name: str) -> str | None:
+        known = names()
+        return name[1:] if name.startswith("Q") and name not in known and name[1:] in known else None
+
+    def with_quantized() -> list[str]:
+        known = names()
+        return [*known, *(f"Q{name}" for name in known if base(f"Q{name}"))]
+
+    def get_or_build(name: str) -> Any:
+        if base(name) is None:
+            return get(name)
+        if name not in built:
+            built[name] = quantized_class(get(base(name)))
+        return built[name]
+
+    registry.registered_names, registry.get = with_quantized, get_or_build
+
+
+def quantized_class(trainer: type) -> type:
+    """``QX`` from the trainer class X. What X reads of the config is what it read before: TRAINER.NAME is X there."""
+    from qprompt.trainer import QuantizedPrompts
+
+    name = f"Q{trainer.__name__}"
+    if not (isinstance(trainer, type) and hasattr(trainer, "build_model") and hasattr(trainer, "forward_backward")):
+        raise UserError(f"{trainer.__name__} is not a Dassl trainer with build_model and forward_backward: no {name}.")
+
+    def __init__(self, cfg):
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.TRAINER.NAME = trainer.__name__  # people dispatch on it, e.g. cfg.TRAINER[cfg.TRAINER.NAME.upper()]
+        cfg.freeze()
+        super(made, self).__init__(cfg)  # type: ignore[arg-type]
+
+    members = {"__init__": __init__, "__module__": trainer.__module__, "__doc__": f"{trainer.__name__}, quantized."}
+    made: type = type(name, (QuantizedPrompts, trainer), members)
+    return made
+
+
+def _checked(build: Callable[[Any], Any], registry: Any) -> Callable[[Any], Any]:
+    def build_trainer(cfg: Any) -> Any:
+        name, known = cfg.TRAINER.NAME, registry.registered_names()
+        if name not in known:
+            raise UserError(f"no trainer {name!r} is registered here.{did_you_mean(name, known)} There are: {known}")
+        if not cfg.USE_CUDA:
+            compat.stay_on_cpu()
+        return build(cfg)
+
+    return build_trainer
+
+
+def _keep_quant(clean: Callable[[Any, str], None]) -> Callable[[Any, str], None]:
+    def clean_cfg(cfg: Any, trainer: str) -> None:
+        quant = cfg.TRAINER.QUANT
+        clean(cfg, trainer[1:] if trainer.startswith("Q") and trainer[1:].upper() in cfg.TRAINER else trainer)
+        cfg.TRAINER.QUANT = quant
+
+    return clean_cfg
+
+
+def _name_mistakes_in_quant() -> None:
+    """Merge ``TRAINER.QUANT.*`` with our own checks (did you mean, 1 for 1.0); yacs merges all else as ever."""
+    from yacs.config import CfgNode
+
+    from qprompt.config import set_key
+
+    prefix = "TRAINER.QUANT."
+    merge_list, merge_node = CfgNode.merge_from_list, CfgNode.merge_from_other_cfg
+
+    def has_quant(cfg: Any) -> bool:
+        return "QUANT" in cfg.get("TRAINER", {})
+
+    def merge_from_list(self: Any, options: list[Any]) -> None:
+        rest = []
+        for key, value in zip(options[::2], options[1::2]):  # noqa: B905 (an odd number is for yacs to refuse)
+            if key.startswith(prefix) and has_quant(self):
+                set_key(self, key, self._decode_cfg_value(value), "the command line")
+            else:
+                rest += [key, value]
+        merge_list(self, rest + list(options[len(options) // 2 * 2 :]))
+
+    def merge_from_other_cfg(self: Any, other: Any) -> None:
+        if has_quant(self) and has_quant(other):
+            other = other.clone()
+            for key, value in other.TRAINER.pop("QUANT").items():
+                set_key(self, prefix + key, value, "the config file")
+        merge_node(self, other)
+
+    CfgNode.merge_from_list, CfgNode.merge_from_other_cfg = merge_from_list, merge_from_other_cfg
