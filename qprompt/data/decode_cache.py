@@ -66,7 +66,7 @@ class DecodeCache:
 def for_files(paths: Sequence[str], megabytes: int) -> DecodeCache | None:
     """A cache for `paths`; 0 `megabytes`: none, below 0: as much as `default_limit` says."""
     limit = default_limit() if megabytes < 0 else megabytes * MB
-    with contextlib.suppress(OSError, ValueError):  # a system that promises no more memory than it has
+    with contextlib.suppress(OSError, ValueError, OverflowError):  # a system that promises no more memory than it has
         return DecodeCache(paths, limit) if limit else None
     return None
 

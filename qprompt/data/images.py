@@ -11,7 +11,7 @@ from qprompt.data.decode_cache import DecodeCache
 from qprompt.errors import UserError
 
 # Pillow knows formats that start other programs (EPS) or that no data set needs: these are all that is opened.
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 # A decoded image takes 3 bytes a pixel. This is where Pillow itself raises rather than warns.
 MAX_PIXELS = 178_956_970
 

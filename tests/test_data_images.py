@@ -1,0 +1,171 @@
+"""Images from anyone: the pixels of plain Pillow, or one error that names the file; decoded once, in bounded memory."""
+
+import multiprocessing
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from trees import jpeg
+
+from qprompt.data import decode_cache, images
+from qprompt.data.decode_cache import DecodeCache
+from qprompt.data.images import ImageError, read_image
+from qprompt.errors import UserError
+
+
+def pixels(image):
+    return np.asarray(image)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK", "1"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp", "webp", "tiff"])
+def test_gives_the_pixels_that_pillow_gives(tmp_path, mode, suffix):
+    path = tmp_path / f"image.{suffix}"
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 7, 3), dtype=np.uint8)).convert(mode)
+    try:
+        image.save(path)
+    except (OSError, ValueError):
+        pytest.skip(f"{suffix} cannot hold {mode}")
+    with Image.open(path) as plain:
+        expected = plain.convert("RGB")
+    got = read_image(path)
+    assert got.mode == "RGB" and np.array_equal(pixels(got), pixels(expected))
+
+
+def png_of(width, height):
+    """A PNG whose header promises so many pixels, with next to no data behind it."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+    )
+
+
+BAD = {
+    "truncated": (jpeg()[:-40], "cannot be decoded: image file is truncated"),
+    "header only": (jpeg()[:30], "truncated|cannot identify|not an image|cannot be decoded"),
+    "empty": (b"", "is empty"),
+    "text": (b"<html>404 not found</html>", "not an image of a known format"),
+    "bomb": (png_of(60_000, 60_000), "refused: Image size"),
+    "short": (png_of(100, 100), "cannot be decoded"),
+    "program": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image of a known format"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_file_is_named_and_so_is_its_fault(tmp_path, name):
+    data, reason = BAD[name]
+    path = tmp_path / f"{name}.jpg"
+    path.write_bytes(data)
+    with pytest.raises(ImageError, match=reason) as caught:
+        read_image(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert isinstance(caught.value, UserError)
+
+
+def test_bound_holds_where_someone_has_switched_pillows_off(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    (tmp_path / "a.png").write_bytes(png_of(15_000, 12_000))
+    with pytest.raises(ImageError, match="15000 x 12000 pixels, more than the 178956970 allowed"):
+        read_image(tmp_path / "a.png")
+
+
+def test_what_is_no_file_is_named(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")  # to open it would wait for a writer
+    for path, reason in (
+        (tmp_path / "pipe.jpg", "not a file"),
+        (tmp_path, "not a file"),
+        (tmp_path / "no", "not there"),
+    ):
+        with pytest.raises(ImageError, match=reason):
+            read_image(path)
+
+
+class Images(torch.utils.data.Dataset):
+    def __init__(self, paths):
+        self.paths = paths
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        return torch.from_numpy(np.array(read_image(self.paths[index])))
+
+
+def test_a_workers_error_is_one_line(tmp_path):
+    path = tmp_path / "bad.jpg"
+    path.write_bytes(jpeg()[:-40])
+    with pytest.raises(ImageError) as caught:
+        list(torch.utils.data.DataLoader(Images([str(path)]), num_workers=1))
+    assert str(caught.value).startswith(f"{path} cannot be decoded") and "\n" not in str(caught.value)
+
+
+# ---- the decode cache
+
+SIZE = 3 * 20 * 16  # bytes of an image of trees.jpeg
+
+
+@pytest.fixture
+def files(tmp_path):
+    paths = []
+    for seed in range(6):
+        paths.append(str(tmp_path / f"{seed}.jpg"))
+        (tmp_path / f"{seed}.jpg").write_bytes(jpeg(seed))
+    yield paths
+    images.set_cache(None)
+
+
+def test_cache_gives_the_same_pixels_and_keeps_within_its_bound(files):
+    plain = [pixels(read_image(path)) for path in files]
+    cache = DecodeCache(files, limit=4 * SIZE + 5)
+    images.set_cache(cache)
+    for _ in range(3):
+        assert all(np.array_equal(pixels(read_image(path)), p) for path, p in zip(files, plain, strict=True))
+    assert cache.used == 4 * SIZE
+    assert [cache.get(path) is not None for path in files] == [True] * 4 + [False] * 2
+
+
+def test_cached_image_may_be_changed_by_its_user(files):
+    images.set_cache(DecodeCache(files, limit=10 * SIZE))
+    first = read_image(files[0])
+    first.paste((0, 0, 0), (0, 0, 20, 16))
+    assert pixels(read_image(files[0])).any()
+
+
+def test_file_that_the_cache_was_not_told_of_is_read(files, tmp_path):
+    cache = DecodeCache(files[:1], limit=10 * SIZE)
+    images.set_cache(cache)
+    read_image(files[1])
+    assert cache.used == 0
+    os.unlink(files[1])
+    with pytest.raises(ImageError, match="not there"):
+        read_image(files[1])
+
+
+@pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="only forked workers share the cache")
+def test_workers_share_the_cache_over_epochs(files):
+    images.set_cache(None)
+    expected = [image.clone() for image in torch.utils.data.DataLoader(Images(files))]
+    cache = DecodeCache(files, limit=10 * SIZE)
+    images.set_cache(cache)
+    loader = torch.utils.data.DataLoader(Images(files), num_workers=2)
+    first = list(loader)
+    assert cache.used == len(files) * SIZE
+    for path in files:
+        os.unlink(path)
+    second = list(loader)  # other worker processes, no files
+    for images_of_epoch in (first, second):
+        assert all(torch.equal(a, b) for a, b in zip(images_of_epoch, expected, strict=True))
+
+
+def test_limit_from_config():
+    assert decode_cache.for_files(["a"], 0) is None
+    assert 0 <= decode_cache.default_limit() <= 4000 * decode_cache.MB
+    assert decode_cache.for_files(["a"], 1 << 50) is None  # more than any system promises
