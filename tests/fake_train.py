@@ -1,8 +1,8 @@
 """Stands in for train.py in the tests of sweeps and scripts: same command line, same record, no training.
 
 FAKE_TRAIN says what to do instead, as ``word:part of the output folder`` pairs separated by spaces: ``fail`` (exit 1),
-``mistake`` (exit 2), ``crash`` (kill itself), ``once`` (exit 1 the first time), ``hang`` (until a signal; first its
-process id goes to the pipe FAKE_FIFO).
+``mistake`` (exit 2), ``crash`` (kill itself), ``once`` (exit 1 the first time), ``hang`` (until a signal, the
+first time; its process id goes to the pipe FAKE_FIFO before).
 """
 
 import argparse
@@ -55,7 +55,7 @@ for rule in os.environ.get("FAKE_TRAIN", "").split():
     if part not in str(folder):
         continue
     first = len((folder / "starts.txt").read_text().splitlines()) == 1
-    if word == "hang":
+    if word == "hang" and first:
         with open(os.environ["FAKE_FIFO"], "w") as fifo:  # a line to whoever waits for this
             fifo.write(f"{os.getpid()}\n")
         while True:

@@ -21,11 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--gpus", metavar="0,1|none", help="GPUs to use (default: all that are visible)")
     add("--retry", action="store_true", help="run what failed a second time, after everything else")
     add("--dry-run", action="store_true", help="print the commands and run nothing")
-    cluster = parser.add_argument_group("on a cluster (pip install qprompt[slurm])")
-    add = cluster.add_argument
-    add("--slurm", action="store_true", help="submit to Slurm: an array job, one element for each training run")
-    add("--submitit-local", action="store_true", help="the same through submitit's local executor, without Slurm")
-    add("--slurm-option", action="append", default=[], metavar="KEY=VALUE", help="e.g. partition=gpu, time=120")
+    add(
+        "--cluster",
+        choices=("slurm", "local"),
+        help="submit through submitit (pip install submitit): an array job, one element for each training run and its "
+        "evaluations, at most --jobs at a time; local: submitit's own executor on this machine",
+    )
 
 
 def run(args: argparse.Namespace) -> int | None:

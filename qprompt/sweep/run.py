@@ -34,10 +34,14 @@ def run(args: argparse.Namespace) -> int:
         return 0
 
     folder = Path(spec.output) / "sweeps" / spec.name
-    if args.slurm or args.submitit_local:
+    if args.cluster:
         from qprompt.sweep.slurm import submit
 
-        return submit(spec, left, folder, args)
+        if left:
+            submit(spec, left, folder, args.cluster, args.jobs)
+        else:
+            print(f"{spec.name}: all {len(runs)} runs are finished.")
+        return 0
     with _only_one(folder, spec):
         slots = local_slots(args.jobs, args.gpus)
         progress = Progress(left, len(slots), folder / "sweep.log")

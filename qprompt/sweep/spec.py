@@ -46,6 +46,7 @@ class Spec:
     variants: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     grid: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
     load_epoch: int | str = "last"
+    slurm: dict[str, Any] = dataclasses.field(default_factory=dict)
     root: str = ""
     output: str = "output"
     train: str = "train.py"
@@ -116,7 +117,7 @@ def _check(data: dict[Any, Any], path: str) -> Spec:
     for key in ("shots", "seeds"):
         if key in data:
             checked[key] = tuple(n for entry in _list(data[key]) for n in _numbers(entry, f"{path}: {key}"))
-    for key in ("trainers", "baselines", "settings", "variants", "grid"):
+    for key in ("trainers", "baselines", "settings", "variants", "grid", "slurm"):
         if data.get(key) is None:
             checked.pop(key, None)
         elif not isinstance(data[key], dict):
