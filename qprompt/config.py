@@ -70,7 +70,8 @@ def merge_file(cfg: CfgNode, path: str) -> None:
     if not isinstance(data, dict):
         raise UserError(f"{path} holds a {type(data).__name__}, not 'KEY: value' lines.")
     for key, value in _leaves(data, path):
-        set_key(cfg, key, value, path)
+        # As yacs does: the text "(224, 224)" is a tuple, which yaml cannot write otherwise.
+        set_key(cfg, key, CfgNode._decode_cfg_value(value), path)
 
 
 def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:

@@ -63,7 +63,7 @@ def test_wrong_option_names_itself(cfg, options, words):
 
 def test_file_merges_and_later_wins(cfg, tmp_path):
     first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
-    first.write_text("OPTIM:\n  LR: 1\n  NAME: adam\nINPUT:\n  SIZE: [32, 32]\n")
+    first.write_text("OPTIM:\n  LR: 1\n  NAME: adam\nINPUT:\n  SIZE: (32, 32)\n")
     second.write_text("OPTIM:\n  LR: 3e-3\n")
     config.merge_file(cfg, str(first))
     config.merge_file(cfg, str(second))
