@@ -19,7 +19,7 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-from qprompt.errors import UserError, did_you_mean
+from qprompt.errors import AlreadyFinished, UserError, did_you_mean
 
 HERE = Path(__file__).resolve().parent
 
@@ -44,16 +44,17 @@ def parse_args(argv=None):
     add(
         "--load-epoch",
         type=_epoch,
-        metavar="N|all",
-        help="checkpoint to evaluate (default: the best); all: each in turn",
+        metavar="N|last|all",
+        help="checkpoint to evaluate (default: the best); last: that of the finished training; all: each in turn",
     )
+    add("--skip-finished", action="store_true", help="end well where --output-dir holds this very run, finished")
     add("--no-train", action="store_true", help="build everything, train nothing")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys, e.g. DATASET.NUM_SHOTS 16")
     return parser.parse_args(argv)
 
 
 def _epoch(text):
-    return text if text == "all" else int(text)
+    return text if text in ("last", "all") else int(text)
 
 
 def import_all(package_name):
@@ -121,6 +122,8 @@ def check(args, cfg):
         raise UserError("--eval-only needs --model-dir DIR, the output folder of the training run to evaluate.")
     if args.model_dir and not os.path.isdir(args.model_dir):
         raise UserError(f"--model-dir {args.model_dir!r} is not a folder: it is the --output-dir of a training run.")
+    if args.load_epoch == "last" and args.model_dir:
+        args.load_epoch = last_epoch(args.model_dir)
     if args.resume and not os.path.isdir(args.resume):
         raise UserError(f"--resume {args.resume!r} is not a folder: it is the --output-dir of an unfinished run.")
     return trainer_class
@@ -152,6 +155,15 @@ def checkpoint_epochs(model_dir):
     if not found:
         raise UserError(f"{model_dir} holds no checkpoint (no */model.pth.tar-N in it).")
     return sorted(found)
+
+
+def last_epoch(model_dir):
+    """Epoch of the newest checkpoint of a training run, which has to be finished (an upstream run doesn't say)."""
+    if os.path.isfile(os.path.join(model_dir, "config.json")) and not os.path.isfile(
+        os.path.join(model_dir, "metrics.json")
+    ):
+        raise UserError(f"the training run in {model_dir} is not finished: start it again, it goes on where it was.")
+    return checkpoint_epochs(model_dir)[-1]
 
 
 def evaluate(trainer, evaluations, args):
@@ -238,6 +250,9 @@ def main(argv=None):
         with run_record.claim(cfg.OUTPUT_DIR, settings), logging_to(cfg.OUTPUT_DIR):
             run(args, cfg, defaults, engine, getattr(trainer_class, "learns", True))
     except UserError as error:
+        if args.skip_finished and isinstance(error, AlreadyFinished):
+            print(f"Skipped: {args.output_dir or 'output'} holds this run, finished.")
+            return 0
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

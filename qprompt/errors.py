@@ -11,6 +11,10 @@ class UserError(Exception):
     """
 
 
+class AlreadyFinished(UserError):
+    """What was asked for has been done before, with these very settings: nothing is left to do."""
+
+
 def did_you_mean(got: str, known: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` for the closest of `known`, or an empty string when none is close."""
     by_lower = {name.lower(): name for name in known}

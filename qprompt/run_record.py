@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from qprompt import __version__, config
-from qprompt.errors import UserError
+from qprompt.errors import AlreadyFinished, UserError
 from qprompt.files import write_json
 
 SCHEMA = 1
@@ -54,8 +54,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def claim(output_dir: str, settings: dict[str, Any]) -> Iterator[None]:
     """Hold `output_dir` for the run with these settings (see `run_settings`).
 
-    Refused with UserError: a folder whose run is finished, one where another run lives, and one that holds an
-    unfinished run with other settings. An unfinished run with the same settings is taken up again.
+    Refused with UserError: a folder whose run is finished (AlreadyFinished when it is this run), one where another
+    run lives, and one that holds a run with other settings. An unfinished run with the same settings is taken up again.
     The lock is the operating system's: it ends with its process, however that ends.
     """
     folder = Path(output_dir)
@@ -71,23 +71,25 @@ def claim(output_dir: str, settings: dict[str, Any]) -> Iterator[None]:
             raise UserError(
                 f"another run is writing to {output_dir}: wait for it or choose another --output-dir."
             ) from None
-        if (folder / METRICS).exists():
-            done = read_json(folder / METRICS)
-            got = (done.get("results") or {}).get("accuracy")
-            raise UserError(
-                f"{output_dir} holds a finished run ({done.get('trainer')} on {done.get('dataset')}, "
-                f"seed {done.get('seed')}, accuracy {got}): choose another --output-dir or delete that folder."
-            )
+        done = read_json(folder / METRICS) if (folder / METRICS).exists() else None
         record = folder / CONFIG
         if record.exists():
             changed = config.difference(settings, read_json(record)["settings"])
             if changed:
                 shown = "; ".join(f"{k}: {theirs!r} there, {ours!r} now" for k, (ours, theirs) in changed.items())
+                state = "a finished" if done else "an unfinished"
                 raise UserError(
-                    f"{output_dir} holds an unfinished run with other settings ({shown}): "
+                    f"{output_dir} holds {state} run with other settings ({shown}): "
                     "use the same settings, another --output-dir, or delete that folder."
                 )
-        else:
+        if done is not None:
+            got = (done.get("results") or {}).get("accuracy")
+            refusal = AlreadyFinished if record.exists() else UserError
+            raise refusal(
+                f"{output_dir} holds a finished run ({done.get('trainer')} on {done.get('dataset')}, "
+                f"seed {done.get('seed')}, accuracy {got}): choose another --output-dir or delete that folder."
+            )
+        if not record.exists():
             write_json(record, {"schema": SCHEMA, "settings": settings})
         yield
 
