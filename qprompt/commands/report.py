@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from qprompt.errors import UserError
-from qprompt.files import atomic_open
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from qprompt.report import render
     from qprompt.report.accuracy import accuracy_tables
     from qprompt.report.compare import comparison_table, default_pairs
+    from qprompt.report.output import write_report
     from qprompt.report.published import has_measured, published_tables
     from qprompt.report.records import read_runs
     from qprompt.report.scores import pair
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(render.FORMATS[args.format](shown), end="")
     if args.out:
-        _write(Path(args.out), tables, _figures(scores), published, runs, warnings)
+        write_report(Path(args.out), "report", tables, _figures(scores), published, runs, warnings)
     return 0
 
 
@@ -83,30 +83,3 @@ def _figures(scores: list) -> dict[str, tuple[str, Any]]:
     except UserError as error:
         print(f"qprompt report: warning: no figures: {error}", file=sys.stderr)
         return {}
-
-
-def _write(
-    folder: Path,
-    tables: list,
-    figures: dict[str, tuple[str, Any]],
-    published: list,
-    runs: list,
-    warnings: list[str],
-) -> None:
-    from qprompt.report import render
-    from qprompt.report.page import page
-    from qprompt.report.plotting import save
-
-    files = {"txt": "text", "md": "markdown", "tex": "latex", "csv": "csv"}
-    contents = {f"report.{ending}": render.FORMATS[kind](tables + published) for ending, kind in files.items()}
-    try:
-        written = [path for name, (_, figure) in figures.items() for path in save(figure, folder / name)]
-        pictures = {name: (caption, (folder / f"{name}.svg").read_bytes()) for name, (caption, _) in figures.items()}
-        contents["report.html"] = page(tables, pictures, published, runs, warnings)
-        for name, content in contents.items():
-            with atomic_open(folder / name) as file:
-                file.write(content.encode("utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot write to --out {folder}: {error.strerror}.") from None
-    names = sorted([*contents, *(path.name for path in written)])
-    print(f"\nwritten to {folder}/: {', '.join(names)}", file=sys.stderr)

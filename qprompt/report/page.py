@@ -61,11 +61,11 @@ def page(
     runs: Sequence[Run],
     warnings: Sequence[str],
 ) -> str:
-    """The whole page: measured tables, figures (name -> (caption, SVG file)), published tables, all runs."""
+    """The whole page: measured tables, figures (name -> (caption, SVG or PNG file)), published tables, all runs."""
     pictures = [
-        f'<figure><img alt="{escape(caption)}" src="data:image/svg+xml;base64,{base64.b64encode(svg).decode()}">'
+        f'<figure><img alt="{escape(caption)}" src="{_data_url(picture)}">'
         f"<figcaption>{escape(caption)}.</figcaption></figure>"
-        for caption, svg in figures.values()
+        for caption, picture in figures.values()
     ]
     parts = [
         "<!DOCTYPE html>",
@@ -79,7 +79,7 @@ def page(
         "<h2>Figures</h2>" if pictures else "",
         *pictures,
         *map(_table, published),
-        f"<details><summary>All {len(runs)} runs</summary>{_table(runs_table(runs))}</details>",
+        f"<details><summary>All runs</summary>{_table(runs_table(runs))}</details>",
         f"<script>{_SCRIPT}</script></body></html>",
     ]
     return "\n".join(part for part in parts if part) + "\n"
@@ -103,12 +103,17 @@ def runs_table(runs: Sequence[Run]) -> Table:
     return Table("Runs", columns, rows)
 
 
+def _data_url(picture: bytes) -> str:
+    kind = "image/png" if picture.startswith(b"\x89PNG") else "image/svg+xml"
+    return f"data:{kind};base64,{base64.b64encode(picture).decode()}"
+
+
 def _facts(runs: Sequence[Run]) -> str:
     """What the figures were measured with."""
-    facts = [f"{len(runs)} runs", f"backbone {', '.join(unique(run.backbone for run in runs))}"]
+    facts = [f"{len(runs)} run{'s' * (len(runs) != 1)}", f"backbone {', '.join(unique(run.backbone for run in runs))}"]
     for name in ("qprompt", "torch", "engine"):
         if found := unique(str(run.versions[name]) for run in runs if name in run.versions):
-            facts.append(f"{name} {', '.join(found)}")
+            facts.append(f"{name} {', '.join(each.removeprefix('engine: ') for each in found)}")
     if found := unique(str(run.hardware.get("gpu") or run.hardware["cpu"]) for run in runs if "cpu" in run.hardware):
         facts.append(f"on {', '.join(found)}")
     times = sorted(run.finished for run in runs if run.finished)

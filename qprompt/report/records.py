@@ -119,7 +119,7 @@ def read_run(file: Path) -> Run:
         folder=file.parent,
         mode=mode,
         trainer=_get(data, "trainer", str),
-        dataset=_get(data, "dataset", str),
+        dataset=_dataset_name(_get(data, "dataset", str), config),
         draw=_get({"DATASET.DRAW": 0, **config}, "DATASET.DRAW", int),
         seed=_get(data, "seed", int),
         shots=_get(data, "shots", int),
@@ -137,6 +137,15 @@ def read_run(file: Path) -> Run:
         versions=_get(data, "versions", dict, {}),
         hardware=_get(data, "hardware", dict, {}),
     )
+
+
+# Data of one's own all go by one name; which data it was is in another key.
+_OWN_DATA = {"ImageList": "DATASET.LIST", "ImageFolder": "DATASET.ROOT"}
+
+
+def _dataset_name(name: str, config: dict[str, Any]) -> str:
+    which = config.get(_OWN_DATA.get(name, ""))
+    return f"{name} {Path(which).stem}" if isinstance(which, str) and which else name
 
 
 def _is(value: Any, kind: type) -> bool:

@@ -1,0 +1,90 @@
+"""Accuracy class by class, what is taken for what, and which classes another prompt helps."""
+
+from collections import Counter
+from typing import Any
+
+import torch
+
+from qprompt.report.look.rebuild import Predictions
+from qprompt.report.plotting import new_figure
+from qprompt.report.tables import Column, Stat, Table
+
+_LABELLED = 60  # classes up to which the confusion matrix carries names
+
+
+def class_table(name: str, ours: Predictions, other_name: str = "", other: Predictions | None = None) -> Table:
+    """A row a class: test images, accuracy, what its mistakes are most often taken for.
+
+    With `other` (the same images, another prompt) also its accuracy, the difference (ours minus other), and the
+    images that only one of the two gets right; the classes that gain most come first.
+    """
+    rows: list[list[Any]] = []
+    for label, classname in enumerate(ours.classnames):
+        here = ours.labels == label
+        count = int(here.sum())
+        row: list[Any] = [classname, count, _accuracy(ours, here)]
+        if other is not None:
+            gained, lost = (
+                int((ours.correct & ~other.correct & here).sum()),
+                int((other.correct & ~ours.correct & here).sum()),
+            )
+            difference = Stat(100 * (gained - lost) / count) if count else None
+            row += [_accuracy(other, here), difference, f"+{gained} -{lost}"]
+        rows.append([*row, _taken_for(ours, here)])
+    title, notes = "Classes", ["Accuracy in %, on the test images of each class."]
+    columns = [Column("Class"), Column("Images", "count"), Column(name, "percent")]
+    if other is not None:
+        rows.sort(key=lambda row: -(row[4].mean if row[4] else 0.0))
+        columns += [Column(other_name, "percent"), Column("Difference", "points"), Column("Images won")]
+        title, notes = f"Classes: {name} against {other_name}", [*notes, _verdict(name, other_name, ours, other)]
+    columns.append(Column("Most often taken for"))
+    return Table(title, columns, rows, notes)
+
+
+def _accuracy(predictions: Predictions, here: torch.Tensor) -> Stat | None:
+    return Stat(100 * float(predictions.correct[here].float().mean())) if bool(here.any()) else None
+
+
+def _taken_for(predictions: Predictions, here: torch.Tensor) -> str:
+    wrong = Counter(predictions.predicted[here & ~predictions.correct].tolist()).most_common(2)
+    return ", ".join(f"{predictions.classnames[label]} ({count})" for label, count in wrong) or "-"
+
+
+def _verdict(name: str, other_name: str, ours: Predictions, other: Predictions) -> str:
+    """Over all images: who gets right what the other gets wrong, and McNemar's exact test of the two counts."""
+    from scipy import stats
+
+    gained, lost = int((ours.correct & ~other.correct).sum()), int((other.correct & ~ours.correct).sum())
+    p = float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    return (
+        f"Images won: +right only with {name} -right only with {other_name}; in all +{gained} -{lost} of "
+        f"{len(ours.labels)} (McNemar's exact test on these images: p = {p:.3g})."
+    )
+
+
+def confusion(predictions: Predictions) -> torch.Tensor:
+    """(C, C) int64: images of class (row) that were taken for class (column)."""
+    size = len(predictions.classnames)
+    cells = predictions.labels * size + predictions.predicted
+    return torch.bincount(cells, minlength=size * size).reshape(size, size)
+
+
+def confusion_figure(predictions: Predictions, title: str) -> Any:
+    """The confusion matrix, each row in percent of its class."""
+    counts = confusion(predictions)
+    share = 100 * counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
+    size = len(predictions.classnames)
+    named = size <= _LABELLED
+    side = max(3.2, 0.19 * size) if named else 7.0
+    figure, axes = new_figure(1, 1, side + 1.2, side)
+    axis = axes[0, 0]
+    image = axis.imshow(share.numpy(), cmap="Blues", vmin=0, vmax=100)
+    axis.grid(False)
+    axis.set_title(title, loc="left")
+    axis.set_xlabel("taken for")
+    axis.set_ylabel("class")
+    if named:
+        axis.set_xticks(range(size), predictions.classnames, rotation=90, fontsize=7)
+        axis.set_yticks(range(size), predictions.classnames, fontsize=7)
+    figure.colorbar(image, ax=axis, label="% of the class", shrink=0.8)
+    return figure

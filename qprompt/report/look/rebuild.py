@@ -1,0 +1,126 @@
+"""A finished run's trainer again, with its prompt loaded, from what its metrics.json says."""
+
+import contextlib
+import io
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import qprompt
+from qprompt.errors import UserError
+from qprompt.report.records import Run
+
+# Where this look reads and writes; the run's own folder stays as it is.
+_OURS = ("OUTPUT_DIR", "RESUME", "DATASET.ROOT", "DATASET.WRITE_CACHE", "DATASET.SUBSAMPLE_CLASSES", "VERBOSE")
+
+
+@dataclass
+class Predictions:
+    """What a run says of every test image, in the order of the data set. N images, C classes."""
+
+    classnames: list[str]
+    paths: list[str]
+    labels: Tensor  # (N,) int64
+    probabilities: Tensor  # (N, C) float32
+
+    @property
+    def predicted(self) -> Tensor:
+        """(N,) int64"""
+        return self.probabilities.argmax(dim=1)
+
+    @property
+    def correct(self) -> Tensor:
+        """(N,) bool"""
+        return self.predicted == self.labels
+
+
+def rebuild(run: Run, classes: str = "", root: str = "") -> Any:
+    """The trainer of `run` with the prompt that it trained or evaluated.
+
+    `classes`: base, new or all instead of the run's own; `root`: another data root. Dassl's printing is kept back.
+    UserError where the trainer, the data, the backbone or the checkpoint is not there.
+    """
+    from qprompt.engine import activate
+
+    activate()
+    _import_project()
+    from dassl.engine import build_trainer
+    from dassl.utils import set_random_seed
+
+    cfg = _config(run, classes, root)
+    model_dir = str(run.folder) if run.mode == "train" else run.model_dir
+    said = io.StringIO()
+    try:
+        with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(said):
+            cfg.defrost()
+            cfg.OUTPUT_DIR = scratch
+            cfg.freeze()
+            if cfg.SEED >= 0:
+                set_random_seed(cfg.SEED)
+            trainer = build_trainer(cfg)
+            if model_dir:
+                trainer.load_model(model_dir, epoch=run.load_epoch or cfg.OPTIM.MAX_EPOCH)
+            trainer.set_model_mode("eval")
+    except FileNotFoundError as error:
+        raise UserError(f"{run.folder}: {error}. Name the data root of this machine with --root.") from None
+    return trainer
+
+
+@torch.no_grad()
+def predict(trainer: Any) -> Predictions:
+    """Run the trainer over its test set."""
+    logits, labels = [], []
+    with contextlib.redirect_stdout(io.StringIO()):
+        for batch in trainer.test_loader:
+            image, label = trainer.parse_batch_test(batch)
+            logits.append(trainer.model_inference(image).float().cpu())
+            labels.append(label.cpu())
+    names = trainer.lab2cname
+    return Predictions(
+        [names[label] for label in sorted(names)],
+        [item.impath for item in trainer.dm.dataset.test],
+        torch.cat(labels),
+        torch.cat(logits).softmax(dim=1),
+    )
+
+
+def _import_project() -> None:
+    """Import trainers/ and datasets/, which register what they define; they lie in the checkout, not in the wheel."""
+    for root in (Path.cwd(), Path(qprompt.__file__).resolve().parent.parent):
+        if (root / "trainers").is_dir() and (root / "datasets").is_dir():
+            if str(root) not in sys.path:
+                sys.path.insert(0, str(root))
+            for package in ("datasets", "trainers"):
+                for module in iter_modules([str(root / package)]):
+                    import_module(f"{package}.{module.name}")
+            return
+    raise UserError("no trainers/ and datasets/ here: run this command in the folder that holds train.py.")
+
+
+def _config(run: Run, classes: str, root: str) -> Any:
+    from dassl.config import get_cfg_default
+    from dassl.data.datasets import DATASET_REGISTRY
+    from dassl.engine import TRAINER_REGISTRY
+
+    from qprompt import config
+
+    cfg = get_cfg_default()
+    config.extend_cfg(cfg)
+    known = set(config.keys(cfg))
+    for key, value in run.config.items():
+        if key in known and key not in _OURS:
+            config.set_key(cfg, key, value, str(run.folder))
+    cfg.DATASET.WRITE_CACHE = False
+    cfg.DATASET.SUBSAMPLE_CLASSES = classes or run.classes
+    cfg.DATASET.ROOT = root or run.config.get("DATASET.ROOT", "")
+    for registry, name in ((TRAINER_REGISTRY, cfg.TRAINER.NAME), (DATASET_REGISTRY, cfg.DATASET.NAME)):
+        if name not in registry.registered_names():
+            raise UserError(f"{run.folder} is a run of {name!r}, which is not in this checkout.")
+    return cfg

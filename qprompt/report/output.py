@@ -1,0 +1,50 @@
+"""A report's files: every format of its tables, one HTML page, its figures."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qprompt.errors import UserError
+from qprompt.files import atomic_open
+from qprompt.report import render
+from qprompt.report.page import page
+from qprompt.report.plotting import save
+from qprompt.report.records import Run
+from qprompt.report.tables import Table
+
+_ENDINGS = {"txt": "text", "md": "markdown", "tex": "latex", "csv": "csv"}
+
+
+def write_report(
+    folder: Path,
+    stem: str,
+    tables: Sequence[Table],
+    figures: Mapping[str, tuple[str, Any]],
+    published: Sequence[Table],
+    runs: Sequence[Run],
+    warnings: Sequence[str],
+) -> None:
+    """Write `stem`.{txt,md,tex,csv,html} and the figures into `folder`, each whole or not at all, and name them.
+
+    `figures`: name -> (caption, matplotlib figure or the bytes of a PNG file).
+    """
+    shown = [*tables, *published]
+    contents = {f"{stem}.{e}": render.FORMATS[kind](shown).encode("utf-8") for e, kind in _ENDINGS.items()}
+    pictures: dict[str, tuple[str, bytes]] = {}
+    written: list[str] = []
+    try:
+        for name, (caption, figure) in figures.items():
+            if isinstance(figure, bytes):
+                contents[f"{name}.png"] = figure
+                pictures[name] = (caption, figure)
+            else:
+                written += [path.name for path in save(figure, folder / name)]
+                pictures[name] = (caption, (folder / f"{name}.svg").read_bytes())
+        contents[f"{stem}.html"] = page(tables, pictures, published, runs, warnings).encode("utf-8")
+        for name, content in contents.items():
+            with atomic_open(folder / name) as file:
+                file.write(content)
+    except OSError as error:
+        raise UserError(f"cannot write to --out {folder}: {error.strerror}.") from None
+    print(f"\nwritten to {folder}/: {', '.join(sorted([*contents, *written]))}", file=sys.stderr)
