@@ -34,7 +34,7 @@ VARIABLES = {
 PIXELS = 32
 SMALL = ClipShape(48, PIXELS, 3, 128, 8, 64, 1, 3)
 # MaPLe, PromptSRC and their relatives have the widths of ViT-B/16 written into them.
-WIDE = ClipShape(512, PIXELS, 3, 768, 16, 512, 8, 3)
+WIDE = ClipShape(512, PIXELS, 2, 768, 16, 512, 8, 2)
 
 
 def checkout(name: str) -> Path:

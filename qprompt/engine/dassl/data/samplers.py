@@ -58,7 +58,7 @@ class RandomDomainSampler(_DomainSampler):
 
     def __init__(self, data_source, batch_size, n_domain):
         super().__init__(data_source, batch_size, n_domain)
-        self.length = len(list(self))
+        self.length = sum(1 for _ in self)
 
     def select_domains(self):
         """A random choice."""
@@ -71,7 +71,7 @@ class SeqDomainSampler(_DomainSampler):
     def __init__(self, data_source, batch_size):
         super().__init__(data_source, batch_size, n_domain=None)
         self.domains.sort()
-        self.length = len(list(self))
+        self.length = sum(1 for _ in self)
 
     def select_domains(self):
         """All."""
@@ -97,7 +97,7 @@ class RandomClassSampler(Sampler):
         self.labels = list(self.index_dic)
         if len(self.labels) < self.ncls_per_batch:
             raise UserError(f"a batch of {self.ncls_per_batch} classes, but there are only {len(self.labels)}")
-        self.length = len(list(self))
+        self.length = sum(1 for _ in self)
 
     def __iter__(self):
         chunks = {}

@@ -1,0 +1,187 @@
+"""Which Dassl `activate()` chooses and what it says; and what the bundled one leaves out."""
+
+import importlib
+import sys
+
+import pytest
+
+from qprompt import engine
+from qprompt.engine import BUNDLED, activate
+from qprompt.errors import UserError
+
+FAKE_SCHEDULER = """
+class ConstantWarmupScheduler:
+    def __init__(self, optimizer, successor, epochs, rate):
+        {body}
+    def step(self):
+        pass
+    def state_dict(self):
+        return {{}}
+"""
+FAKE_UTILS = """
+def save_checkpoint(state, folder): print("saved")
+def resume_from_checkpoint(folder, *parts): {body}
+"""
+
+
+@pytest.fixture
+def clean(monkeypatch):
+    """As in a new process: no engine chosen, no dassl imported, none on the path. Everything is put back."""
+    saved = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "dassl"}
+    for name in saved:
+        del sys.modules[name]
+    paths = [path for path in sys.path if path != str(engine.HERE) and not (engine.Path(path) / "dassl").exists()]
+    monkeypatch.setattr(sys, "path", paths)
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    monkeypatch.setattr(engine, "_active", None)
+    monkeypatch.delenv(engine.VARIABLE, raising=False)
+    yield monkeypatch
+    for name in [name for name in sys.modules if name.partition(".")[0] == "dassl"]:
+        del sys.modules[name]
+    sys.modules.update(saved)
+
+
+def install(clean, folder, scheduler="pass", resume="pass", extra=""):
+    """Put a pretended dassl on the path; returns its folder."""
+    files = {
+        "__init__.py": "__version__ = '9.9'\n",
+        "optim/__init__.py": extra,
+        "optim/lr_scheduler.py": FAKE_SCHEDULER.format(body=scheduler),
+        "utils/__init__.py": FAKE_UTILS.format(body=resume),
+    }
+    for name, text in files.items():
+        (folder / "dassl" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "dassl" / name).write_text(text)
+    clean.syspath_prepend(str(folder))
+    return folder / "dassl"
+
+
+def test_bundled_when_none_is_installed(clean):
+    info = activate()
+    assert str(info) == "engine: bundled Dassl (no 'dassl' is installed)"
+    assert info.name == "bundled" and info.path == str(BUNDLED)
+    assert importlib.import_module("dassl").__file__ == str(BUNDLED / "__init__.py")
+    assert activate() is info
+
+
+def test_prints_nothing(clean, tmp_path, capfd):
+    install(clean, tmp_path)
+    activate()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_installed_one_when_it_works(clean, tmp_path):
+    folder = install(clean, tmp_path)
+    info = activate()
+    assert (info.name, info.path) == ("dassl", str(folder))
+    assert str(info) == f"engine: installed Dassl (9.9 in {folder})"
+    assert importlib.import_module("dassl").__version__ == "9.9"
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ({"extra": "import wilds_of_old, os"}, "needs wilds_of_old, which is not installed"),
+        ({"scheduler": "raise TypeError('takes 3 arguments\\nbut 4 were given')"}, "TypeError: takes 3 arguments"),
+        ({"resume": "raise RuntimeError('weights_only')"}, "RuntimeError: weights_only"),
+        ({"extra": "import qprompt.no_such_module"}, "No module named"),
+    ],
+)
+def test_installed_one_that_fails_here(clean, tmp_path, fault, said):
+    folder = install(clean, tmp_path, **fault)
+    info = activate()
+    assert info.name == "bundled" and str(folder) in info.reason and said in info.reason
+    assert "\n" not in str(info)
+    assert importlib.import_module("dassl.config").__file__.startswith(str(BUNDLED))
+
+    clean.setenv(engine.VARIABLE, "dassl")
+    with pytest.raises(UserError, match="already in use"):
+        activate()
+
+
+def test_asked_for_an_installed_one_that_fails(clean, tmp_path):
+    install(clean, tmp_path, resume="raise RuntimeError('weights_only')")
+    clean.setenv(engine.VARIABLE, "dassl")
+    with pytest.raises(UserError, match="QPROMPT_ENGINE=dassl, but .* weights_only; unset QPROMPT_ENGINE"):
+        activate()
+    assert "dassl" not in sys.modules
+
+
+def test_asked_for_one_that_is_not_installed(clean):
+    clean.setenv(engine.VARIABLE, "dassl")
+    with pytest.raises(UserError, match="no 'dassl' is installed: pip install git"):
+        activate()
+
+
+def test_bundled_on_request(clean, tmp_path):
+    install(clean, tmp_path)
+    clean.setenv(engine.VARIABLE, "bundled")
+    assert activate().reason == "QPROMPT_ENGINE=bundled"
+    assert importlib.import_module("dassl").__file__.startswith(str(BUNDLED))
+
+
+def test_bad_choice(clean):
+    clean.setenv(engine.VARIABLE, "bundeld")
+    with pytest.raises(UserError, match="'bundeld', expected one of auto, dassl, bundled. Did you mean 'bundled'?"):
+        activate()
+
+
+def test_another_dassl_imported_before(clean, tmp_path):
+    install(clean, tmp_path)
+    importlib.import_module("dassl")
+    assert activate().name == "dassl"  # it works: take it
+    clean.setattr(engine, "_active", None)
+    clean.setenv(engine.VARIABLE, "bundled")
+    with pytest.raises(UserError, match="another dassl was imported before"):
+        activate()
+
+
+def test_another_dassl_imported_before_that_fails(clean, tmp_path):
+    install(clean, tmp_path, resume="raise RuntimeError('weights_only')")
+    importlib.import_module("dassl")
+    with pytest.raises(UserError, match="another dassl was imported before.*weights_only.*activate the engine first"):
+        activate()
+
+
+def test_a_folder_named_dassl_is_no_dassl(clean, tmp_path):
+    (tmp_path / "dassl").mkdir()
+    clean.syspath_prepend(str(tmp_path))
+    assert activate().reason == "no 'dassl' is installed"
+
+
+def test_bundled_one_on_the_path_is_bundled(clean):
+    clean.syspath_prepend(str(engine.HERE))  # as PYTHONPATH or a parent process may do
+    importlib.import_module("dassl")
+    assert activate().name == "bundled"
+
+
+def test_left_out_parts_name_real_dassl(clean):
+    activate()
+    for module in ("dassl.modeling", "dassl.modeling.ops", "dassl.engine.da", "dassl.data.datasets.dg"):
+        with pytest.raises(ModuleNotFoundError, match="pip install git.*Dassl"):
+            importlib.import_module(module)
+    with pytest.raises(ImportError, match="dassl.engine.DANN is not in the bundled engine"):
+        from dassl.engine import DANN  # noqa: F401
+    with pytest.raises(ImportError, match="real Dassl has it"):
+        from dassl.data.datasets import PACS  # noqa: F401
+    import dassl.engine
+
+    assert not hasattr(dassl.engine, "no_such_name")
+    from dassl.config import get_cfg_default
+    from dassl.data.datasets import build_dataset
+    from dassl.engine import SimpleNet, build_trainer
+
+    cfg = get_cfg_default()
+    cfg.TRAINER.NAME, cfg.DATASET.NAME = "FixMatch", "Office31"
+    with pytest.raises(ImportError, match="trainer FixMatch is not in the bundled engine"):
+        build_trainer(cfg)
+    with pytest.raises(ImportError, match="data set Office31 is not in the bundled engine"):
+        build_dataset(cfg)
+    with pytest.raises(ImportError, match="real Dassl has it"):
+        SimpleNet(cfg, cfg.MODEL, 3)
+
+
+def test_only_under_its_own_name(clean):
+    with pytest.raises(ImportError, match="activate"):
+        importlib.import_module("qprompt.engine.dassl")
+    sys.modules.pop("qprompt.engine.dassl", None)
