@@ -81,11 +81,13 @@ def paired_differences(
     """
     value = _MEASURES[measure]
     a, b = ([s for s in scores if s.method == name and value(s) is not None] for name in (first, second))
+    others: dict[tuple, list[Score]] = defaultdict(list)
+    for score in b:
+        others[score.place[:2]].append(score)
     by_place: dict[tuple, list[float]] = defaultdict(list)
     for x in a:
-        for y in b:
-            same = x.place == y.place or (x.place[:2] == y.place[:2] and 0 in (x.shots, y.shots))
-            if same and (x.shots == y.shots or 0 in (x.shots, y.shots)):
+        for y in others[x.place[:2]]:
+            if 0 in (x.shots, y.shots) or (x.place, x.shots) == (y.place, y.shots):
                 by_place[x.place[:2]].append(value(y) - value(x))
     if unit == "auto":
         unit = "datasets" if len(by_place) >= FEWEST else "runs"

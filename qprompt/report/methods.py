@@ -4,6 +4,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +24,35 @@ _BY_PROTOCOL = ("OPTIM.MAX_EPOCH", "DATALOADER.TRAIN_X.BATCH_SIZE")
 _EPOCH = "LOAD_EPOCH"
 
 
-def trained_by(run: Run, runs: Sequence[Run]) -> Run | None:
-    """The training run that the evaluation `run` loaded its prompt from, if it is among `runs`.
+def owners_of(runs: Sequence[Run]) -> list[Run]:
+    """For each run the training run behind it: itself, or for an evaluation the one that its prompt came from.
 
-    ``model_dir`` was typed in some working directory, and folders move: without an exact match, the one training
-    run whose folder ends with that path is taken.
+    ``model_dir`` was typed in some working directory, and folders move: without an exact match, the one training run
+    whose folder ends with that path is taken. An evaluation whose training run is not among `runs` stands for itself.
     """
-    if not run.model_dir:
-        return None
-    trained = [other for other in runs if other.mode == "train"]
-    exact = os.path.realpath(run.model_dir)
-    for other in trained:
-        if os.path.realpath(other.folder) == exact:
-            return other
-    tail = Path(os.path.normpath(run.model_dir)).parts
-    while tail and tail[0] in (os.sep, os.pardir):
-        tail = tail[1:]
-    ending = [other for other in trained if Path(os.path.realpath(other.folder)).parts[-len(tail) :] == tail]
-    return ending[0] if len(ending) == 1 and len(tail) > 1 else None
+    trained = [(Path(os.path.realpath(run.folder)).parts, run) for run in runs if run.mode == "train"]
+    exact = dict(trained)
+
+    @cache
+    def ending(length: int) -> dict[tuple[str, ...], list[Run]]:
+        found: dict[tuple[str, ...], list[Run]] = defaultdict(list)
+        for parts, run in trained:
+            found[parts[-length:]].append(run)
+        return found
+
+    def owner(run: Run) -> Run:
+        if not run.model_dir:
+            return run
+        there = exact.get(Path(os.path.realpath(run.model_dir)).parts)
+        if there:
+            return there
+        tail = Path(os.path.normpath(run.model_dir)).parts
+        while tail and tail[0] in (os.sep, os.pardir):
+            tail = tail[1:]
+        alike = ending(len(tail)).get(tail, []) if len(tail) > 1 else []
+        return alike[0] if len(alike) == 1 else run
+
+    return [owner(run) for run in runs]
 
 
 def settings_of(run: Run) -> dict[str, Any]:
@@ -60,7 +72,7 @@ def name_methods(runs: Sequence[Run]) -> list[str]:
 
     ``["QCoOp"]`` when there is one; ``["QCoOp BITS=1", "QCoOp BITS=2"]`` when there are two.
     """
-    owners = [trained_by(run, runs) or run for run in runs]
+    owners = owners_of(runs)
     settings = [settings_of(owner) for owner in owners]
     for run, own in zip(runs, settings, strict=True):
         if _EPOCH in settings_of(run):

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from qprompt.report.methods import name_methods, trained_by
+from qprompt.report.methods import name_methods, owners_of
 from qprompt.report.records import Run
 
 
@@ -54,9 +54,8 @@ def pair(runs: Sequence[Run]) -> tuple[list[Score], list[str]]:
     scores: dict[tuple, Score] = {}
     taken: dict[tuple, Run] = {}
     # The training run last, so that it has the last word on what it measured itself; then the newest.
-    order = sorted(zip(runs, name_methods(runs), strict=True), key=lambda r: (r[0].mode == "train", r[0].finished))
-    for run, method in order:
-        owner = trained_by(run, runs) or run
+    known = zip(runs, name_methods(runs), owners_of(runs), strict=True)
+    for run, method, owner in sorted(known, key=lambda known: (known[0].mode == "train", known[0].finished)):
         source = owner.dataset if run.mode == "eval" and owner.dataset != run.dataset else ""
         shots, seed, draw = (owner.shots if run.learns else 0), owner.seed, run.draw
         key = (method, run.dataset, draw, shots, seed, source)
