@@ -107,7 +107,9 @@ def load_into(checkpoint, fpath, model, optimizer=None, scheduler=None):
             if part is not None and checkpoint.get(key) is not None:
                 part.load_state_dict(checkpoint[key])
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointMismatch(f"{fpath} does not fit this model: {error}") from error
+        lines = [line.strip() for line in str(error).splitlines()]
+        more = f"; and {len(lines) - 3} more" if len(lines) > 3 else ""
+        raise CheckpointMismatch(f"{fpath} does not fit this model: {'; '.join(lines[:3])}{more}") from error
 
 
 def resume_from(checkpoint, fpath, model, optimizer=None, scheduler=None):

@@ -69,8 +69,9 @@ class InstanceNormalization:
         self.eps = eps
 
     def __call__(self, img):
-        std, mean = torch.std_mean(img, dim=(1, 2), keepdim=True)
-        return (img - mean) / (std + self.eps)
+        pixels = img.flatten(1)  # (C, H * W)
+        mean, std = pixels.mean(1), pixels.std(1)
+        return (img - mean[:, None, None]) / (std[:, None, None] + self.eps)
 
 
 class Cutout:
