@@ -38,7 +38,7 @@ def save(module: nn.Module, path: str | os.PathLike[str], **metadata: Any) -> No
     tensors: dict[str, Tensor] = {}
     about: dict[str, Any] = {}
     for name, (fake, weight) in quantized_parameters(module).items():
-        indices, levels = fake.encode(weight)
+        indices, levels = fake.encode(weight)[:2]
         tensors[f"{name}:i"] = pack_bits(indices.cpu(), fake.config.bits)
         tensors[f"{name}:l"] = levels.cpu()
         about[name] = [fake.config.bits, list(weight.shape), str(weight.dtype).removeprefix("torch.")]

@@ -63,7 +63,7 @@ def load_state_dict_(module: nn.Module, state: Mapping[str, Tensor]) -> list[str
             raise UserError(f"{key} has shape {tuple(got.shape)} in the state dict, expected {tuple(tensor.shape)}")
     result = module.load_state_dict(state, strict=False)
     for fake in afresh:
-        fake.step = fake.last_fit = fake.fits = 0
+        fake.reset()
     for fake, weight in quantized.values():
         if fake in afresh and fake.config.mode == "qat" and fake.config.start_step == 0:
             fake.fit(weight)
@@ -124,7 +124,7 @@ def _read_plain(
         state[original] = plain
         fresh = copy.deepcopy(fake)
         if not _unquantized:
-            fresh.step = fresh.last_fit = fresh.fits = 0
+            fresh.reset()
         if fresh.fits or (fresh.config.mode == "qat" and fresh.config.start_step == 0):
             fresh.fit(plain.to(weight))
         state.update(fresh.state_dict(prefix=f"{prefix}parametrizations.{name}.0."))

@@ -1,0 +1,198 @@
+"""The computation of arXiv 2407.10704 on one tensor, as a torch parametrization."""
+
+import dataclasses
+import json
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from qprompt import quantizers
+from qprompt.assignment import assign, count, lookup
+from qprompt.errors import UserError
+from qprompt.kmeans import boundaries
+from qprompt.quant_config import QuantConfig
+
+
+class Coded(NamedTuple):
+    """One tensor as it is stored: indices (G, L) and half-precision levels (G, k); and what they were made from."""
+
+    indices: Tensor
+    levels: Tensor
+    x: Tensor  # (G, L) float32
+    mu: Tensor  # (G, 1)
+    sigma: Tensor  # (G, 1)
+
+
+class FakeQuantize(nn.Module):
+    """W -> W_q = sigma * c[i] + mu in half precision, i the level nearest to W_hat = (W - mu) / sigma.
+
+    mu and sigma are those of W as it is, the levels c those of the last fit. The gradient of W, g being that of W_q
+    and N the entries of a group (section 3.2 of the paper says "ste"; the others are for comparison):
+
+    - "ste": dW = g, straight-through.
+    - "stats": dW = g + W_hat / N * sum(g * (c[i] - W_hat)). Straight-through for the rounding alone; sigma = std(W)
+      depends on W, and mu cancels. Without normalization the same as "ste".
+    - method "lsq", c = s * m: dW = g within the cells of the levels, else 0; ds = a * sum(g * sigma * r) with
+      r = m[i] - W_hat / s within, else m[i], and a = 1 / sqrt(N (k - 1) / 2) (arXiv 1902.08153, equation 3).
+
+    Before the first fit (mode "ptq", or steps before `start_step`) W passes unchanged.
+    """
+
+    codebook: Tensor  # (G, k) float32, c ascending
+    reference: Tensor  # (G, k) float32, P_ref: share of the weights on each level at the last fit
+
+    def __init__(self, weight: Tensor, config: QuantConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.rule = quantizers.get(config.method)
+        self.groups = count_groups(weight.shape, config)
+        zeros = torch.zeros(self.groups, config.levels, device=weight.device)
+        self.register_buffer("codebook", zeros)
+        self.register_buffer("reference", zeros.clone())
+        self.learned = self.rule.learned and config.bits != 16
+        self.step_size = nn.Parameter(zeros.new_ones(self.groups, 1)) if self.learned else None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every step and fit."""
+        self.step = self.last_fit = self.fits = 0
+        self.active = False  # whether there was a fit; apart from `fits` so that a compiled forward stays valid
+        self.kl = math.nan  # KL(P_now || P_ref) when it was last computed
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if not self.active:
+            return weight
+        with torch.no_grad():
+            value, coded = self._quantize(weight)
+        if not torch.is_grad_enabled():
+            return value
+        # Exactly the levels plus exactly zero: `W + (W_q - W).detach()` would round, and so train other values than
+        # those that are packed.
+        zero = weight - weight.detach()
+        if coded is None:
+            return value + zero
+        if self.learned:
+            return self._through_step_size(value, zero, coded)
+        if self.config.gradient == "stats" and self.config.normalize:
+            zero = zero + self._through_sigma(weight, coded)
+        return value + zero
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight
+
+    def encode(self, weight: Tensor) -> Coded:
+        """What the prompt file holds of `weight`."""
+        x, mu, sigma = self.stats(weight)
+        codebook = self.normalized_levels()
+        return Coded(assign(x, sigma * boundaries(codebook) + mu), (sigma * codebook + mu).half(), x, mu, sigma)
+
+    def stats(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (G, L) float32 with its mu and sigma (G, 1); without normalization, and for a constant, sigma is 1."""
+        x = weight.detach().reshape(self.groups, -1).float()
+        if not self.config.normalize:
+            return x, x.new_zeros(self.groups, 1), x.new_ones(self.groups, 1)
+        mu = x.mean(-1, keepdim=True)
+        # Of all N entries, not N - 1; torch.std is ten times slower on a CPU.
+        sigma = (x - mu).square_().mean(-1, keepdim=True).sqrt_()
+        return x, mu, torch.where(sigma > 0, sigma, 1.0)
+
+    def normalized_levels(self) -> Tensor:
+        """c: (G, k) float32."""
+        if self.step_size is None:
+            return self.codebook
+        return self.step_size.detach().abs() * quantizers.grid(self.config.levels, self.codebook.device)
+
+    def divergence(self, weight: Tensor) -> Tensor:
+        """KL(P_now || P_ref) in nats, the largest of the groups: () float32.
+
+        P is over the indices, P_now by the current levels. The paper does not say what an empty level counts: here
+        every level gets half an entry more than it has, in both, so the divergence is always finite.
+        """
+        x, mu, sigma = self.stats(weight)
+        n, k = x.shape[1], self.config.levels
+        now = (count(x, sigma * boundaries(self.normalized_levels()) + mu) + 0.5) / (n + 0.5 * k)
+        reference = (self.reference * n + 0.5) / (n + 0.5 * k)
+        return (now * (now / reference).log()).sum(-1).amax()
+
+    def fit(self, weight: Tensor) -> None:
+        """New levels for `weight` as it is now, and P_ref with them."""
+        if self.config.bits != 16:
+            x, mu, sigma = self.stats(weight)
+            self.codebook.copy_(self.rule.fit((x - mu) / sigma, self.config.levels))
+            if self.step_size is not None:
+                self.step_size.data.copy_(self.codebook[:, -1:] - self.codebook[:, -2:-1])
+            counts = count(x, sigma * boundaries(self.normalized_levels()) + mu)
+            self.reference.copy_(counts / x.shape[1])
+        self.last_fit, self.fits, self.active, self.kl = self.step, self.fits + 1, True, 0.0
+
+    @property
+    def due(self) -> bool | None:
+        """Whether this step fits the levels; None where their divergence decides."""
+        c = self.config
+        if not self.fits:
+            return c.mode == "qat" and self.step >= c.start_step
+        if c.levels == 0 or self.learned or c.mode == "ptq" or c.policy == "once" or self.step == self.last_fit:
+            return False
+        if c.policy == "every":
+            return True
+        return None if self.step - self.last_fit >= c.min_interval else False
+
+    def _quantize(self, weight: Tensor) -> tuple[Tensor, Coded | None]:
+        if self.config.levels == 0:
+            return weight.half().to(weight.dtype), None
+        coded = self.encode(weight)
+        return lookup(coded.levels.to(weight.dtype), coded.indices).view(weight.shape), coded
+
+    def _through_sigma(self, weight: Tensor, coded: Coded) -> Tensor:
+        """Zero, with the gradient (c[i] - W_hat) dsigma/dW."""
+        residual = lookup(self.codebook, coded.indices) - (coded.x - coded.mu) / coded.sigma
+        sigma = weight.reshape(self.groups, -1).float().std(-1, correction=0, keepdim=True)
+        return (residual * (sigma - sigma.detach())).to(weight.dtype).view(weight.shape)
+
+    def _through_step_size(self, value: Tensor, zero: Tensor, coded: Coded) -> Tensor:
+        assert self.step_size is not None
+        k, n = self.config.levels, coded.x.shape[1]
+        scaled = (coded.x - coded.mu) / (coded.sigma * self.step_size.detach().abs().clamp(min=1e-30))
+        within = scaled.abs() <= k / 2
+        points = lookup(quantizers.grid(k, scaled.device).expand(self.groups, -1), coded.indices)
+        slope = coded.sigma * (points - torch.where(within, scaled, 0.0)) / math.sqrt(n * (k - 1) / 2)
+        size = self.step_size.abs()
+        through = slope * (size - size.detach())
+        return value + zero * within.view(zero.shape) + through.to(value.dtype).view(value.shape)
+
+    def get_extra_state(self) -> Tensor:
+        # As a tensor, so that a state dict holds tensors only: JSON in bytes.
+        state = {name: getattr(self, name) for name in ("step", "last_fit", "fits")}
+        state["config"] = dataclasses.asdict(self.config)
+        return torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        saved = json.loads(bytes(state.tolist()))
+        for field in ("method", "bits", "normalize", "granularity"):
+            got, own = saved["config"][field], getattr(self.config, field)
+            if got != own:
+                raise UserError(f"the checkpoint was quantized with {field}={got!r}, this module with {field}={own!r}")
+        self.step, self.last_fit, self.fits = saved["step"], saved["last_fit"], saved["fits"]
+        self.active, self.kl = self.fits > 0, math.nan
+
+    def _apply(self, fn: Any, recurse: bool = True) -> nn.Module:
+        # The device follows the module around it; .half() must not round the levels.
+        own = {**self._buffers, **self._parameters}
+        before = {name: tensor.detach().clone() for name, tensor in own.items() if tensor is not None}
+        super()._apply(fn, recurse)
+        for name, old in before.items():
+            now = getattr(self, name)
+            if now.dtype != old.dtype:
+                now.data = old.to(now.device)
+        return self
+
+
+def count_groups(shape: torch.Size, config: QuantConfig) -> int:
+    """How many codebooks a tensor of that shape gets."""
+    n = shape.numel()
+    length = {"tensor": n, "row": shape[-1] if shape else 1, "group": config.group_size}[config.granularity]
+    if not n or n % length:
+        raise UserError(f"group_size {length} does not divide the {n} entries of a tensor of shape {tuple(shape)}")
+    return n // length

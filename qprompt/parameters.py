@@ -1,0 +1,50 @@
+"""Parameters of a module by name, and the parametrizations that are on them."""
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import TypeVar
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from qprompt.errors import UserError, did_you_mean
+
+Kind = TypeVar("Kind", bound=nn.Module)
+
+
+def owner_of(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """``a.b.ctx`` -> (the submodule ``a.b``, ``ctx``)."""
+    path, _, leaf = name.rpartition(".")
+    return module.get_submodule(path), leaf
+
+
+def match_parameters(module: nn.Module, patterns: Iterable[str], exclude: Iterable[str] = ()) -> list[str]:
+    """Names of the parameters that match one of the glob patterns; a pattern that matches none raises UserError.
+
+    Tensors that carry a parametrization already are not among them.
+    """
+    known = [name for name, _ in module.named_parameters() if ".parametrizations." not in f".{name}"]
+    chosen: set[str] = set()
+    for pattern in (patterns,) if isinstance(patterns, str) else patterns:
+        hits = [name for name in known if fnmatchcase(name, pattern)]
+        if not hits:
+            some = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+            raise UserError(
+                f"no parameter matches {pattern!r}.{did_you_mean(pattern, known)} There are: {some or 'none'}"
+            )
+        chosen.update(hits)
+    excluded = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+    return [name for name in known if name in chosen and not any(fnmatchcase(name, p) for p in excluded)]
+
+
+def parametrizations(module: nn.Module, kind: type[Kind]) -> dict[str, tuple[Kind, nn.Parameter]]:
+    """Name -> (parametrization of that kind, the parameter under it), in the order of the modules."""
+    found = {}
+    for path, owner in module.named_modules():
+        if not parametrize.is_parametrized(owner):
+            continue
+        for leaf, chain in owner.parametrizations.items():  # type: ignore[union-attr, operator]
+            for step in chain:
+                if isinstance(step, kind):
+                    found[f"{path}.{leaf}" if path else leaf] = (step, chain.original)
+    return found

@@ -1,0 +1,162 @@
+"""What quantization did, step by step: the data behind the paper's figures, in a small file and in TensorBoard.
+
+While a run goes on, its records are lines of ``<path>.part``, so that a run which is killed and taken up again loses
+none and doubles none. `Recorder.close` turns them into one npz file; `read` reads it.
+"""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qprompt.errors import UserError
+from qprompt.fake_quant import quantized_parameters
+from qprompt.fake_quantize import FakeQuantize
+from qprompt.files import atomic_open
+
+QUANTITIES = ("mu", "sigma", "kl", "mse", "snr_db", "refit")
+BINS = 64
+LARGEST_CODEBOOK = 4096  # entries; larger ones (many groups) are not recorded
+
+
+class Recorder:
+    """Records the quantized tensors of a module.
+
+    The npz file holds, for T tensors and the S steps that were recorded (each `every`-th and each with a re-fit):
+
+    - ``name`` (T,), ``step`` (S,)
+    - ``mu``, ``sigma`` (S, T): of the full-precision weights, averaged over the groups where there are several
+    - ``kl`` (S, T): KL(P_now || P_ref) in nats, against the last fit; NaN before the first
+    - ``mse``, ``snr_db`` (S, T): mean of (W_q - W)^2, and 10 log10(mean W^2 / mse), infinite where mse is 0
+    - ``refit`` (S, T): whether the levels were fitted in this step
+    - ``codebook_step/NAME`` (F,) and ``codebook/NAME`` (F, G, k): the normalized levels of each fit
+    - ``histogram_step/NAME`` (H,), ``histogram_range/NAME`` (H, 2) and ``histogram/NAME`` (H, 64): counts of the
+      full-precision weights in equal bins, wherever `histogram` was called or at `histogram_steps`
+
+    TensorBoard gets the same as scalars ``quantization/NAME/...``, and as histograms.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        writer: Any = None,
+        every: int = 10,
+        histogram_steps: tuple[int, ...] = (),
+    ) -> None:
+        self.path = Path(path)
+        self.part = self.path.with_name(self.path.name + ".part")
+        self.writer, self.every, self.histogram_steps = writer, every, frozenset(histogram_steps)
+        self._started = False
+
+    @torch.no_grad()
+    def step(self, module: nn.Module, refitted: list[str] | tuple[str, ...] = ()) -> None:
+        """After `refresh_`, with the names that it returned."""
+        quantized = quantized_parameters(module)
+        number = _last_step(quantized)
+        if number in self.histogram_steps:
+            self.histogram(module)
+        fitted = {name for name, (fake, _) in quantized.items() if fake.fits and fake.last_fit == number}
+        if number % self.every and not fitted:
+            return
+        measured = torch.stack([_measure(fake, weight) for fake, weight in quantized.values()]).tolist()
+        rows = {}
+        for (name, (fake, _)), (mu, sigma, kl, mse, power) in zip(quantized.items(), measured, strict=True):
+            snr = 10 * math.log10(power / mse) if mse > 0 and power > 0 else math.inf
+            rows[name] = [mu, sigma, kl, mse, snr, float(name in fitted)]
+            if name in fitted and fake.codebook.numel() <= LARGEST_CODEBOOK:
+                self._append(number, codebook={name: fake.normalized_levels().tolist()})
+            if self.writer is not None:
+                for quantity, value in zip(QUANTITIES, rows[name], strict=True):
+                    if math.isfinite(value):
+                        self.writer.add_scalar(f"quantization/{name}/{quantity}", value, number)
+        self._append(number, rows=rows)
+
+    @torch.no_grad()
+    def histogram(self, module: nn.Module) -> None:
+        """The distribution of the full-precision weights as they are now, e.g. every fifth epoch."""
+        quantized = quantized_parameters(module)
+        number = _last_step(quantized)
+        for name, (_, weight) in quantized.items():
+            w = weight.detach().float().cpu()
+            low, high = w.min().item(), w.max().item()
+            counts = torch.histc(w, BINS, low, high).long().tolist()
+            self._append(number, histogram={name: [[low, high], counts]})
+            if self.writer is not None:
+                self.writer.add_histogram(f"quantization/{name}", w, number)
+
+    def close(self) -> None:
+        """Write the npz file, whole or not at all, and remove the lines it was made from."""
+        if not self.part.exists():
+            return
+        arrays = _arrays(_lines(self.part))
+        with atomic_open(self.path) as file:
+            np.savez_compressed(file, **arrays)
+        self.part.unlink()
+
+    def _append(self, number: int, **record: Any) -> None:
+        if not self._started:
+            # What a run that was cut off recorded beyond the checkpoint that it goes on from is done again.
+            kept = [line for line in _lines(self.part) if line["step"] < number] if self.part.exists() else []
+            with atomic_open(self.part) as file:
+                file.writelines(json.dumps(line).encode() + b"\n" for line in kept)
+            self._started = True
+        with open(self.part, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": number, **record}) + "\n")
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The arrays of a file that a `Recorder` wrote; UserError where it is none."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} is no record of a quantized run: {error}") from None
+    if "step" not in arrays or "name" not in arrays:
+        raise UserError(f"{path} is no record of a quantized run: it has no steps")
+    return arrays
+
+
+def _last_step(quantized: dict[str, Any]) -> int:
+    """The step that refresh_ counted last, from 0."""
+    return max((fake.step for fake, _ in quantized.values()), default=1) - 1
+
+
+def _measure(fake: FakeQuantize, weight: nn.Parameter) -> Tensor:
+    """mu, sigma, KL, mean squared error, mean square of the weights: (5,)."""
+    w = weight.detach().float().reshape(fake.groups, -1)
+    mu = w.mean(-1, keepdim=True)
+    sigma = (w - mu).square().mean(-1).sqrt()
+    error = (fake(weight).float() - weight.float()).square().mean()
+    kl = fake.divergence(weight) if fake.active and fake.config.levels else w.new_tensor(math.nan)
+    return torch.stack([mu.mean(), sigma.mean(), kl, error, w.square().mean()])
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a part file; a killed run may leave half a line at the end."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _arrays(lines: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    rows = [(line["step"], line["rows"]) for line in lines if "rows" in line]
+    names = list(rows[0][1]) if rows else []
+    table = np.array([[row[name] for name in names] for _, row in rows], dtype=np.float32)
+    table = table.reshape(len(rows), len(names), len(QUANTITIES))
+    arrays = {"name": np.array(names, dtype=np.str_), "step": np.array([number for number, _ in rows], dtype=np.int64)}
+    arrays |= {quantity: table[..., i] for i, quantity in enumerate(QUANTITIES)}
+    arrays["refit"] = arrays["refit"].astype(bool)
+    collected: dict[str, list[Any]] = {}
+    for line in lines:
+        for name, levels in line.get("codebook", {}).items():
+            collected.setdefault(f"codebook_step/{name}", []).append(line["step"])
+            collected.setdefault(f"codebook/{name}", []).append(levels)
+        for name, (ends, counts) in line.get("histogram", {}).items():
+            collected.setdefault(f"histogram_step/{name}", []).append(line["step"])
+            collected.setdefault(f"histogram_range/{name}", []).append(ends)
+            collected.setdefault(f"histogram/{name}", []).append(counts)
+    return arrays | {key: np.array(values) for key, values in collected.items()}
