@@ -11,7 +11,7 @@ def make_project(folder: Path) -> Path:
     for name in ("pets", "dtd", "world"):
         write(folder / f"configs/datasets/{name}.yaml", f"DATASET:\n  NAME: {name.title()}\n")
     for trainer in ("CoOp", "QCoOp", "MaPLe", "ZeroshotCLIP"):
-        write(folder / f"configs/trainers/{trainer}/tiny.yaml", "OPTIM:\n  MAX_EPOCH: 7\n  LR: 2e-3\n")
+        write(folder / f"configs/trainers/{trainer}/tiny.yaml", "OPTIM:\n  MAX_EPOCH: 7\n  LR: 0.002\n")
     write(folder / "configs/trainers/CoOp/short.yaml", "OPTIM:\n  MAX_EPOCH: 3\n")
     shutil.copy(HERE / "fake_train.py", folder / "train.py")
     return folder

@@ -83,7 +83,7 @@ def test_zero_shot_runs_once_and_never_trains(project):
 def test_variants_times_grid_spare_the_baselines(project):
     runs = runs_of(
         "protocol: few_shot\ndatasets: [pets]\nseeds: 1\ntrainers: {QCoOp: tiny}\nbaselines: {CoOp: tiny}\n"
-        "variants: {fixed: {TRAINER: {QUANT: {REFIT: never}}}, cac: }\n"
+        "variants: {fixed: {TRAINER: {QUANT: {POLICY: once}}}, cac: }\n"
         "grid: {TRAINER.QUANT.BITS: [1, 2], TRAINER.COOP.CTX_INIT: ['', a photo of a]}\n"
     )
     assert [r.folder.removeprefix("output/pets/").removesuffix("/seed1") for r in runs] == [
@@ -95,12 +95,12 @@ def test_variants_times_grid_spare_the_baselines(project):
             for init in ("none", "a-photo-of-a")
         ),
     ]
-    assert "TRAINER.QUANT.REFIT never TRAINER.QUANT.BITS 1" in " ".join(runs[1].argv)
+    assert "TRAINER.QUANT.POLICY once TRAINER.QUANT.BITS 1" in " ".join(runs[1].argv)
 
 
 def test_two_runs_never_share_a_folder(project):
     with pytest.raises(UserError, match="two runs with other settings want the folder"):
-        runs_of(BASE2NEW + "grid: {TRAINER.COOP.CTX_INIT: [a b, a-b]}")
+        runs_of(BASE2NEW + "grid: {TRAINER.COOP.CTX_INIT: ['a b', 'a  b']}")
 
 
 @pytest.mark.parametrize(
@@ -121,6 +121,8 @@ def test_two_runs_never_share_a_folder(project):
         (BASE2NEW, ["load_epoch=best"], "'last', 'all' or the number"),
         (BASE2NEW, ["grid={A.B: 1}"], "A.B takes a list of values, got 1"),
         (BASE2NEW, ["variants={a/b: }"], "names a folder"),
+        (BASE2NEW, ["settings={OPTIM.LRR: 1}"], "no config key OPTIM.LRR.* Did you mean 'OPTIM.LR'"),
+        (BASE2NEW, ["grid={OPTIM.LR: [low]}"], "OPTIM.LR takes a float"),
         (BASE2NEW, ["trainers=CoOp"], "'trainers' takes 'name: value' lines"),
         ("- a", [], "holds a list"),
         ("a: [", [], "is not yaml"),

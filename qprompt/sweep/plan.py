@@ -5,6 +5,7 @@ of the settings is one level more, between config and seed.
 """
 
 import dataclasses
+import functools
 import itertools
 import os
 import re
@@ -12,21 +13,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
+from yacs.config import CfgNode
 
 from qprompt import config
+from qprompt.engine import activate
 from qprompt.errors import UserError, did_you_mean
 from qprompt.sweep.spec import Dataset, Spec
-
-# Dassl's default, for a config that doesn't say.
-_DASSL_MAX_EPOCH = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
     """One ``train.py`` process.
 
-    ``expected`` holds every config key that its files, flags and options set; the rest has its default.
+    ``expected`` is its whole config, flat, as train.py will make it from the files, flags and options.
     ``after`` is the folder of the training run that an evaluation reads, or None.
     """
 
@@ -174,8 +173,9 @@ def _run(
         options["DATASET.DRAW"] = c.dataset.draw
     options["DATASET.NUM_SHOTS"] = c.shots
     options["DATASET.SUBSAMPLE_CLASSES"] = classes
-    expected = config.flatten(_yaml(dataset_file)) | config.flatten(_yaml(trainer_file))
-    expected |= {"SEED": c.seed, "TRAINER.NAME": c.trainer} | options
+    cfg = _from_files(str(dataset_file), str(trainer_file)).clone()
+    for key, value in {"SEED": c.seed, "TRAINER.NAME": c.trainer, **options}.items():
+        config.set_key(cfg, key, CfgNode._decode_cfg_value(str(value)), f"sweep {spec.name}")
 
     argv = ["--seed", str(c.seed), "--trainer", c.trainer]
     argv += ["--dataset-config-file", str(dataset_file), "--config-file", str(trainer_file), "--output-dir", folder]
@@ -186,13 +186,13 @@ def _run(
     if evaluate:
         argv += ["--eval-only"]
     if trained:
-        epoch = expected.get("OPTIM.MAX_EPOCH", _DASSL_MAX_EPOCH) if spec.load_epoch == "last" else spec.load_epoch
+        epoch = cfg.OPTIM.MAX_EPOCH if spec.load_epoch == "last" else spec.load_epoch
         argv += ["--model-dir", trained, "--load-epoch", str(epoch)]
     argv += [word for key, value in options.items() for word in (key, str(value))]
 
     what = f"test {classes}" if evaluate else f"train {classes}"
     label = " ".join(filter(None, [c.trainer, c.cfg, c.variant, str(c.dataset), f"{c.shots} shots", f"seed {c.seed}"]))
-    return Run(folder, c.trainer, f"{label}: {what}", tuple(argv), expected, trained, epoch)
+    return Run(folder, c.trainer, f"{label}: {what}", tuple(argv), config.flatten(config.to_dict(cfg)), trained, epoch)
 
 
 def _file(path: Path, what: str) -> Path:
@@ -205,13 +205,20 @@ def _file(path: Path, what: str) -> Path:
     return path
 
 
-_parsed: dict[Path, dict[str, Any]] = {}
+@functools.cache
+def default_cfg() -> CfgNode:
+    """Dassl's defaults and QPrompt's: what train.py starts from. Clone it before you change it."""
+    activate()
+    from dassl.config import get_cfg_default
+
+    cfg = get_cfg_default()
+    config.extend_cfg(cfg)
+    return cfg
 
 
-def _yaml(path: Path) -> dict[str, Any]:
-    if path not in _parsed:
-        try:
-            _parsed[path] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except yaml.YAMLError as error:
-            raise UserError(f"{path} is not a yaml file: {' '.join(str(error).split())}") from None
-    return _parsed[path]
+@functools.cache
+def _from_files(dataset_file: str, trainer_file: str) -> CfgNode:
+    cfg = default_cfg().clone()
+    config.merge_file(cfg, dataset_file)
+    config.merge_file(cfg, trainer_file)
+    return cfg

@@ -5,9 +5,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from qprompt import config
 from qprompt.errors import UserError
 from qprompt.run_record import run_settings
-from qprompt.sweep.plan import Run
+from qprompt.sweep.plan import Run, default_cfg
 
 
 def finished(run: Run) -> dict[str, Any] | None:
@@ -49,24 +50,13 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _differences(run: Run, there: dict[str, Any], changed: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Keys that `run` sets to something else, and keys that the recorded run changed from their defaults but
-    `run` leaves alone; each with (there, now)."""
-    there, changed, expected = (run_settings(d, {})["config"] for d in (there, changed, run.expected))
-    found = {k: (there.get(k), now) for k, now in expected.items() if not _equal(there.get(k), now)}
-    return found | {k: (changed[k], "the default") for k in changed.keys() - expected.keys()}
-
-
-def _equal(a: Any, b: Any) -> bool:
-    """Equal as config values: 1 and 1.0, a list and a tuple, yaml's "1e-4" and 0.0001, "2" and 2 are the same."""
-    if isinstance(a, (list, tuple)) or isinstance(b, (list, tuple)):
-        a, b = (list(v) if isinstance(v, (list, tuple)) else [v] for v in (a, b))
-        return len(a) == len(b) and all(map(_equal, a, b))
-    if a == b or str(a) == str(b):
-        return True
-    try:
-        return float(a) == float(b)
-    except (TypeError, ValueError):
-        return False
+    """Keys whose values differ, each with (there, now). A key that one of the two versions of QPrompt doesn't know
+    differs only where it has another value than the default."""
+    there, changed, now, default = (
+        run_settings(d, {})["config"] for d in (there, changed, run.expected, config.to_dict(default_cfg()))
+    )
+    found = {k: (there.get(k, default.get(k)), v) for k, v in now.items() if there.get(k, default.get(k)) != v}
+    return found | {k: (v, None) for k, v in changed.items() if k not in now}
 
 
 def _same_path(a: str, b: str) -> bool:

@@ -7,7 +7,6 @@ import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from qprompt.errors import UserError
 from qprompt.files import write_json
@@ -25,7 +24,6 @@ def run(args: argparse.Namespace) -> int:
     if not Path(spec.train).is_file():
         raise UserError(f"no {spec.train} here: run 'qprompt sweep' in the repository's folder.")
     runs = plan(spec)
-    check_settings(spec, runs)
     records = {r.folder: done for r in runs if (done := finished(r)) is not None}
     left = [r for r in runs if r.folder not in records]
     if args.dry_run:
@@ -62,24 +60,6 @@ def run(args: argparse.Namespace) -> int:
             progress.close()
         _write_record(folder, spec, runs, failures)
         return _summary(progress, runs, failures)
-
-
-def check_settings(spec: Spec, runs: list[Run]) -> None:
-    """Refuse a config key that no trainer knows before hours are spent on the others."""
-    from qprompt import config
-    from qprompt.engine import activate
-
-    activate()
-    from dassl.config import get_cfg_default
-
-    cfg = get_cfg_default()
-    config.extend_cfg(cfg)
-    for settings in (spec.settings, *spec.variants.values(), *_points(spec)):
-        config.merge_options(cfg, [word for key, value in settings.items() for word in (key, str(value))])
-
-
-def _points(spec: Spec) -> Iterator[dict[str, Any]]:
-    return ({key: value} for key, values in spec.grid.items() for value in values)
 
 
 @contextlib.contextmanager
