@@ -15,7 +15,7 @@ from torch import Tensor
 from qprompt.errors import UserError
 
 ASSET = "tiny_clip.safetensors"
-SHA256 = ""
+SHA256 = "6de7015581cead1704159d4d6e335c5b09eb731dae3d7f1b3b6960dd705a78d6"
 VOCABULARY = 49408  # rows of OpenAI's token table
 
 
