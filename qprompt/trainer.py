@@ -107,6 +107,12 @@ class QuantizedPrompts:
         with unquantized_view():  # code that averages state dicts in here averages the full-precision prompts
             return super().forward_backward(*batch)
 
+    def after_epoch(self):
+        # Weight histograms through training, as in the paper's figure: about 40 a run (every 5 of 200 epochs).
+        if self.recorder is not None and (self.epoch + 1) % max(1, self.max_epoch // 40) == 0:
+            self.recorder.histogram(self.prompted)
+        super().after_epoch()
+
     def after_train(self):
         finished = [name for module in (self.prompted, *self.copies) for name in finish_(module)]
         if finished:
@@ -149,5 +155,9 @@ class QuantizedPrompts:
         )
 
     def prompt_metadata(self) -> dict[str, Any]:
-        """What the prompt file says beside the tensors: enough to use it again."""
-        return {"method": type(self).__name__, "backbone": self.cfg.MODEL.BACKBONE.NAME}
+        """What the prompt file says beside the tensors: enough to use it again.
+
+        A trainer that knows more (backbone weights, the words around the context) says so in `describe_prompts`.
+        """
+        describe = getattr(super(), "describe_prompts", dict)
+        return {"method": type(self).__name__, "backbone": self.cfg.MODEL.BACKBONE.NAME, **describe()}
