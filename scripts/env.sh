@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts. Sets PYTHON to an interpreter that has everything installed:
 # the active environment's where torch and torchvision work there, else that of .venv, made on first use.
 # INSTALL: what to install (default "."), e.g. ".[test]".

@@ -4,6 +4,7 @@
 # Arguments replace keys of configs/sweeps/quickstart.yaml: bash scripts/quickstart.sh seeds=1-5
 set -euo pipefail
 INSTALL=".[plot]"
+# shellcheck source-path=SCRIPTDIR source=env.sh
 source "$(dirname "$0")/env.sh"
 
 output=${OUTPUT:-output/quickstart}

@@ -2,6 +2,7 @@
 # Install what the tests need, then lint, type-check and test. Arguments go to pytest: bash scripts/test.sh -k kmeans
 set -euo pipefail
 INSTALL=".[test]"
+# shellcheck source-path=SCRIPTDIR source=env.sh
 source "$(dirname "$0")/env.sh"
 
 "$PYTHON" -m ruff check .

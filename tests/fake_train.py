@@ -69,7 +69,7 @@ for rule in os.environ.get("FAKE_TRAIN", "").split():
         sys.exit(1)
 if args.model_dir and not (Path(args.model_dir) / "metrics.json").exists():
     sys.exit(f"{args.model_dir} is not finished")
-epoch = args.load_epoch and (args.load_epoch if args.load_epoch == "all" else int(args.load_epoch))
+epoch = args.load_epoch and (int(args.load_epoch) if args.load_epoch.isdigit() else args.load_epoch)
 record = {
     "schema": 1,
     "mode": "eval" if args.eval_only else "train",

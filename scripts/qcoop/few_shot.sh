@@ -1,0 +1,4 @@
+#!/usr/bin/env bash
+# QCoOp, few-shot: train and test on all classes, seeds 1 to 3.
+#   bash scripts/qcoop/few_shot.sh DATASET SHOTS
+exec bash "$(dirname "$0")/../run.sh" few_shot QCoOp "$@"

@@ -1,0 +1,4 @@
+#!/usr/bin/env bash
+# QCoOp, domain generalization: test on ImageNetV2, -Sketch, -A and -R what xd_train.sh learned.
+#   bash scripts/qcoop/xd_domains.sh SEED
+exec bash "$(dirname "$0")/../run.sh" xd_domains QCoOp "$@"

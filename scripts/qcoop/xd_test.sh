@@ -1,0 +1,4 @@
+#!/usr/bin/env bash
+# QCoOp, cross-dataset: test on another data set what xd_train.sh learned on SOURCE (imagenet).
+#   bash scripts/qcoop/xd_test.sh DATASET SEED
+exec bash "$(dirname "$0")/../run.sh" xd_test QCoOp "$@"
