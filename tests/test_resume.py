@@ -90,3 +90,14 @@ def test_run_cut_off_while_a_checkpoint_is_written_takes_up_the_one_before(root,
     monkeypatch.setattr(CoOp, "before_epoch", lambda self: (epochs.append(self.epoch), before_epoch(self)))
     assert train.main(arguments(root, clip_file, tmp_path / "cut", "CoOp")) == 0
     assert epochs == [1, 2, 3]
+
+
+def test_early_checkpoint_of_a_long_run_is_evaluated(root, clip_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(train.HERE)
+    settings = arguments(root, clip_file, tmp_path / "whole", "QCoOp")
+    assert train.main([*settings, "OPTIM.MAX_EPOCH", "4"]) == 0
+    settings[settings.index("--output-dir") + 1] = str(tmp_path / "eval")
+    how = ["--eval-only", "--model-dir", str(tmp_path / "whole"), "--load-epoch", "all"]
+    assert train.main(how + settings) == 0
+    curve = json.loads((tmp_path / "eval" / "metrics.json").read_text())["curve"]
+    assert [point["epoch"] for point in curve] == [1, 2, 3, 4]
