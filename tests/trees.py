@@ -214,7 +214,7 @@ def imagenet(tree: Tree):
     tree.text("classnames.txt", *(f"{synset} {name}" for synset, name in SYNSETS.items()))
     for position, synset in enumerate(SYNSETS):
         tree.images(*(f"images/train/{synset}/{synset}_{tree.rng.randrange(99999)}.JPEG" for _ in range(tree.count())))
-        tree.images(*(f"images/val/{synset}/ILSVRC2012_val_{8 * k + position:08d}.JPEG" for k in range(5)))
+        tree.images(*(f"images/val/{synset}/ILSVRC2012_val_{8 * k + position + 1:08d}.JPEG" for k in range(5)))
 
 
 def imagenetv2(tree: Tree):

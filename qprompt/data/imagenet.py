@@ -4,7 +4,7 @@ import random
 from pathlib import Path
 
 from qprompt.data.items import Item, Split
-from qprompt.data.readers import Read, _lines, folders_in, images_in
+from qprompt.data.readers import Read, folders_in, images_in, read_lines
 from qprompt.errors import UserError
 
 
@@ -13,7 +13,7 @@ def read_classnames(folder: Path) -> dict[str, str]:
     path = folder / "classnames.txt"
     if not path.is_file():
         raise UserError(f"{path} is not there: the variants take a copy of imagenet/classnames.txt.")
-    return {synset: name for synset, _, name in (line.partition(" ") for line in _lines(path))}
+    return {synset: name for synset, _, name in (line.partition(" ") for line in read_lines(path))}
 
 
 def imagenet(folder: Path, rng: random.Random) -> Split:

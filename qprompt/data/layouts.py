@@ -3,11 +3,13 @@
 Sizes are those of CoOp's fixed splits (Zhou et al., 2022, appendix A).
 """
 
+import random
 from dataclasses import dataclass
 from pathlib import Path
 
 from qprompt.data import imagenet, readers
 from qprompt.data.fewshot import Source
+from qprompt.data.items import Split
 from qprompt.data.readers import Read
 from qprompt.errors import UserError
 
@@ -19,7 +21,7 @@ class Layout:
     name: its name in the registry. folder: below the data root. images: below `folder`; item paths are relative to it.
     read: takes the split from the official files. needs: those files and folders.
     split_name: ``split_zhou_<split_name>.json`` replaces them where it is; empty: the official split is the split.
-    classes, train, val, test: the known sizes.
+    classes, train, val, test: the known sizes. parts: folders with images where `images` is not the one.
     """
 
     name: str
@@ -34,10 +36,24 @@ class Layout:
     split_name: str = ""
     test_is_val: bool = False
     test_only: bool = False
+    parts: tuple[str, ...] = ()
+
+    @property
+    def image_folders(self) -> tuple[str, ...]:
+        """The folders, below `folder`, that hold images or class folders of images."""
+        return self.parts or (self.images,)
 
     def split_file(self, root: Path) -> Path | None:
         """Where the authoritative split lies, if this data set has one."""
         return root / self.folder / f"split_zhou_{self.split_name}.json" if self.split_name else None
+
+    def read_official(self, folder: Path, rng: random.Random) -> Split:
+        """`read`, with whatever a file of unexpected content brings about as UserError."""
+        try:
+            return self.read(folder, rng)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise UserError(f"{folder}: the official files of {self.name} are not as expected ({what}).") from None
 
     def source(self, root: Path) -> Source:
         """What `fewshot.load` needs. UserError when the folder or the images are not there."""
@@ -51,7 +67,7 @@ class Layout:
             raise UserError(f"{folder} has no folder {self.images!r}. Run 'qprompt check-data {root} {self.name}'.")
         return Source(
             image_dir=folder / self.images,
-            read=lambda rng: self.read(folder, rng),
+            read=lambda rng: self.read_official(folder, rng),
             split_file=self.split_file(root),
             cache_dir=None if self.test_only else folder / "split_fewshot",
             test_is_val=self.test_is_val,
@@ -71,13 +87,7 @@ _RENAMED_EUROSAT = {
     "SeaLake": "Sea or Lake",
 }
 _PETS = ("annotations/trainval.txt", "annotations/test.txt")
-_CARS = (
-    "cars_train",
-    "cars_test",
-    "devkit/cars_meta.mat",
-    "devkit/cars_train_annos.mat",
-    "cars_test_annos_withlabels.mat",
-)
+_CARS = ("devkit/cars_meta.mat", "devkit/cars_train_annos.mat", "cars_test_annos_withlabels.mat")
 _FLOWERS = ("imagelabels.mat", "cat_to_name.json")
 _AIRCRAFT = ("variants.txt", "images_variant_train.txt", "images_variant_val.txt", "images_variant_test.txt")
 _SUN = ("ClassName.txt", "Training_01.txt", "Testing_01.txt")
@@ -88,7 +98,7 @@ _V2 = "imagenetv2-matched-frequency-format-val"
 _LAYOUTS = (
     Layout(
         "ImageNet", "imagenet", "images", imagenet.imagenet, 1000, 1_281_167, 50_000, 50_000,
-        needs=(*_NAMES, "images/train", "images/val"), test_is_val=True,
+        needs=_NAMES, test_is_val=True, parts=("images/train", "images/val"),
     ),
     Layout(
         "Caltech101", "caltech-101", "101_ObjectCategories",
@@ -101,7 +111,7 @@ _LAYOUTS = (
     ),
     Layout(
         "StanfordCars", "stanford_cars", "", readers.stanford_cars, 196, 6_509, 1_635, 8_041,
-        needs=_CARS, split_name="StanfordCars",
+        needs=_CARS, split_name="StanfordCars", parts=("cars_train", "cars_test"),
     ),
     Layout(
         "OxfordFlowers", "oxford_flowers", "jpg", readers.oxford_flowers, 102, 4_093, 1_633, 2_463,

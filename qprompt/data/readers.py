@@ -37,7 +37,8 @@ def images_in(path: Path) -> list[str]:
     return sorted(n for n in names if n.lower().endswith(IMAGE_SUFFIXES) and not n.startswith("."))
 
 
-def _lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file, stripped, empty ones left out."""
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
@@ -47,7 +48,7 @@ def _lines(path: Path) -> list[str]:
 def _parsed(path: Path, parse: Callable[[str], Item]) -> list[Item]:
     """`parse` on each line; a line that does not parse is named."""
     items = []
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(read_lines(path), 1):
         try:
             items.append(parse(line))
         except (ValueError, KeyError, IndexError):
@@ -86,14 +87,14 @@ def oxford_pets(folder: Path, rng: random.Random) -> Split:
 
 def stanford_cars(folder: Path, rng: random.Random) -> Split:
     """The devkit's .mat files; "Audi TT RS Coupe 2012" becomes "2012 Audi TT RS Coupe"."""
-    meta = _mat(folder / "devkit/cars_meta.mat", "class_names")[0]
+    meta = read_mat(folder / "devkit/cars_meta.mat", "class_names")[0]
     names = []
     for entry in meta:
         model, _, year = str(entry[0]).rpartition(" ")
         names.append(f"{year} {model}")
 
     def items(images: str, annotations: str) -> list[Item]:
-        rows = _mat(folder / annotations, "annotations")[0]
+        rows = read_mat(folder / annotations, "annotations")[0]
         labels = [int(row["class"][0, 0]) - 1 for row in rows]
         return [
             Item(f"{images}/{row['fname'][0]}", label, names[label]) for row, label in zip(rows, labels, strict=True)
@@ -105,7 +106,7 @@ def stanford_cars(folder: Path, rng: random.Random) -> Split:
 
 def oxford_flowers(folder: Path, rng: random.Random) -> Split:
     """``imagelabels.mat`` (1-based class of image 1, 2, ...) and ``cat_to_name.json``; split 50/20/30 by draw."""
-    labels = _mat(folder / "imagelabels.mat", "labels")[0]
+    labels = read_mat(folder / "imagelabels.mat", "labels")[0]
     try:
         names = json.loads((folder / "cat_to_name.json").read_text(encoding="utf-8"))
         items = [
@@ -122,7 +123,7 @@ def oxford_flowers(folder: Path, rng: random.Random) -> Split:
 
 def fgvc_aircraft(folder: Path, rng: random.Random) -> Split:
     """Official lists ``images_variant_*.txt`` (``1025794 707-320``); labels in the order of ``variants.txt``."""
-    labels = {name: label for label, name in enumerate(_lines(folder / "variants.txt"))}
+    labels = {name: label for label, name in enumerate(read_lines(folder / "variants.txt"))}
 
     def parse(line: str) -> Item:
         image, _, name = line.partition(" ")
@@ -133,7 +134,7 @@ def fgvc_aircraft(folder: Path, rng: random.Random) -> Split:
 
 def sun397(folder: Path, rng: random.Random) -> Split:
     """First partition; ``/b/balcony/exterior`` is class "exterior balcony"."""
-    labels = {name.removeprefix("/"): label for label, name in enumerate(_lines(folder / "ClassName.txt"))}
+    labels = {name.removeprefix("/"): label for label, name in enumerate(read_lines(folder / "ClassName.txt"))}
 
     def parse(line: str) -> Item:
         path = line.removeprefix("/")
@@ -148,7 +149,7 @@ def ucf101(folder: Path, rng: random.Random) -> Split:
     """First list; ``ApplyEyeMakeup/v_x.avi 1`` is the middle frame ``Apply_Eye_Makeup/v_x.jpg``."""
     lists = folder / "ucfTrainTestlist"
     labels = {}
-    for line in _lines(lists / "classInd.txt"):
+    for line in read_lines(lists / "classInd.txt"):
         number, _, action = line.partition(" ")
         labels[action] = int(number) - 1
 
@@ -161,7 +162,8 @@ def ucf101(folder: Path, rng: random.Random) -> Split:
     return Split(train, val, _parsed(lists / "testlist01.txt", parse))
 
 
-def _mat(path: Path, key: str):
+def read_mat(path: Path, key: str):
+    """One variable of a MATLAB file."""
     from scipy.io import loadmat
 
     try:

@@ -1,0 +1,60 @@
+"""Decodes many images in parallel to find those that cannot be used."""
+
+import hashlib
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from qprompt.data.images import ImageError, decode
+
+
+class Decoded(NamedTuple):
+    """What became of one file: `fault` is empty when it is an image; `digest` is that of its bytes, if asked for."""
+
+    path: str
+    fault: str
+    digest: str
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _decode_some(paths: Sequence[str], with_digest: bool) -> list[Decoded]:
+    found = []
+    for path in paths:
+        fault = digest = ""
+        try:
+            decode(path)
+            if with_digest:
+                digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        except ImageError as error:
+            fault = str(error)
+        found.append(Decoded(path, fault, digest))
+    return found
+
+
+def decode_all(
+    paths: Sequence[str], workers: int = 0, with_digest: bool = False, chunk: int = 256, label: str = "images"
+) -> Iterator[Decoded]:
+    """Decode every file, in `workers` processes (0: one a processor), in order, with a progress bar on a terminal."""
+    chunks = [paths[start : start + chunk] for start in range(0, len(paths), chunk)]
+    workers = min(workers or cores(), len(chunks))
+    with tqdm(total=len(paths), desc=label, unit=" images", disable=None, leave=False) as bar:
+        if workers < 2:
+            for part in chunks:
+                yield from _decode_some(part, with_digest)
+                bar.update(len(part))
+            return
+        # spawn: forking a process that has threads may hang it
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            for results in pool.map(_decode_some, chunks, [with_digest] * len(chunks)):
+                yield from results
+                bar.update(len(results))
