@@ -1,6 +1,7 @@
 """``qprompt COMMAND ...``: one module of `qprompt.commands` a command, imported only when it is called.
 
-A command module has a docstring (its first line is the help), ``add_arguments(parser)`` and ``run(args) -> int | None``.
+A command module has a docstring (its first line is the help), ``add_arguments(parser)`` and
+``run(args) -> int | None``.
 """
 
 import argparse

@@ -11,7 +11,7 @@ before (optimizer, scheduler, moving average) goes on working on them.
 import dataclasses
 import os
 import os.path as osp
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from yacs.config import CfgNode
@@ -21,6 +21,11 @@ from qprompt.errors import UserError
 from qprompt.fake_quant import QuantConfig, finish_, match_parameters, quantize_, refresh_
 from qprompt.recorder import Recorder
 from qprompt.states import both_kinds_, unquantized_view
+
+if TYPE_CHECKING:
+    from dassl.engine import TrainerX as _Trainer
+else:
+    _Trainer = object  # whatever trainer follows in the bases; Dassl is not needed to import this module
 
 PROMPT_FILE = "prompt.qprompt"
 
@@ -42,7 +47,7 @@ def quant_config(cfg: CfgNode) -> QuantConfig:
         raise UserError(f"TRAINER.QUANT: {error}") from None
 
 
-class QuantizedPrompts:
+class QuantizedPrompts(_Trainer):
     """Quantize the prompts of the trainer that follows in the bases: fake-quantized in training, packed after it.
 
     `quantized`: names or glob patterns of parameters of ``self.model``; ``TRAINER.QUANT.INCLUDE`` replaces them. Where
@@ -50,6 +55,7 @@ class QuantizedPrompts:
     """
 
     quantized: tuple[str, ...] = ()
+    model: nn.Module
     prompt_record: dict[str, Any] | None = None  # what metrics.json says of the stored prompt
     recorder: Recorder | None = None
     prompted: nn.Module  # the module that holds the quantized tensors: ``self.model``, in most trainers

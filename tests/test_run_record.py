@@ -36,7 +36,8 @@ def test_finished_run_is_not_overwritten(tmp_path):
 
 
 def test_second_run_is_refused_while_the_first_lives_and_not_after(tmp_path):
-    hold = "import sys; from qprompt.run_record import claim\nwith claim(sys.argv[1], {}): print('held', flush=True); input()"
+    hold = "import sys; from qprompt.run_record import claim\n"
+    hold += "with claim(sys.argv[1], {}): print('held', flush=True); input()"
     first = subprocess.Popen(
         [sys.executable, "-c", hold, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -3,29 +3,9 @@
 import torch
 from dassl.engine import TRAINER_REGISTRY
 
+from qprompt.data import templates
 from qprompt.prompted_clip import PromptedCLIP, PromptLayout, normalize, tokenize
 from trainers.prompt_trainer import PromptTrainer
-
-TEMPLATES = {
-    "OxfordPets": "a photo of a {}, a type of pet.",
-    "OxfordFlowers": "a photo of a {}, a type of flower.",
-    "FGVCAircraft": "a photo of a {}, a type of aircraft.",
-    "DescribableTextures": "{} texture.",
-    "EuroSAT": "a centered satellite photo of {}.",
-    "Food101": "a photo of {}, a type of food.",
-    "UCF101": "a photo of a person doing {}.",
-}
-DEFAULT_TEMPLATE = "a photo of a {}."
-# The seven of CLIP's 80 ImageNet templates that its authors found to do nearly as well as all.
-ENSEMBLE = (
-    "itap of a {}.",
-    "a bad photo of the {}.",
-    "a origami {}.",
-    "a photo of the large {}.",
-    "a {} in a video game.",
-    "art of the {}.",
-    "a photo of the small {}.",
-)
 
 
 class EnsembledCLIP(PromptedCLIP):
@@ -61,17 +41,16 @@ class ZeroshotCLIP(PromptTrainer):
         self.keep_features()
 
     def templates(self):
-        """Templates with {} for the class; a data set of one's own may have an attribute `template`."""
-        own = getattr(self.dm.dataset, "template", DEFAULT_TEMPLATE)
-        return [TEMPLATES.get(self.cfg.DATASET.NAME, own)]
+        """Templates with {} for the class."""
+        return [templates.template(self.cfg.DATASET.NAME, self.cfg.DATASET.get("TEMPLATE", ""))]
 
     def build_prompted_clip(self, clip_model, classnames):
-        templates = self.templates()
-        prompts = [template.format(name.replace("_", " ")) for template in templates for name in classnames]
+        chosen = self.templates()
+        prompts = [prompt for template in chosen for prompt in templates.prompts(classnames, template)]
         print(f"Prompts: {prompts}")
         tokens = tokenize(clip_model, prompts)
         layout = PromptLayout(clip_model, tokens, torch.full_like(tokens, -1))
-        return EnsembledCLIP(clip_model, layout, len(templates), self.cfg.MODEL.LOGIT_SCALE)
+        return EnsembledCLIP(clip_model, layout, len(chosen), self.cfg.MODEL.LOGIT_SCALE)
 
 
 @TRAINER_REGISTRY.register()
@@ -79,5 +58,4 @@ class ZeroshotCLIP2(ZeroshotCLIP):
     """CLIP with an ensemble of templates."""
 
     def templates(self):
-        own = [] if self.cfg.DATASET.NAME == "ImageNet" else super().templates()
-        return [*ENSEMBLE, *own]
+        return templates.ensemble(self.cfg.DATASET.NAME, self.cfg.DATASET.get("TEMPLATE", ""))
