@@ -55,7 +55,7 @@ class QuantizedPrompts(_Trainer):
     """
 
     quantized: tuple[str, ...] = ()
-    model: nn.Module
+    model: Any
     prompt_record: dict[str, Any] | None = None  # what metrics.json says of the stored prompt
     recorder: Recorder | None = None
     prompted: nn.Module  # the module that holds the quantized tensors: ``self.model``, in most trainers
