@@ -2,6 +2,7 @@
 
 import builtins
 
+import numpy as np
 import pytest
 from report_runs import write_base2new, write_run
 
@@ -86,3 +87,45 @@ def test_few_shot_figure_needs_two_numbers_of_shots(tmp_path):
     _, figure = make_figures(scores_of(tmp_path))["shots"]
     (axis,) = figure.axes
     assert list(axis.lines[0].get_xdata()) == [1, 16] and list(axis.lines[0].get_ydata()) == [80, 90]
+
+
+def write_record(folder, names=("ctx",), steps=50, histograms=True):
+    """A file as the recorder of quantized runs writes it."""
+    shape = (steps, len(names))
+    arrays = {"name": np.array(names), "step": np.arange(steps) * 10}
+    arrays |= {"kl": np.full(shape, 0.02), "sigma": np.ones(shape), "mu": np.zeros(shape), "mse": np.ones(shape)}
+    arrays |= {"snr_db": np.full(shape, np.inf), "refit": np.arange(steps)[:, None] % 25 == np.zeros(shape)}
+    for name in names if histograms else ():
+        arrays[f"histogram_step/{name}"] = np.arange(20) * 5
+        arrays[f"histogram_range/{name}"] = np.array([[-1.0, 1.0]] * 20)
+        arrays[f"histogram/{name}"] = np.ones((20, 64))
+    np.savez(folder / "quantization.npz", **arrays)
+
+
+def test_quantization_figures_show_the_fits_and_the_stages(tmp_path):
+    for bits in (1, 2):
+        where = {"TRAINER.QUANT.BITS": bits, "TRAINER.QUANT.KL_THRESHOLD": 0.01}
+        write_record(write_run(tmp_path / str(bits), "QCoOp", settings=where), ["ctx", "proj"])
+    made = make_figures(scores_of(tmp_path), ["kl", "weights"])
+    kl, weights = made["kl"][1], made["weights"][1]
+    first = kl.axes[0]
+    assert first.get_title(loc="left").startswith("QCoOp BITS=1")
+    (ticks,) = [line for line in first.lines if line.get_marker() == "|" and line.get_color() == "#0072B2"]
+    assert list(ticks.get_xdata()) == [0, 250]
+    assert [label.get_text() for label in kl.legends[0].texts] == ["ctx", "proj", "T_KL (threshold)"]
+    assert len(weights.axes) == 4  # two methods, two tensors
+    assert [label.get_text() for label in weights.axes[0].get_yticklabels()][::11] == ["0", "95"]
+
+
+def test_a_damaged_record_is_named_and_left_out(tmp_path, capsys):
+    content = {}
+    for name in ("half", "garbage", "empty", "foreign"):
+        folder = write_run(tmp_path / name, "QCoOp", settings={"TRAINER.QUANT.METHOD": name})
+        write_record(folder)
+        content[name] = folder / "quantization.npz"
+    content["half"].write_bytes(content["half"].read_bytes()[:3000])
+    content["garbage"].write_bytes(b"garbage")
+    content["empty"].write_bytes(b"")
+    np.savez(content["foreign"], weight=np.ones(3))
+    assert make_figures(scores_of(tmp_path), ["kl", "weights"]) == {}
+    assert capsys.readouterr().err.count("left out") == 4

@@ -5,6 +5,7 @@ from typing import Any
 
 from qprompt.report.epochs import accuracy_over_epochs
 from qprompt.report.plotting import styled
+from qprompt.report.quantization import divergence_over_steps, weights_over_steps
 from qprompt.report.scores import Score
 from qprompt.report.shots import accuracy_over_shots
 from qprompt.report.size import h_over_bytes
@@ -15,6 +16,14 @@ FIGURES: dict[str, tuple[str, Callable[[Sequence[Score]], Any]]] = {
         accuracy_over_epochs,
     ),
     "size": ("H against the bytes of the stored prompt; bars of one standard deviation", h_over_bytes),
+    "weights": (
+        "Histograms of the full-precision weights during training, each with its own height; one run a method",
+        weights_over_steps,
+    ),
+    "kl": (
+        "KL between the weights now and at the last fit (ticks: fits), spread of the weights, quantization SNR",
+        divergence_over_steps,
+    ),
     "shots": ("Few-shot accuracy on all classes; bars of one standard deviation over runs", accuracy_over_shots),
 }
 
