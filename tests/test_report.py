@@ -281,3 +281,25 @@ def test_out_writes_every_format(two_seeds, tmp_path_factory, capsys):
 def test_stat_of_one_value_has_no_spread():
     assert Stat.of([3.0]) == Stat(3.0, None, 1) and Stat.of([]) is None
     assert math.isclose(Stat.of([1.0, 3.0]).std, math.sqrt(2))
+
+
+def test_draws_of_one_world_transfer_to_each_other(tmp_path):
+    train = write_run(tmp_path / "train", classes="all", accuracy=80.0)
+    for draw in (1, 2):
+        more = {"mode": "eval", "classes": "all", "draw": draw}
+        write_run(tmp_path / f"to{draw}", accuracy=60.0 + draw, model_dir=str(train), **more)
+        write_run(tmp_path / f"zs{draw}", "ZeroshotCLIP", accuracy=50.0 + draw, **more)
+    write_run(tmp_path / "zs0", "ZeroshotCLIP", mode="eval", classes="all", accuracy=90.0)
+    tables, _ = tables_of(tmp_path)
+    (transfer,) = [table for table in tables if table.title.startswith("Transfer")]
+    assert transfer.columns[2].name == "TinyWorld (2 draws)"
+    rows = rows_of(transfer)
+    assert rows["TinyWorld draw 0", "CoOp"]["TinyWorld (2 draws)"].mean == 61.5
+    assert rows["-", "ZeroshotCLIP"]["TinyWorld (2 draws)"].mean == 51.5
+
+
+def test_values_in_names_are_single_words(tmp_path):
+    for number, words in enumerate(("", "a photo of a")):
+        write_run(tmp_path / str(number), settings={"TRAINER.COOP.CTX_INIT": words})
+    (table,), _ = tables_of(tmp_path)
+    assert [method for _, method in rows_of(table)] == ["CoOp CTX_INIT=''", "CoOp CTX_INIT=a_photo_of_a"]

@@ -161,5 +161,6 @@ def transfer_table(scores: Sequence[Score]) -> Table:
         average = _mean(cells)
         rows.append([source or "-", name(method, shots), *cells, None if average is None else Stat(average)])
     rows.sort(key=lambda row: row[0])
-    columns = [Column("Learned on"), Column("Method"), *(Column(t, "percent", "high") for t in [*targets, "Average"])]
+    names = [dataset_name(scores, target) for target in targets]
+    columns = [Column("Learned on"), Column("Method"), *(Column(n, "percent", "high") for n in [*names, "Average"])]
     return Table("Transfer to other data sets, all classes", columns, rows, [f"Accuracy in %; {SPREAD}."])

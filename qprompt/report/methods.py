@@ -114,7 +114,10 @@ def _default(run: Run, key: str) -> Any:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    """In a name: one word, as it could be typed; ``a_photo_of_a``, ``''``, ``[4,8]``."""
+    if isinstance(value, str):
+        return "_".join(value.split()) or "''"
+    return json.dumps(value, default=str, separators=(",", ":"))
 
 
 def _shorten(keys: Iterable[str]) -> dict[str, str]:

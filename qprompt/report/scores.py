@@ -56,7 +56,7 @@ def pair(runs: Sequence[Run]) -> tuple[list[Score], list[str]]:
     # The training run last, so that it has the last word on what it measured itself; then the newest.
     known = zip(runs, name_methods(runs), owners_of(runs), strict=True)
     for run, method, owner in sorted(known, key=lambda known: (known[0].mode == "train", known[0].finished)):
-        source = owner.dataset if run.mode == "eval" and owner.dataset != run.dataset else ""
+        source = _source(run, owner)
         shots, seed, draw = (owner.shots if run.learns else 0), owner.seed, run.draw
         key = (method, run.dataset, draw, shots, seed, source)
         score = scores.setdefault(key, Score(method, run.dataset, draw, shots, seed, source))
@@ -78,6 +78,13 @@ def pair(runs: Sequence[Run]) -> tuple[list[Score], list[str]]:
         if run.mode == "train":
             score.time_s = run.time_s
     return sorted(scores.values(), key=_order), warnings
+
+
+def _source(run: Run, owner: Run) -> str:
+    """The data set that the prompt of `run` was learned on, where it is another than it was tested on."""
+    if owner.dataset != run.dataset:
+        return owner.dataset
+    return f"{owner.dataset} draw {owner.draw}" if owner.draw != run.draw else ""
 
 
 def _order(score: Score) -> tuple:
@@ -102,8 +109,8 @@ def few_shot(scores: Sequence[Score]) -> list[Score]:
 
 def transfer(scores: Sequence[Score]) -> list[Score]:
     """Scores of prompts on other data sets than they were learned on, with the zero-shot ones of those data sets."""
-    targets = {s.dataset for s in scores if "all" in s.accuracy and s.source}
-    return [s for s in scores if "all" in s.accuracy and s.dataset in targets and (s.source or not s.shots)]
+    targets = {(s.dataset, s.draw) for s in scores if "all" in s.accuracy and s.source}
+    return [s for s in scores if "all" in s.accuracy and (s.dataset, s.draw) in targets and (s.source or not s.shots)]
 
 
 def by_method(scores: Sequence[Score]) -> dict[tuple[str, int], list[Score]]:
