@@ -1,0 +1,206 @@
+"""``python -m qprompt train.py`` in somebody else's checkout: a miniature one, each run in a process of its own."""
+
+import os
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from dassl.config import get_cfg_default
+from yacs.config import CfgNode
+
+from qprompt import compat, launcher, packing
+from qprompt.errors import UserError
+from qprompt.trainer import add_quant_cfg
+
+ROOT = Path(__file__).resolve().parent.parent
+MINIATURE = ROOT / "tests" / "dropin_checkout"
+BUNDLED = ROOT / "qprompt" / "engine"
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of the miniature checkout, since runs write into it."""
+    return shutil.copytree(MINIATURE, tmp_path_factory.mktemp("theirs") / "checkout")
+
+
+def run(checkout, output, trainer, *arguments, launch=("-m", "qprompt"), code=0):
+    """What ``train.py --trainer TRAINER ARGUMENTS`` printed, run by the launcher (or by Python with ``launch=()``)."""
+    folder = checkout / output
+    words = [*launch, "train.py", "--root", "data", "--output-dir", str(folder), "--trainer", trainer, *arguments]
+    paths = [ROOT] if launch else [ROOT, BUNDLED]  # without the launcher, an engine must be installed
+    variables = {"PYTHONPATH": os.pathsep.join(map(str, paths)), "QPROMPT_ENGINE": "bundled"}
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=checkout,
+        env={**os.environ, **variables, "CUDA_VISIBLE_DEVICES": ""},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert done.returncode == code, done.stdout[-4000:]
+    return done.stdout
+
+
+def checkpoint(checkout, output):
+    path = checkout / output / "prompt_learner" / "model.pth.tar-2"
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def test_full_precision_is_bit_equal_to_running_without(checkout):
+    run(checkout, "without", "Prompted", launch=())
+    log = run(checkout, "with", "Prompted")
+    assert "__name__ __main__" in log
+    without, launched = checkpoint(checkout, "without"), checkpoint(checkout, "with")
+    assert list(without) == list(launched)
+    assert all(torch.equal(without[key], launched[key]) for key in without)
+
+
+def test_old_code_trains_quantized_without_cuda(checkout):
+    log = run(checkout, "old", "QOldCode", "TRAINER.QUANT.BITS", "2")
+    assert "engine: bundled Dassl" in log
+    assert "no CUDA device: .cuda() stays on the CPU" in log
+    state, stored = checkpoint(checkout, "old"), packing.load(checkout / "old" / "prompt_learner" / "prompt.qprompt")
+    assert len(state["ctx"].unique()) <= 4
+    assert torch.equal(state["ctx"], stored["prompt_learner.ctx"])
+
+
+@pytest.mark.slow
+def test_evaluates_in_both_worlds(checkout):
+    run(checkout, "base", "QPrompted", "TRAINER.QUANT.BITS", "2", "DATASET.SUBSAMPLE_CLASSES", "base")
+    on_new = ["--eval-only", "--model-dir", "base", "--load-epoch", "2", "DATASET.SUBSAMPLE_CLASSES", "new"]
+    quantized = run(checkout, "new", "QPrompted", *on_new, "TRAINER.QUANT.BITS", "2")
+    plain = run(checkout, "new_plain", "Prompted", *on_new, launch=())
+    assert "* accuracy" in plain
+    assert plain.partition("=> result")[2] == quantized.partition("=> result")[2]
+
+
+@pytest.mark.slow
+def test_mixed_precisions_name_the_flag_that_mends_them(checkout):
+    log = run(checkout, "mixed", "QHalf", code=2)
+    assert "python -m qprompt --fp32 train.py" in log.splitlines()[-1]
+    log = run(checkout, "float", "QHalf", launch=("-m", "qprompt", "--fp32"))
+    assert "everything is computed in float32" in log
+    weight = checkpoint(checkout, "float")["proj.weight"]
+    assert weight.dtype == torch.float32
+    assert torch.equal(weight, weight.to(torch.float16).float())  # levels stay half precision
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("trainer", "arguments", "said"),
+    [
+        ("QPromtped", (), "Did you mean 'QPrompted'?"),
+        ("QPrompted", ("TRAINER.QUANT.BIT", "2"), "Did you mean 'TRAINER.QUANT.BITS'?"),
+        ("QPrompted", ("TRAINER.QUANT.INCLUDE", "*.ctxx"), "no parameter matches '*.ctxx'"),
+    ],
+)
+def test_mistakes_end_in_one_line(checkout, trainer, arguments, said):
+    last = run(checkout, "mistakes", trainer, *arguments, code=2).splitlines()[-1]
+    assert last.startswith("qprompt: ")
+    assert said in last
+
+
+@pytest.fixture
+def cfg(monkeypatch):
+    """A config that merges as in a launched script."""
+    for name in ("merge_from_list", "merge_from_other_cfg"):
+        monkeypatch.setattr(CfgNode, name, getattr(CfgNode, name))
+    launcher._name_mistakes_in_quant()
+    cfg = get_cfg_default()
+    add_quant_cfg(cfg)
+    return cfg
+
+
+def test_quant_keys_are_checked_and_converted(cfg, tmp_path):
+    cfg.merge_from_list(["TRAINER.QUANT.KL_THRESHOLD", "1", "OPTIM.LR", "0.5", "TRAINER.QUANT.INCLUDE", "*.ctx"])
+    assert (cfg.TRAINER.QUANT.KL_THRESHOLD, cfg.OPTIM.LR, cfg.TRAINER.QUANT.INCLUDE) == (1.0, 0.5, ("*.ctx",))
+    file = tmp_path / "quant.yaml"
+    file.write_text("OPTIM:\n  LR: 0.1\nTRAINER:\n  QUANT:\n    BITS: 3\n    KL_THRESHOLD: 1e-4\n")
+    cfg.merge_from_file(str(file))
+    assert (cfg.TRAINER.QUANT.KL_THRESHOLD, cfg.OPTIM.LR, cfg.TRAINER.QUANT.BITS) == (1e-4, 0.1, 3)
+    with pytest.raises(UserError, match=r"Did you mean 'TRAINER\.QUANT\.BITS'"):
+        cfg.merge_from_list(["TRAINER.QUANT.BIT", "2"])
+    file.write_text("TRAINER:\n  QUANT:\n    POLICI: every\n")
+    with pytest.raises(UserError, match=r"the config file: .*POLICI\. Did you mean 'TRAINER\.QUANT\.POLICY'"):
+        cfg.merge_from_file(str(file))
+    with pytest.raises(AssertionError):  # an odd number of words is for yacs to refuse, as ever
+        cfg.merge_from_list(["TRAINER.QUANT.BITS", "2", "OPTIM.LR"])
+
+
+def test_clean_cfg_keeps_the_nodes_that_a_quantized_trainer_reads(cfg):
+    from dassl.config import clean_cfg
+
+    cfg.TRAINER.MAPLE = CfgNode({"N_CTX": 2})
+    launcher._keep_quant(clean_cfg)(cfg, "QMaPLe")
+    assert set(cfg.TRAINER) == {"NAME", "MAPLE", "QUANT"}
+
+
+def test_unknown_trainers_are_named_before_anything_is_built(cfg):
+    class Registry:
+        registered_names = staticmethod(lambda: ["CoOp", "QCoOp"])
+
+    cfg.TRAINER.NAME, cfg.USE_CUDA = "QCoop", True
+    with pytest.raises(UserError, match="no trainer 'QCoop' .* Did you mean 'QCoOp'"):
+        launcher._checked(lambda cfg: None, Registry)(cfg)
+    cfg.TRAINER.NAME = "QCoOp"
+    assert launcher._checked(lambda cfg: "built", Registry)(cfg) == "built"
+
+
+def test_a_script_that_is_not_there_is_named():
+    with pytest.raises(UserError, match=r"no script 'trane\.py'"):
+        launcher.launch(["--fp32", "trane.py"])
+
+
+def test_the_requested_trainer_and_its_published_bits():
+    assert launcher._requested(["train.py", "--trainer", "QMaPLe"]) == "QMaPLe"
+    assert launcher._requested(["train.py", "--trainer=QMaPLe", "OPTIM.LR", "1"]) == "QMaPLe"
+    assert launcher._requested(["train.py"]) == ""
+    assert launcher.PUBLISHED["QMaPLe"] == {"BITS": 4}
+
+
+def test_pkg_resources_stands_in_where_it_is_gone(monkeypatch):
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    compat.pkg_resources_stand_in()
+    compat.pkg_resources_stand_in()  # once is enough
+    (finder,) = (f for f in sys.meta_path if isinstance(f, compat._PkgResources))
+    assert sys.meta_path[-1] is finder  # the real one comes first
+    assert finder.find_spec("something_else") is None
+    spec = finder.find_spec("pkg_resources")
+    module = finder.create_module(spec)
+    finder.exec_module(module)
+    assert module.parse_version("1.10") > module.packaging.version.parse("1.9")
+
+
+def test_numpy_has_its_old_aliases_again(monkeypatch):
+    numpy = types.ModuleType("numpy")
+    numpy.bool = "numpy 2 has one of its own"
+    monkeypatch.setitem(sys.modules, "numpy", numpy)
+    compat.numpy_aliases()
+    assert (numpy.int, numpy.object, numpy.bool) == (int, object, "numpy 2 has one of its own")
+
+
+def test_what_stays_on_the_cpu_and_in_full_precision(monkeypatch):
+    for owner in (torch.Tensor, torch.nn.Module):
+        for name in ("cuda", "half"):
+            monkeypatch.setattr(owner, name, getattr(owner, name))
+    tensor, layer = torch.ones(2), torch.nn.Linear(2, 2)
+    compat.stay_on_cpu()
+    assert tensor.cuda() is tensor
+    assert layer.cuda(device=0) is layer
+    compat.full_precision()
+    assert tensor.half().dtype == torch.float32
+    assert layer.half().weight.dtype == torch.float32
+
+
+def test_half_precision_is_probed_without_an_exception(monkeypatch):
+    assert compat.cpu_lacks_half() is None  # every torch that qprompt supports has it
+
+    def refuse(*args, **kwargs):
+        raise RuntimeError("not implemented for 'Half'\nmore")
+
+    monkeypatch.setattr(torch.nn.functional, "conv2d", refuse)
+    assert compat.cpu_lacks_half() == "not implemented for 'Half'"
