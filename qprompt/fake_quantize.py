@@ -86,7 +86,9 @@ class FakeQuantize(nn.Module):
         """What the prompt file holds of `weight`."""
         x, mu, sigma = self.stats(weight)
         codebook = self.normalized_levels()
-        return Coded(assign(x, sigma * boundaries(codebook) + mu), (sigma * codebook + mu).half(), x, mu, sigma)
+        return Coded(
+            assign(x, sigma * boundaries(codebook) + mu), (sigma * codebook + mu).to(torch.float16), x, mu, sigma
+        )
 
     def stats(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (G, L) float32 with its mu and sigma (G, 1); without normalization, and for a constant, sigma is 1."""
@@ -141,7 +143,7 @@ class FakeQuantize(nn.Module):
 
     def _quantize(self, weight: Tensor) -> tuple[Tensor, Coded | None]:
         if self.config.levels == 0:
-            return weight.half().to(weight.dtype), None
+            return weight.to(torch.float16).to(weight.dtype), None
         coded = self.encode(weight)
         return lookup(coded.levels.to(weight.dtype), coded.indices).view(weight.shape), coded
 
@@ -168,8 +170,13 @@ class FakeQuantize(nn.Module):
         state["config"] = dataclasses.asdict(self.config)
         return torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
 
+    @staticmethod
+    def saved(state: Tensor) -> dict[str, Any]:
+        """What `get_extra_state` put into a tensor: step, last_fit, fits and the config's fields."""
+        return json.loads(bytes(state.tolist()))
+
     def set_extra_state(self, state: Tensor) -> None:
-        saved = json.loads(bytes(state.tolist()))
+        saved = self.saved(state)
         for field in ("method", "bits", "normalize", "granularity"):
             got, own = saved["config"][field], getattr(self.config, field)
             if got != own:

@@ -1,69 +1,117 @@
-"""The prompt file: bit-packed indices and half-precision levels, in the safetensors format.
+"""Learned prompts in and out of prompt files: `save`, `load`, `pack`, `unpack`, `inspect`."""
 
-See docs/prompt_file.md. A file is checked before anything is allocated from what it claims.
-"""
-
-import json
 import os
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from qprompt import __version__
-from qprompt.errors import UserError
-from qprompt.fake_quant import quantized_parameters
-
-
-def pack_bits(indices: Tensor, bits: int) -> Tensor:
-    """Indices below 2^bits -> ceil(bits * n / 8) bytes, the first index in the lowest bits."""
-    flat = indices.reshape(-1).to(torch.uint8)
-    planes = (flat[:, None] >> torch.arange(bits, dtype=torch.uint8)) & 1
-    stream = planes.reshape(-1)
-    stream = torch.cat([stream, stream.new_zeros(-len(stream) % 8)]).reshape(-1, 8)
-    return (stream << torch.arange(8, dtype=torch.uint8)).sum(1, dtype=torch.uint8)
-
-
-def unpack_bits(packed: Tensor, bits: int, n: int) -> Tensor:
-    """The inverse of `pack_bits`: n indices, uint8."""
-    stream = ((packed[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1).reshape(-1)[: bits * n]
-    return (stream.reshape(n, bits) << torch.arange(bits, dtype=torch.uint8)).sum(1, dtype=torch.uint8)
+from qprompt.checkpoints import KINDS, from_kind, prompts_in
+from qprompt.errors import UserError, did_you_mean
+from qprompt.fake_quant import QuantConfig, check_finite, quantized_parameters
+from qprompt.fake_quantize import FakeQuantize
+from qprompt.prompt_file import DTYPES, StoredTensor, read_prompt_file, write_prompt_file
 
 
 @torch.no_grad()
 def save(module: nn.Module, path: str | os.PathLike[str], **metadata: Any) -> None:
-    """Write the quantized tensors of `module`, and its other trainable ones in half precision, to a prompt file."""
-    tensors: dict[str, Tensor] = {}
-    about: dict[str, Any] = {}
-    for name, (fake, weight) in quantized_parameters(module).items():
-        indices, levels = fake.encode(weight)[:2]
-        tensors[f"{name}:i"] = pack_bits(indices.cpu(), fake.config.bits)
-        tensors[f"{name}:l"] = levels.cpu()
-        about[name] = [fake.config.bits, list(weight.shape), str(weight.dtype).removeprefix("torch.")]
-    header = {"version": 1, "qprompt": __version__, "tensors": about, **metadata}
-    save_file(tensors, Path(path), {"qprompt": json.dumps(header, separators=(",", ":"))})
+    """Write the quantized tensors of `module` to a prompt file, and its other trainable ones in half precision.
+
+    `metadata`: ``method``, ``backbone``, ``backbone_sha256``, ``words`` (the prompt before the class name, of which
+    the context vectors take the first tokens) and ``class_position`` ("end", "middle", "front") are what
+    `qprompt predict` reads; anything else that JSON can hold is kept too.
+    """
+    quantized = quantized_parameters(module)
+    if not quantized:
+        raise UserError("the module has no quantized tensors: call qprompt.quantize_ first, or qprompt.pack")
+    stored = {name: stored_tensor(name, weight, fake) for name, (fake, weight) in quantized.items()}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad and ".parametrizations." not in f".{name}":
+            stored[name] = stored_tensor(name, parameter)
+    write_prompt_file(path, stored, {"qprompt": __version__, **metadata})
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Name -> tensor, exactly as the module that was saved computed with them."""
-    about, tensors = inspect(path)["tensors"], load_file(path)
-    out = {}
-    for name, (bits, shape, dtype) in about.items():
-        n = torch.Size(shape).numel()
-        indices = unpack_bits(tensors[f"{name}:i"], bits, n).long()
-        levels = tensors[f"{name}:l"]
-        out[name] = levels.gather(1, indices.reshape(len(levels), -1)).reshape(shape).to(getattr(torch, dtype))
-    return out
+    """Name -> tensor, equal (`torch.equal`) to what the saved module computed with; types as they were.
+
+    Tensors that were not quantized are what half precision keeps of them.
+    """
+    return {name: stored.tensor() for name, stored in read_prompt_file(path).tensors.items()}
 
 
 def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The metadata of a prompt file."""
-    from safetensors import safe_open
+    """What a prompt file holds: its metadata, a row for each tensor, and bytes in all.
 
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-    if "qprompt" not in metadata:
-        raise UserError(f"{path} is no prompt file")
-    return json.loads(metadata["qprompt"])
+    ``payload_bytes`` are those of indices and levels (arXiv 2407.10704, section 3.4), ``half_bytes`` those of tensors
+    kept in half precision.
+    """
+    file = read_prompt_file(path)
+    rows = [
+        {
+            "name": name,
+            "shape": list(t.shape),
+            "dtype": t.dtype,
+            "bits": t.bits,
+            "groups": t.groups,
+            "payload_bytes": t.payload_bytes,
+        }
+        for name, t in file.tensors.items()
+    ]
+    return {
+        **file.about,
+        "file_bytes": file.file_bytes,
+        "payload_bytes": sum(t.payload_bytes for t in file.tensors.values() if t.bits != 16),
+        "half_bytes": sum(t.payload_bytes for t in file.tensors.values() if t.bits == 16),
+        "tensors": rows,
+    }
+
+
+@torch.no_grad()
+def pack(
+    state: Mapping[str, Any], path: str | os.PathLike[str], config: QuantConfig | None = None, **metadata: Any
+) -> None:
+    """Write the prompts of a state dict to a prompt file: of CoOp's or MaPLe's, found by their keys.
+
+    With `config`, or where the state is of full precision (then with the method's own bits), they are quantized here:
+    post-training quantization. Else a quantized state keeps the levels that it was trained with.
+    """
+    found = prompts_in(state)
+    stored = {}
+    for name, prompt in found.prompts.items():
+        weight = prompt.weight.detach().cpu()
+        check_finite(name, weight)
+        fake = prompt.fake if config is None else None
+        if fake is None and name in found.quantized:
+            fake = FakeQuantize(weight, config or QuantConfig(bits=KINDS[found.kind].bits))
+            fake.fit(weight)
+        stored[name] = stored_tensor(name, weight, fake)
+    write_prompt_file(path, stored, {"qprompt": __version__, "method": found.method, **metadata})
+
+
+def unpack(path: str | os.PathLike[str], kind: str) -> dict[str, Tensor]:
+    """A state dict with the keys of the unmodified upstream trainer: kind "coop" or "maple"."""
+    if kind not in KINDS:
+        raise UserError(f"kind is {kind!r}, expected {' or '.join(KINDS)}.{did_you_mean(kind, KINDS)}")
+    try:
+        return from_kind(load(path), kind)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def stored_tensor(name: str, weight: Tensor, fake: FakeQuantize | None = None) -> StoredTensor:
+    """`weight` as the file holds it: by the levels of `fake`, or in half precision."""
+    dtype = str(weight.dtype).removeprefix("torch.")
+    if dtype not in DTYPES:
+        raise UserError(f"{name} has type {dtype}, expected one of: {', '.join(DTYPES)}")
+    if fake is not None and not fake.active:
+        raise UserError(f"{name} has no levels yet: call qprompt.finish_ after training")
+    if fake is None or fake.config.levels == 0:
+        values = weight.detach().to(torch.float16).cpu()
+        if not bool(torch.isfinite(values).all()):
+            raise UserError(f"{name} holds values that half precision cannot hold")
+        return StoredTensor(tuple(weight.shape), dtype, 16, values=values)
+    coded = fake.encode(weight)
+    indices = coded.indices.reshape(-1).to("cpu", torch.uint8)
+    return StoredTensor(tuple(weight.shape), dtype, fake.config.bits, indices=indices, levels=coded.levels.cpu())

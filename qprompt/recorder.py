@@ -142,12 +142,15 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def _arrays(lines: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+def _arrays(lines: list[dict[str, Any]]) -> dict[str, Any]:
     rows = [(line["step"], line["rows"]) for line in lines if "rows" in line]
     names = list(rows[0][1]) if rows else []
     table = np.array([[row[name] for name in names] for _, row in rows], dtype=np.float32)
     table = table.reshape(len(rows), len(names), len(QUANTITIES))
-    arrays = {"name": np.array(names, dtype=np.str_), "step": np.array([number for number, _ in rows], dtype=np.int64)}
+    arrays: dict[str, Any] = {
+        "name": np.array(names, dtype=np.str_),
+        "step": np.array([number for number, _ in rows], dtype=np.int64),
+    }
     arrays |= {quantity: table[..., i] for i, quantity in enumerate(QUANTITIES)}
     arrays["refit"] = arrays["refit"].astype(bool)
     collected: dict[str, list[Any]] = {}

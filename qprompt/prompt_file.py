@@ -1,0 +1,201 @@
+"""The prompt file: learned prompts as packed indices and half-precision levels (docs/prompt_file.md).
+
+It is a safetensors file with one JSON string of metadata. The reader takes it as hostile: everything that it claims
+is held against its true size before memory is allocated, and any contradiction is a UserError.
+"""
+
+import hashlib
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from qprompt.bits import pack_bits, packed_size, unpack_bits
+from qprompt.errors import UserError
+from qprompt.files import atomic_open
+
+FORMAT = 1
+DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
+LARGEST_HEADER = 2**24
+# Texts beside the tensors that programs read; other metadata is kept and given back.
+KNOWN = ("qprompt", "method", "backbone", "backbone_sha256", "words", "class_position")
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor of the file: of `bits` 1 to 8, indices (N,) uint8 and levels (G, 2^bits) float16; of 16, values."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    bits: int
+    values: Tensor | None = None
+    indices: Tensor | None = None
+    levels: Tensor | None = None
+
+    @property
+    def groups(self) -> int:
+        return 0 if self.levels is None else len(self.levels)
+
+    def tensor(self) -> Tensor:
+        """The values that the prompt was used with, in its own shape and type."""
+        if self.levels is None or self.indices is None:
+            assert self.values is not None
+            return self.values.to(DTYPES[self.dtype]).reshape(self.shape)
+        levels = self.levels.to(DTYPES[self.dtype])
+        return levels.gather(1, self.indices.long().view(self.groups, -1)).reshape(self.shape)
+
+    @property
+    def payload_bytes(self) -> int:
+        n = math.prod(self.shape)
+        return 2 * n if self.bits == 16 else packed_size(n, self.bits) + 2 * self.groups * 2**self.bits
+
+    def entries(self, name: str) -> dict[str, Tensor]:
+        """The safetensors entries that hold it."""
+        if self.levels is None or self.indices is None:
+            assert self.values is not None
+            return {f"half/{name}": self.values.to(torch.float16).cpu().contiguous()}
+        return {f"indices/{name}": pack_bits(self.indices, self.bits), f"levels/{name}": self.levels.cpu().contiguous()}
+
+
+class PromptFile(NamedTuple):
+    """A file that was read and found sound. `about`: its metadata, without the tensors' own."""
+
+    tensors: dict[str, StoredTensor]
+    about: dict[str, Any]
+    file_bytes: int
+
+
+def write_prompt_file(path: str | os.PathLike[str], tensors: dict[str, StoredTensor], about: dict[str, Any]) -> None:
+    """Write `path`, whole or not at all. `about`: anything JSON can hold; what is None is left out."""
+    described = {}
+    for name, t in tensors.items():
+        described[name] = {"bits": t.bits, "shape": list(t.shape), "dtype": t.dtype, "groups": t.groups}
+    try:
+        given = json.loads(json.dumps({k: v for k, v in about.items() if v is not None}, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the metadata of a prompt file must be JSON: {error}") from None
+    header = {"format": FORMAT, **given, "tensors": described}
+    entries = {key: value for name, tensor in tensors.items() for key, value in tensor.entries(name).items()}
+    bare = to_safetensors(entries)
+    start = 8 + int.from_bytes(bare[:8], "little")
+    header["checksum"] = _checksum(header, json.loads(bare[8:start]), bare[start:])
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False)
+    with atomic_open(path) as file:
+        file.write(to_safetensors(entries, {"qprompt": text}))
+
+
+def read_prompt_file(path: str | os.PathLike[str]) -> PromptFile:
+    """Read and check a prompt file. UserError for one that is damaged, inconsistent, of a newer format, or none."""
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
+    try:
+        return _parse(data)
+    except _Unsound as problem:
+        raise UserError(f"{path} is no sound prompt file: {problem}") from None
+
+
+class _Unsound(Exception):
+    pass
+
+
+def _require(condition: bool, problem: str) -> None:
+    if not condition:
+        raise _Unsound(problem)
+
+
+def _parse(data: bytes) -> PromptFile:
+    length = int.from_bytes(data[:8], "little")
+    _require(len(data) >= 8 and length <= LARGEST_HEADER, "it does not begin as a safetensors file does")
+    start = 8 + length
+    _require(start <= len(data), "it is truncated")
+    outer = _object(data[8:start], "header")
+    metadata = outer.pop("__metadata__", None)
+    _require(isinstance(metadata, dict) and isinstance(metadata.get("qprompt"), str), "it has no qprompt metadata")
+    about = _object(metadata["qprompt"], "metadata")
+    version: Any = about.get("format")
+    _require(_is_count(version) and version > 0, "it names no format version")
+    newer = f"it has format {version}, this version of qprompt reads up to {FORMAT}; update qprompt"
+    _require(version <= FORMAT, newer)
+    blobs = _blobs(outer, data, start)
+    checksum = about.pop("checksum", None)
+    _require(checksum == _checksum(about, outer, data[start:]), "its checksum is wrong, so it is damaged")
+    described = about.pop("tensors", None)
+    _require(isinstance(described, dict) and bool(described), "it names no tensors")
+    tensors = {name: _tensor(name, entry, blobs) for name, entry in described.items()}
+    _require(not blobs, f"it holds {', '.join(list(blobs)[:3])}, which its metadata does not name")
+    _require(all(isinstance(about.get(key, ""), str) for key in KNOWN), f"one of its {', '.join(KNOWN)} is not text")
+    return PromptFile(tensors, about, len(data))
+
+
+def _object(text: bytes | str, what: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    _require(isinstance(value, dict), f"its {what} cannot be read")
+    return value  # type: ignore[return-value]
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _blobs(outer: dict[str, Any], data: bytes, start: int) -> dict[str, tuple[str, bytes]]:
+    """Entry -> (type, bytes); together they must be all that follows the header, without gap or overlap."""
+    spans = []
+    for key, entry in outer.items():
+        ends: Any = entry.get("data_offsets") if isinstance(entry, dict) else None
+        sound = isinstance(ends, list) and len(ends) == 2 and all(map(_is_count, ends))
+        _require(sound and isinstance(entry.get("shape"), list), "an entry of its header is malformed")
+        spans.append((ends[0], ends[1], key, entry.get("dtype")))
+    blobs, at = {}, 0
+    for low, high, key, dtype in sorted(spans, key=lambda span: span[:2]):
+        _require(low == at and low <= high <= len(data) - start, "its header does not agree with its size")
+        blobs[key], at = (dtype, data[start + low : start + high]), high
+    _require(at == len(data) - start, "its header does not agree with its size")
+    return blobs
+
+
+def _tensor(name: str, entry: Any, blobs: dict[str, tuple[str, bytes]]) -> StoredTensor:
+    _require(isinstance(entry, dict), f"what it says of {name} cannot be read")
+    bits, shape, dtype, groups = (entry.get(key) for key in ("bits", "shape", "dtype", "groups"))
+    _require(_is_count(bits) and bits in (*range(1, 9), 16), f"{name} has {bits!r} bits, expected 1 to 8 or 16")
+    _require(isinstance(shape, list) and len(shape) <= 8 and all(map(_is_count, shape)), f"{name} has no sound shape")
+    _require(isinstance(dtype, str) and dtype in DTYPES, f"{name} has type {dtype!r}, expected {', '.join(DTYPES)}")
+    n = math.prod(shape)  # Python's integers do not overflow
+
+    def take(key: str, kind: str, size: int) -> bytes:
+        got, blob = blobs.pop(f"{key}/{name}", (None, b""))
+        _require(got == kind and len(blob) == size, f"{name} should have {size} bytes of {key}, it has {len(blob)}")
+        return blob
+
+    if bits == 16:
+        _require(groups == 0, f"{name} has 16 bits and {groups!r} groups")
+        values = _half(take("half", "F16", 2 * n))
+        return StoredTensor(tuple(shape), dtype, 16, values=values)
+    _require(_is_count(groups) and 0 < groups <= n and n % groups == 0, f"{name} has {groups!r} groups for {n} entries")
+    levels = _half(take("levels", "F16", 2 * groups * 2**bits)).view(groups, 2**bits)
+    _require(bool(torch.isfinite(levels).all()), f"{name} has levels that are not finite")
+    packed = torch.frombuffer(bytearray(take("indices", "U8", packed_size(n, bits))), dtype=torch.uint8)
+    spare = 8 * len(packed) - n * bits
+    _require(not int(packed[-1]) >> (8 - spare), f"{name} has bits set behind its last index")
+    return StoredTensor(tuple(shape), dtype, bits, indices=unpack_bits(packed, bits, n), levels=levels)
+
+
+def _half(data: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.float16) if data else torch.zeros(0, dtype=torch.float16)
+
+
+def _checksum(about: dict[str, Any], outer: dict[str, Any], blob: bytes) -> str:
+    """64 bits of BLAKE2 over everything else in the file: against damage, not against forgery."""
+    text = json.dumps([about, outer], sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass") + blob, digest_size=8).hexdigest()
