@@ -1,16 +1,18 @@
 """Reading a sweep's spec, and the runs that it stands for."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sweep_project import make_project, write
+from sweep_project import HERE, make_project, write
 
 from qprompt.errors import UserError
 from qprompt.sweep.plan import plan
 from qprompt.sweep.spec import Dataset, read_spec
 
+ROOT = HERE.parent
 BASE2NEW = "protocol: base2new\ndatasets: [pets]\ntrainers: {CoOp: tiny}\n"
 
 
@@ -143,6 +145,22 @@ def test_data_root_from_the_spec_or_the_environment(project, monkeypatch):
     monkeypatch.setenv("DATA", "/data")
     assert runs_of(BASE2NEW)[0].argv[:2] == ("--root", "/data")
     assert runs_of(BASE2NEW, "root=/mine")[0].argv[:2] == ("--root", "/mine")
+
+
+SPECS = sorted(p.relative_to(ROOT) for p in (ROOT / "configs/sweeps").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SPECS, ids=str)
+def test_ready_specs_have_all_that_they_name(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    spec = read_spec(str(path), ["root=DATA"])
+    for trainer in (*spec.trainers, *spec.baselines):
+        if not Path("configs/trainers", trainer).is_dir():
+            pytest.skip(f"no configs of {trainer}")
+    small = dataclasses.replace(spec, datasets=spec.datasets[:2], seeds=(1,))
+    assert plan(small)
+    for line in path.read_text().splitlines():
+        assert len(line) <= 140
 
 
 @given(first=st.integers(0, 50), count=st.integers(1, 20))

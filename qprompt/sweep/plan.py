@@ -163,10 +163,10 @@ def _run(
     spec: Spec, c: _Choice, folder: str, classes: str = "all", trained: str | None = None, evaluate: bool = False
 ) -> Run:
     dataset_file = _file(Path(spec.configs) / "datasets" / f"{c.dataset.name}.yaml", "data set config")
-    # Upstream's zero-shot script reads CoOp's configs: a trainer without configs of its own does too.
-    folders = [Path(spec.configs) / "trainers" / t for t in (c.trainer, "CoOp")]
-    own = folders[0] if learns(c.trainer) or (folders[0] / f"{c.cfg}.yaml").is_file() else folders[1]
-    trainer_file = _file(own / f"{c.cfg}.yaml", f"config of {c.trainer}")
+    # Upstream's zero-shot script reads CoOp's configs: a zero-shot trainer without one of its own does too.
+    names = [c.trainer] if learns(c.trainer) else [c.trainer, "CoOp"]
+    files = [Path(spec.configs) / "trainers" / name / f"{c.cfg}.yaml" for name in names]
+    trainer_file = _file(next((f for f in files if f.is_file()), files[0]), f"config of {c.trainer}")
 
     options = dict(spec.settings) | c.settings
     if c.dataset.draw is not None:
