@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,8 +118,9 @@ def why_unusable(folder: Path) -> str | None:
     import torch
 
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            _train_save_and_resume(torch)
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _schedule_save_and_resume(torch)
     except Exception as error:
         for name in [name for name in sys.modules if name == "dassl" or name.startswith("dassl.")]:
             del sys.modules[name]
@@ -136,8 +138,8 @@ def _missing_imports(folder: Path) -> list[str]:
     return sorted(name for name in names - {"dassl"} if importlib.util.find_spec(name) is None)
 
 
-def _train_save_and_resume(torch) -> None:
-    """A warm-up schedule, one step, a checkpoint and its loading, by the installed dassl."""
+def _schedule_save_and_resume(torch) -> None:
+    """A warm-up schedule, a checkpoint and its loading, by the installed dassl."""
     from dassl.optim.lr_scheduler import ConstantWarmupScheduler
     from dassl.utils import resume_from_checkpoint, save_checkpoint
 
@@ -145,8 +147,6 @@ def _train_save_and_resume(torch) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 2.0)
     scheduler = ConstantWarmupScheduler(optimizer, cosine, 1, 1e-5)
-    optimizer.step()
-    scheduler.step()
     state = {
         "state_dict": model.state_dict(),
         "epoch": 1,
