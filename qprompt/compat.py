@@ -48,6 +48,26 @@ def pkg_resources_stand_in() -> None:
         sys.meta_path.append(_PkgResources())
 
 
+def prograd_step(self: Any, loss_a: Any, loss_b: Any, lambda_: float = 1, names: Any = None) -> None:
+    """A ProGrad update (arXiv 2205.14865): the gradient of `loss_a` without what in it opposes that of `loss_b`.
+
+    ProGrad's and KgCoOp's fork of Dassl has it as ``TrainerBase.prograd_backward_and_update``; `lambda_` scales how
+    much is taken away, parameter by parameter.
+    """
+    import torch
+
+    names = self.get_model_names(names)
+    parameters = [p for name in names for p in self._models[name].parameters() if p.requires_grad]
+    self.detect_anomaly(loss_a)
+    self.detect_anomaly(loss_b)
+    general = torch.autograd.grad(loss_b, parameters, retain_graph=True)
+    for p, own, other in zip(parameters, torch.autograd.grad(loss_a, parameters), general, strict=True):
+        direction = other / other.norm()
+        along = (own * direction).sum()
+        p.grad = own - lambda_ * along * direction if along < 0 else own
+    self.model_update(names)
+
+
 def stay_on_cpu() -> None:
     """``.cuda()`` of tensors and modules returns them as they are."""
     import torch

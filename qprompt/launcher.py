@@ -94,6 +94,8 @@ def _hook_dassl(argv: list[str]) -> None:
         _C.TRAINER.QUANT[key] = value
     _name_mistakes_in_quant()
     dassl.config.clean_cfg = _keep_quant(dassl.config.clean_cfg)
+    if not hasattr(dassl.engine.TrainerBase, "prograd_backward_and_update"):
+        dassl.engine.TrainerBase.prograd_backward_and_update = compat.prograd_step
     registry = dassl.engine.TRAINER_REGISTRY
     offer_quantized(registry)
     dassl.engine.build_trainer = _checked(dassl.engine.build_trainer, registry)

@@ -204,3 +204,30 @@ def test_half_precision_is_probed_without_an_exception(monkeypatch):
 
     monkeypatch.setattr(torch.nn.functional, "conv2d", refuse)
     assert compat.cpu_lacks_half() == "not implemented for 'Half'"
+
+
+def test_prograd_takes_away_what_opposes():
+    class Trainer:
+        def __init__(self, weight):
+            self._models = {"m": weight}
+
+        def get_model_names(self, names=None):
+            return ["m"]
+
+        def detect_anomaly(self, loss):
+            assert torch.isfinite(loss)
+
+        def model_update(self, names):
+            self.updated = names
+
+    model = torch.nn.Linear(2, 1, bias=False)
+    for own, other, expected in (
+        ([1.0, -1.0], [0.0, 2.0], [1.0, 0.0]),  # opposed along y
+        ([1.0, -1.0], [0.0, -2.0], [1.0, -1.0]),  # in agreement
+        ([1.0, -1.0], [0.0, 0.0], [1.0, -1.0]),  # nothing to oppose
+    ):
+        trainer = Trainer(model)
+        losses = ((model.weight * torch.tensor(g)).sum() for g in (own, other))
+        compat.prograd_step(trainer, *losses)
+        assert model.weight.grad.tolist() == [expected]
+        assert trainer.updated == ["m"]

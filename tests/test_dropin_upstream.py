@@ -1,0 +1,158 @@
+"""Unmodified checkouts of CoOp, MaPLe, PromptSRC and KgCoOp under ``python -m qprompt``: every trainer X, and its QX.
+
+Needs QPROMPT_COOP, QPROMPT_MAPLE, QPROMPT_PROMPTSRC, QPROMPT_KGCOOP (paths of checkouts), each for its own trainers;
+with QPROMPT_DASSL and a torch that real Dassl supports, the same on real Dassl.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.test_engine_parity import usable_here
+from tests.upstream import (
+    PIXELS,
+    SMALL,
+    ClipShape,
+    checkout,
+    make_caltech_tree,
+    run_checkout,
+    save_tiny_clip_archive,
+    train_args,
+)
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
+
+RECORDING = str(Path(__file__).with_name("recording.py"))
+WIDE = ClipShape(512, PIXELS, 2, 768, 16, 512, 8, 2)
+PROMPTSRC = ("TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION", 2, "TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT", 2)
+IVLP = ("TRAINER.IVLP.PREC", "fp32", "TRAINER.IVLP.PROMPT_DEPTH_VISION", 2, "TRAINER.IVLP.PROMPT_DEPTH_TEXT", 2)
+VPT = ("TRAINER.VPT.PREC", "fp32", "TRAINER.VPT.PROMPT_DEPTH_VISION", 2)
+COCOOP = ("TRAINER.COCOOP.PREC", "fp32")
+# trainer of a checkout -> folder of its checkpoints, config file, options. MaPLe and PromptSRC run in fp16 only.
+TRAINERS = {
+    ("coop", "CoOp"): ("prompt_learner", "CoOp/vit_b16.yaml", ()),
+    ("coop", "CoCoOp"): ("prompt_learner", "CoCoOp/vit_b16_c4_ep10_batch1_ctxv1.yaml", COCOOP),
+    ("maple", "MaPLe"): (
+        "MultiModalPromptLearner",
+        "MaPLe/vit_b16_c2_ep5_batch4_2ctx.yaml",
+        ("TRAINER.MAPLE.PROMPT_DEPTH", 2),
+    ),
+    ("maple", "IVLP"): ("VLPromptLearner", "IVLP/vit_b16_c2_ep5_batch4_2+2ctx.yaml", IVLP),
+    ("maple", "VPT"): ("prompt_learner", "VPT/vit_b16_c2_ep5_batch4_4.yaml", VPT),
+    ("maple", "CoOp"): ("prompt_learner", "CoOp/vit_b16.yaml", ()),
+    ("maple", "CoCoOp"): ("prompt_learner", "CoCoOp/vit_b16_c4_ep10_batch1_ctxv1.yaml", COCOOP),
+    ("promptsrc", "PromptSRC"): ("VLPromptLearner", "PromptSRC/vit_b16_c2_ep20_batch4_4+4ctx.yaml", PROMPTSRC),
+    ("kgcoop", "KgCoOp"): ("prompt_learner", "KgCoOp/vit_b16_ep100_ctxv1.yaml", COCOOP),
+    ("kgcoop", "ProGrad"): ("prompt_learner", "ProGrad/rn50.yaml", ("LOSS.NAME", "prograd")),
+}
+NEEDS_ITS_FORK = {("kgcoop", "ProGrad")}  # of Dassl, where it trains without the launcher
+
+
+@pytest.fixture(scope="module", params=["bundled", "dassl"])
+def engine(request):
+    if request.param == "dassl":
+        fault = usable_here(checkout("dassl"))
+        if fault:
+            pytest.skip(fault)
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_caltech_tree(tmp_path_factory.mktemp("data"), classes=4, images=6)
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clip")
+    small = save_tiny_clip_archive(folder / "small.pt", SMALL)
+    return {"coop": small, "wide": save_tiny_clip_archive(folder / "wide.pt", WIDE)}
+
+
+@pytest.fixture
+def run(engine, data, archives, tmp_path):
+    """``run(repository, trainer, output, *flags)`` -> (log, logits of its test)."""
+
+    def go(repository, trainer, output, *flags, launched=True, classes="base", config=None, precision=()):
+        folder = checkout(repository)
+        base = trainer if (repository, trainer) in TRAINERS else trainer.removeprefix("Q")
+        _, file, options = TRAINERS[repository, base]
+        arguments = train_args(data, tmp_path / output, trainer, *flags, *options, config=file, shots=2)
+        arguments += ["DATALOADER.TRAIN_X.BATCH_SIZE", "4", "DATALOADER.TEST.BATCH_SIZE", "4"]
+        arguments += ["DATASET.SUBSAMPLE_CLASSES", classes]
+        logits = tmp_path / f"{output}.pt"
+        log = run_checkout(
+            folder,
+            arguments,
+            clip=archives["coop" if repository == "coop" else "wide"],
+            engine="none" if launched and engine == "bundled" else engine,
+            program=[RECORDING, str(logits), *(["-m", "qprompt", *precision] if launched else []), "train.py"],
+            env={"QPROMPT_ENGINE": engine},
+            timeout=2500,
+        )
+        if os.environ.get("QPROMPT_KEEP_LOGS"):
+            kept = Path(os.environ["QPROMPT_KEEP_LOGS"]) / f"{engine}-{repository}-{trainer}-{output}.txt"
+            kept.write_text(log, encoding="utf-8")
+        return log, torch.load(logits, weights_only=True)
+
+    return go
+
+
+def state(tmp_path, output, repository, trainer):
+    path = tmp_path / output / TRAINERS[repository, trainer][0] / "model.pth.tar-2"
+    return torch.load(path, map_location="cpu", weights_only=False)["state_dict"]
+
+
+@pytest.mark.parametrize(("repository", "trainer"), [key for key in TRAINERS if key not in NEEDS_ITS_FORK])
+def test_full_precision_is_bit_equal_with_and_without_the_launcher(run, tmp_path, repository, trainer):
+    _, logits = run(repository, trainer, "without", launched=False)
+    _, launched = run(repository, trainer, "with")
+    assert torch.equal(logits, launched)
+    assert torch.isfinite(logits).all()
+    a, b = (state(tmp_path, output, repository, trainer) for output in ("without", "with"))
+    assert list(a) == list(b)
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize(("repository", "trainer"), TRAINERS)
+def test_quantized_trains_on_base_and_both_worlds_evaluate_it(run, tmp_path, repository, trainer):
+    log, logits = run(repository, f"Q{trainer}", "quantized")
+    assert "Prompt saved to" in log
+    assert torch.isfinite(logits).all()
+    evaluate = ("--eval-only", "--model-dir", tmp_path / "quantized", "--load-epoch", 2)
+    _, again = run(repository, f"Q{trainer}", "again", *evaluate)
+    assert torch.equal(again, logits)
+    _, new = run(repository, f"Q{trainer}", "new", *evaluate, classes="new")
+    _, theirs = run(repository, trainer, "theirs", *evaluate, launched=False, classes="new")
+    assert torch.equal(new, theirs)
+
+
+@pytest.mark.parametrize(("repository", "trainer"), [("coop", "CoOp"), ("maple", "IVLP")])
+def test_full_precision_checkpoint_starts_a_quantized_run(run, tmp_path, repository, trainer):
+    run(repository, trainer, "plain", launched=False)
+    checkpoint = tmp_path / "plain" / TRAINERS[repository, trainer][0] / "model.pth.tar-2"
+    options = ("MODEL.INIT_WEIGHTS", checkpoint, "OPTIM.MAX_EPOCH", 1, "TRAINER.QUANT.BITS", 8)
+    log, _ = run(repository, f"Q{trainer}", "started", *options)
+    assert "Successfully loaded pretrained weights" in log
+    assert "8 bit" in log
+
+
+def test_maple_in_fp32_needs_the_flag(run):
+    fp32 = ("TRAINER.MAPLE.PREC", "fp32")
+    log, logits = run("maple", "QMaPLe", "float", *fp32, precision=("--fp32",))
+    assert "4 bit" in log  # as published
+    assert logits.dtype == torch.float32
+    assert torch.isfinite(logits).all()
+
+
+def test_checkouts_stay_as_they_are(run, tmp_path):
+    """Nothing is written into a checkout."""
+    folder = shutil.copytree(checkout("coop"), tmp_path / "copy", ignore=shutil.ignore_patterns(".git"))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QPROMPT_COOP", str(folder))
+        run("coop", "QCoOp", "untouched")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
