@@ -4,7 +4,7 @@ import json
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qprompt.data import fewshot
@@ -80,6 +80,7 @@ def test_wrong_tree_is_explained(tmp_path, paths, reason):
         read_image_folder(tmp_path)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(2, 40), min_size=1, max_size=5))
 def test_split_by_name_gives_each_class_training_and_test_images(sizes):
     items = [Item(f"{label}/{k}.jpg", label, str(label)) for label, size in enumerate(sizes) for k in range(size)]
