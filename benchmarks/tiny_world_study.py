@@ -8,11 +8,13 @@ batch 32, 200 epochs, training on base classes, test on base and on new ones.
     python benchmarks/tiny_world_study.py                          # draws 0..39, 3 seeds: about an hour on one core
     python benchmarks/tiny_world_study.py --first 1000 --draws 4 --seeds 1    # a look, on draws kept for tuning
 
-Methods: zeroshot, coop, qcoop1, qcoop2, qcoop4 (bits), ptq1, ptq2, ptq4 (CoOp quantized after training).
+Methods: zeroshot, coop, qcoop1, qcoop2, qcoop4 (bits), ptq1, ptq2, ptq4 (CoOp quantized after training); settings may
+follow, as in qcoop1:kl_threshold=1e-4:min_interval=10:lr=0.01:logit_scale=100.
 Results are written after every draw; the same command goes on where it was.
 """
 
 import argparse
+import dataclasses
 import json
 import math
 import platform
@@ -31,9 +33,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from qprompt import engine, fake_quant
 from qprompt.backbones import backbone_hash, load_clip
 from qprompt.data.items import Item, draw_shots
+from qprompt.errors import UserError
 from qprompt.fake_quant import QuantConfig, finish_, quantize_, refresh_
 from qprompt.files import write_json
-from qprompt.prompted_clip import PromptedCLIP, initial_context, prompt_layout
+from qprompt.prompted_clip import encode_text, initial_context, normalize, prompt_layout
 from qprompt.world import fewshot
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,63 +79,100 @@ class World:
         return self.train[index[:, 0], index[:, 1]], index[:, 0]
 
 
-def accuracy(clip_model, world: World, part: str, learner, args) -> float:
-    """Percent of the test pictures of a half; `learner` None is zero-shot."""
-    model = PromptedCLIP(clip_model, layout(clip_model, world.names[part], args, learner), learner, args.logit_scale)
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """What ``name:key=value:...`` on the command line stands for."""
+
+    lr: float
+    logit_scale: float
+    quant: QuantConfig | None
+
+    @classmethod
+    def parse(cls, text: str, args) -> "Method":
+        name, *pairs = text.split(":")
+        given = dict(pair.split("=", 1) for pair in pairs)
+        lr, scale = (float(given.pop(key, getattr(args, key))) for key in ("lr", "logit_scale"))
+        if name in ("zeroshot", "coop"):
+            quant = None
+        else:
+            known = {"qcoop": "qat", "ptq": "ptq"}
+            kind = name.rstrip("0123456789")
+            if kind not in known or kind == name:
+                raise UserError(f"no method {name!r}: expected zeroshot, coop, qcoop<bits> or ptq<bits>")
+            quant = QuantConfig(bits=int(name.removeprefix(kind)), mode=known[kind])
+            types = {f.name: type(f.default) for f in dataclasses.fields(QuantConfig)}
+            try:
+                quant = dataclasses.replace(quant, **{k: types[k](given.pop(k)) for k in list(given) if k in types})
+            except ValueError as error:
+                raise UserError(f"{text}: {error}") from None
+        if given:
+            raise UserError(f"{text}: {name} has no setting {', '.join(given)}")
+        return cls(lr, scale, quant)
+
+
+def test_accuracy(clip_model, world: World, part: str, contexts: torch.Tensor | None, args) -> list[float]:
+    """Percent of the test pictures of a half for each context (G, n, D); None is zero-shot."""
+    if contexts is None:
+        layout = prompt_layout(clip_model, world.names[part], "a photo of a", 0)
+    else:
+        layout = context_layout(clip_model, world.names[part], args)
     features = world.test[part]
     with torch.no_grad():
-        guesses = model(features.flatten(0, 1)).argmax(-1)
+        classes = encode_text(clip_model, layout, None if contexts is None else contexts[:, None])
+        classes = normalize(classes if contexts is not None else classes[None])  # (G, C, E)
+        guesses = (normalize(features.flatten(0, 1)) @ classes.transpose(1, 2)).argmax(-1)
     right = guesses == torch.arange(len(features)).repeat_interleave(features.shape[1])
-    return 100 * right.double().mean().item()
+    return (100 * right.double().mean(-1)).tolist()
 
 
-def layout(clip_model, names, args, learner):
-    if learner is None:
-        return prompt_layout(clip_model, names, "a photo of a", 0)
+def context_layout(clip_model, names: list[str], args):
     words = args.ctx_init or " ".join(["X"] * args.n_ctx)
     return prompt_layout(clip_model, names, words, args.n_ctx)
 
 
-def learning_rate(epoch: int, args) -> float:
-    """CoOp's schedule: cosine over the epochs, the first one at 1e-5."""
-    return 1e-5 if epoch == 0 else args.lr * 0.5 * (1 + math.cos(math.pi * epoch / args.epochs))
+def train(clip_model, world: World, jobs: list[tuple[Method, int]], args):
+    """Learners trained on the base classes, one for each (method, seed), and accuracies over epochs.
 
-
-def train(clip_model, world: World, seed: int, quant: QuantConfig | None, args):
-    """A trained prompt learner on the base classes, quantized as `quant` says; with it accuracies over epochs."""
+    All are trained side by side: their prompts go through the text encoder as one batch, and share nothing else.
+    """
     from trainers.coop import PromptLearner
 
-    torch.manual_seed(seed)
-    learner = PromptLearner(initial_context(clip_model, args.n_ctx, args.ctx_init))
-    model = PromptedCLIP(clip_model, layout(clip_model, world.names["base"], args, learner), learner, args.logit_scale)
-    if quant:
-        quantize_(learner, quant, ["ctx"])
-    optimizer = torch.optim.SGD(learner.parameters(), lr=args.lr, momentum=0.9, weight_decay=5e-4)
-    features, labels = world.shots(args.shots, seed)
-    batches = max(1, len(labels) // args.batch)
+    learners, groups, orders, shots = torch.nn.ModuleList(), [], [], []
+    for method, seed in jobs:
+        torch.manual_seed(seed)
+        learner = PromptLearner(initial_context(clip_model, args.n_ctx, args.ctx_init))
+        groups.append({"params": list(learner.parameters()), "peak": method.lr, "lr": method.lr})
+        if method.quant:
+            quantize_(learner, method.quant, ["ctx"])
+        learners.append(learner)
+        orders.append(torch.Generator().manual_seed(seed))
+        shots.append(world.shots(args.shots, seed))
+    features = normalize(torch.stack([x for x, _ in shots]))  # (G, N, E)
+    labels = torch.stack([y for _, y in shots])  # (G, N)
+    scale = torch.tensor([m.logit_scale or float(clip_model.logit_scale.exp()) for m, _ in jobs])[:, None, None]
+    layout = context_layout(clip_model, world.names["base"], args)
+    optimizer = torch.optim.SGD(groups, lr=args.lr, momentum=0.9, weight_decay=5e-4)
+    row = torch.arange(len(jobs))[:, None]
+    batches = max(1, labels.shape[1] // args.batch)
     curve = {}
     for epoch in range(args.epochs):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(epoch, args)
-        for chosen in torch.randperm(len(labels))[: batches * args.batch].split(args.batch):
-            if quant:
-                refresh_(learner)
-            loss = F.cross_entropy(model(features[chosen]), labels[chosen])
+        for group in optimizer.param_groups:  # CoOp's schedule: cosine, the first epoch at 1e-5
+            group["lr"] = group["peak"] * 0.5 * (1 + math.cos(math.pi * epoch / args.epochs)) if epoch else 1e-5
+        order = torch.stack([torch.randperm(labels.shape[1], generator=g) for g in orders])
+        for chosen in order[:, : batches * args.batch].split(args.batch, dim=1):
+            refresh_(learners)
+            contexts = torch.stack([learner.ctx for learner in learners])  # (G, n, D)
+            classes = normalize(encode_text(clip_model, layout, contexts[:, None]))  # (G, C, E)
+            logits = scale * features[row, chosen] @ classes.transpose(1, 2)  # (G, B, C)
+            loss = F.cross_entropy(logits.flatten(0, 1), labels[row, chosen].flatten(), reduction="sum") / args.batch
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         if args.curve and (epoch + 1) % args.curve == 0:
-            curve[epoch + 1] = [accuracy(clip_model, world, part, learner, args) for part in ("base", "new")]
-    finish_(learner)
-    return learner, curve
-
-
-def quantization(method: str, args) -> QuantConfig | None:
-    if method == "coop":
-        return None
-    mode = "ptq" if method.startswith("ptq") else "qat"
-    bits = int(method.removeprefix("ptq").removeprefix("qcoop"))
-    return QuantConfig(bits=bits, mode=mode, min_interval=args.min_interval, kl_threshold=args.kl_threshold)
+            now = torch.stack([learner.ctx.detach() for learner in learners])
+            curve[epoch + 1] = [test_accuracy(clip_model, world, part, now, args) for part in ("base", "new")]
+    finish_(learners)
+    return learners, curve
 
 
 def one_draw(number: int, args) -> list[dict]:
@@ -141,17 +181,22 @@ def one_draw(number: int, args) -> list[dict]:
     engine.activate()
     clip_model = load_clip("tiny", args.weights)
     world = World(clip_model, number)
+    methods = {text: Method.parse(text, args) for text in args.methods}
+    learned = [(text, seed) for text in methods if text != "zeroshot" for seed in range(1, args.seeds + 1)]
     rows = []
-    for method in args.methods:
-        for seed in [0] if method == "zeroshot" else range(1, args.seeds + 1):
-            started = time.monotonic()
-            learner, curve, fits = None, {}, 0
-            if method != "zeroshot":
-                learner, curve = train(clip_model, world, seed, quantization(method, args), args)
-                fits = sum(fake.fits for fake, _ in fake_quant.quantized_parameters(learner).values())
-            base, new = (accuracy(clip_model, world, part, learner, args) for part in ("base", "new"))
-            row = {"draw": number, "method": method, "seed": seed, "base": base, "new": new, "fits": fits}
-            rows.append({**row, "seconds": round(time.monotonic() - started, 2), **({"curve": curve} if curve else {})})
+    if "zeroshot" in methods:
+        base, new = (test_accuracy(clip_model, world, part, None, args)[0] for part in ("base", "new"))
+        rows.append({"draw": number, "method": "zeroshot", "seed": 0, "base": base, "new": new})
+    if learned:
+        learners, curve = train(clip_model, world, [(methods[text], seed) for text, seed in learned], args)
+        contexts = torch.stack([learner.ctx.detach() for learner in learners])
+        base, new = (test_accuracy(clip_model, world, part, contexts, args) for part in ("base", "new"))
+        for i, (text, seed) in enumerate(learned):
+            row = {"draw": number, "method": text, "seed": seed, "base": base[i], "new": new[i]}
+            row["fits"] = sum(fake.fits for fake, _ in fake_quant.quantized_parameters(learners[i]).values())
+            if curve:
+                row["curve"] = {epoch: [part[i] for part in parts] for epoch, parts in curve.items()}
+            rows.append(row)
     return rows
 
 
@@ -221,18 +266,21 @@ def main() -> None:
     add("--epochs", type=int, default=200, help="default: %(default)s, CoOp's")
     add("--shots", type=int, default=16, help="default: %(default)s")
     add("--batch", type=int, default=32, help="default: %(default)s")
-    add("--lr", type=float, default=0.002, help="default: %(default)s")
+    add("--lr", type=float, default=0.01, help="default: %(default)s (CoOp has 0.002 for widths of 512)")
     add("--n-ctx", type=int, default=4, help="context vectors (default: %(default)s)")
     add("--ctx-init", default="a photo of a", help="'' starts from noise (default: %(default)s)")
     add("--logit-scale", type=float, default=100.0, help="0: the model's own (default: %(default)s)")
-    add("--kl-threshold", type=float, default=QuantConfig.kl_threshold, help="T_KL (default: %(default)s)")
-    add("--min-interval", type=int, default=QuantConfig.min_interval, help="t (default: %(default)s)")
     add("--curve", type=int, default=0, metavar="N", help="also test every N epochs")
     add("--weights", default="", help="a CLIP file instead of the embedded one")
     add("--jobs", type=int, default=1, help="processes, one core each (default: %(default)s)")
     add("--out", type=Path, default=ROOT / "benchmarks/results/tiny_world_study.json", help="default: %(default)s")
     args = parser.parse_args()
 
+    for text in args.methods:
+        try:
+            Method.parse(text, args)
+        except UserError as error:
+            parser.error(str(error))
     unrecorded = ("draws", "first", "jobs", "out")
     settings = {k: v for k, v in vars(args).items() if k not in unrecorded}
     settings["backbone"] = backbone_hash(load_clip("tiny", args.weights))
