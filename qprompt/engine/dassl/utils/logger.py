@@ -14,13 +14,16 @@ class Logger:
     console: TextIO
 
     def __init__(self, fpath=None):
+        self.file = None
         # A second run in the same process gets its own file; its lines are not for the first run's.
         self.console = sys.stdout.console if isinstance(sys.stdout, Logger) else sys.stdout
-        self.file = None
         if fpath is not None:
             os.makedirs(os.path.dirname(fpath) or ".", exist_ok=True)
             # line by line, so that the log of a killed run ends where the run ended
             self.file = open(fpath, "w", encoding="utf-8", buffering=1)  # noqa: SIM115
+
+    def __del__(self):
+        self.close()
 
     def __enter__(self):
         return self

@@ -40,10 +40,10 @@ def _plain(value, where="checkpoint"):
         # A view would drag its whole storage into the file.
         is_view = value.untyped_storage().nbytes() > value.numel() * value.element_size()
         return value.detach().clone() if is_view else value
+    if isinstance(value, np.generic):  # before float: np.float64 is one
+        return value.item()
     if value is None or isinstance(value, (bool, int, float, str, bytes, torch.dtype, Counter)):
         return value
-    if isinstance(value, np.generic):
-        return value.item()
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value.copy())
     if isinstance(value, dict):
