@@ -13,6 +13,7 @@ import os
 import os.path as osp
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from yacs.config import CfgNode
 
@@ -45,6 +46,11 @@ def quant_config(cfg: CfgNode) -> QuantConfig:
         return QuantConfig(**{name.lower(): value for name, value in cfg.TRAINER.QUANT.items()})
     except UserError as error:
         raise UserError(f"TRAINER.QUANT: {error}") from None
+
+
+def _held(optimizer: torch.optim.Optimizer) -> set[int]:
+    """ids of the parameters that it updates."""
+    return {id(p) for group in optimizer.param_groups for p in group["params"]}
 
 
 class QuantizedPrompts(_Trainer):
@@ -95,6 +101,11 @@ class QuantizedPrompts(_Trainer):
             if old is None:
                 continue
             self._optims[name] = build_optimizer(self._models[name], self.cfg.OPTIM)
+            if _held(old) - _held(self._optims[name]) or len(old.param_groups) != len(self._optims[name].param_groups):
+                raise UserError(
+                    f"TRAINER.QUANT.METHOD {self.cfg.TRAINER.QUANT.METHOD} trains step sizes too, and the optimizer of "
+                    f"{name} is not the one that build_optimizer makes of it: choose another METHOD, e.g. kmeans."
+                )
             self._scheds[name] = build_lr_scheduler(self._optims[name], self.cfg.OPTIM)
             if getattr(self, "optim", None) is old:
                 self.optim, self.sched = self._optims[name], self._scheds[name]

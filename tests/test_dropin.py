@@ -163,6 +163,14 @@ def test_learned_step_size_trains_in_a_built_class(build):
     assert moved == set(before)
 
 
+def test_an_optimizer_of_its_own_keeps_its_rates(build):
+    trainer = build("QOwnOptimizer")
+    assert [group["lr"] for group in trainer.optim.param_groups] == [0.01, 0.1]
+    trainer.train()
+    with pytest.raises(UserError, match="METHOD lsq trains step sizes too"):
+        build("QOwnOptimizer", "TRAINER.QUANT.METHOD", "lsq", "TRAINER.QUANT.BITS", 2)
+
+
 def test_full_precision_checkpoint_starts_a_quantized_run(build, tmp_path):
     plain = build("Prompted", output="plain")
     plain.train()

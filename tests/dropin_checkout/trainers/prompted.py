@@ -177,6 +177,18 @@ class TwoModels(Unnamed):
 
 
 @TRAINER_REGISTRY.register()
+class OwnOptimizer(Unnamed):
+    """Trains its context at a rate of its own."""
+
+    def build_model(self):
+        super().build_model()
+        learner = self.model.prompt_learner
+        groups = [{"params": [learner.ctx], "lr": 0.01}, {"params": learner.proj.parameters()}]
+        self.optim = self._optims["prompt_learner"] = torch.optim.SGD(groups, lr=0.1)
+        self._scheds["prompt_learner"] = build_lr_scheduler(self.optim, self.cfg.OPTIM)
+
+
+@TRAINER_REGISTRY.register()
 class Adapter(Unnamed):
     """Trains no prompt."""
 
