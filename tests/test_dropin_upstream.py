@@ -15,6 +15,7 @@ from tests.test_engine_parity import usable_here
 from tests.upstream import (
     PIXELS,
     SMALL,
+    VARIABLES,
     ClipShape,
     checkout,
     make_caltech_tree,
@@ -138,6 +139,30 @@ def test_full_precision_checkpoint_starts_a_quantized_run(run, tmp_path, reposit
     log, _ = run(repository, f"Q{trainer}", "started", *options)
     assert "Successfully loaded pretrained weights" in log
     assert "8 bit" in log
+
+
+@pytest.mark.parametrize(("repository", "trainer", "module"), [("coop", "CoOp", "coop"), ("maple", "MaPLe", "maple")])
+def test_three_explicit_lines_do_without_the_launcher(run, tmp_path, monkeypatch, repository, trainer, module):
+    """The lines of docs/dropin.md, put into a copy of the checkout's train.py."""
+    folder = shutil.copytree(checkout(repository), tmp_path / "copy", ignore=shutil.ignore_patterns(".git"))
+    script = (folder / "train.py").read_text(encoding="utf-8")
+    class_line = f'type("Q{trainer}", (QuantizedPrompts, trainers.{module}.{trainer}), {{}})'
+    edits = {
+        "from dassl.engine import build_trainer\n": "from dassl.engine import TRAINER_REGISTRY, build_trainer\n"
+        "from qprompt.trainer import QuantizedPrompts, add_quant_cfg\n",
+        "import trainers.zsclip\n": f"import trainers.zsclip\n\nTRAINER_REGISTRY.register({class_line})\n",
+        "    extend_cfg(cfg)\n": "    extend_cfg(cfg)\n    add_quant_cfg(cfg)\n",
+    }
+    if repository == "maple":  # it imports MaPLe below
+        edits["import trainers.vpt\n"] = edits.pop("import trainers.zsclip\n").replace("zsclip", "vpt")
+    for place, edited in edits.items():
+        assert script.count(place) == 1
+        script = script.replace(place, edited)
+    (folder / "train.py").write_text(script, encoding="utf-8")
+    monkeypatch.setenv(VARIABLES[repository], str(folder))
+    log, logits = run(repository, f"Q{trainer}", "explicit", launched=False)
+    assert "Prompt saved to" in log
+    assert torch.isfinite(logits).all()
 
 
 def test_maple_in_fp32_needs_the_flag(run):
