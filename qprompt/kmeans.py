@@ -6,10 +6,10 @@ Song, Ckmeans.1d.dp, 2011), where Lloyd's iterations stop in local optima up to 
 
 1. coarse: every partition whose cuts lie on a few hundred candidates, spaced by density^(1/3), the spacing of an
    optimal quantizer's levels (Panter and Dite, 1951), so that outliers and clumps get their share;
-2. banded: cuts may move by 32 of the finer candidates, at least 8 a cluster, again all cuts together;
+2. banded: cuts may move by 64 of the finer candidates, at least 16 a cluster, again all cuts together;
 3. local: cuts may move within their candidate's cell, or by 16 values, together; two of Lloyd's iterations end it.
 
-With at most 256 values, or 8 a level, every cut is a candidate in step 2. For k = 2 all n - 1 cuts are compared.
+With at most 256 values, or 16 a level, every cut is a candidate in step 2. For k = 2 all n - 1 cuts are compared.
 
 Every step runs on all rows of a (B, n) batch at once, in float64, on the device of the data and without a host sync.
 Shapes: B problems, n values each, k levels; a cut c separates the values [0, c) from [c, n).
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from qprompt.errors import UserError
 
-COARSE, PER_LEVEL, BAND, REACH = 256, 8, 32, 16
+COARSE, PER_LEVEL, BAND, REACH = 256, 16, 64, 16
 CHUNK = 2**24  # entries of the largest intermediate tensor
 
 
