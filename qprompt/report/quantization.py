@@ -146,11 +146,11 @@ def _middle(stages: Sequence[tuple[int, np.ndarray, np.ndarray]]) -> tuple[float
 
 
 def _stages(arrays: dict[str, np.ndarray], name: str) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """(step, bin edges, density) of at most `_STAGES` of the recorded histograms, the first and the last among them."""
+    """(step, bin edges, density) of about `_STAGES` of the recorded histograms, evenly spaced, and the last one."""
     if f"histogram/{name}" not in arrays:
         return []
     steps, ends, counts = (arrays[f"{key}/{name}"] for key in ("histogram_step", "histogram_range", "histogram"))
-    chosen = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), _STAGES)).round().astype(int))
+    chosen = sorted({*range(0, len(steps), -(-len(steps) // _STAGES)), len(steps) - 1})
     stages = []
     for i in chosen:
         low, high = ends[i]
