@@ -11,29 +11,17 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # trainers/ and datasets/ lie beside the package, not in it
 
 from qprompt.backbones import load_clip  # noqa: E402
-from qprompt.backbones.random_weights import ClipShape, random_state_dict  # noqa: E402
+from qprompt.backbones.random_weights import TEST_SHAPE, random_state_dict  # noqa: E402
 from qprompt.engine import activate  # noqa: E402
 
 activate()
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
-# Unlike widths, depths and heads in the two branches: code that mixes them up fails.
-TINY = ClipShape(
-    embed_dim=48,
-    image_resolution=32,
-    vision_layers=4,
-    vision_width=128,
-    vision_patch_size=8,
-    transformer_width=64,
-    transformer_heads=1,
-    transformer_layers=3,
-)
-
 
 @pytest.fixture(scope="session")
 def clip_weights() -> dict[str, torch.Tensor]:
     """Random weights of the tiny CLIP; copy before you change one."""
-    return random_state_dict(TINY)
+    return random_state_dict(TEST_SHAPE)
 
 
 @pytest.fixture(scope="session")

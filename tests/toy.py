@@ -68,9 +68,10 @@ def toy_cfg(folder, clip_file, trainer, *options):
 
 
 def toy_trainer(folder, clip_file, trainer, *options, seed=1):
-    """A trainer built from `toy_cfg` after seeding everything."""
+    """A trainer built from `toy_cfg` after seeding everything; `folder` is made if it is not there."""
     from dassl.engine import build_trainer
     from dassl.utils import set_random_seed
 
+    Path(folder).mkdir(parents=True, exist_ok=True)
     set_random_seed(seed)
     return build_trainer(toy_cfg(folder, clip_file, trainer, *options))

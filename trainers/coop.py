@@ -19,6 +19,14 @@ class PromptLearner(nn.Module):
         return Prompts(text=self.ctx)
 
 
+def context_words(ctx_init, n_ctx):
+    """The words that hold the context's place, and how many vectors it has: CTX_INIT decides when given."""
+    words = ctx_init.replace("_", " ") or " ".join(["X"] * n_ctx)
+    n_context = len(words.split(" "))
+    print(f'Initial context: "{words}"\nNumber of context words (tokens): {n_context}')
+    return words, n_context
+
+
 @TRAINER_REGISTRY.register()
 class CoOp(PromptTrainer):
     """Context optimization: the words around the class name are learned."""
@@ -36,11 +44,9 @@ class CoOp(PromptTrainer):
 
     def build_prompted_clip(self, clip_model, classnames):
         c = self.settings
-        words = c.CTX_INIT.replace("_", " ")
-        n_context = len(words.split(" ")) if words else c.N_CTX
-        context = initial_context(clip_model, n_context, words, len(classnames) if c.CSC else 0)
-        words = words or " ".join(["X"] * n_context)
-        print(f'Initial context: "{words}"\nNumber of context words (tokens): {n_context}')
+        words, n_context = context_words(c.CTX_INIT, c.N_CTX)
+        given = words if c.CTX_INIT else ""
+        context = initial_context(clip_model, n_context, given, len(classnames) if c.CSC else 0)
         layout = prompt_layout(clip_model, classnames, words, n_context, c.CLASS_TOKEN_POSITION, c.CSC)
         return PromptedCLIP(clip_model, layout, PromptLearner(context), self.cfg.MODEL.LOGIT_SCALE)
 

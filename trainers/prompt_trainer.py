@@ -13,6 +13,7 @@ from dassl.utils import load_checkpoint
 from qprompt.backbones import backbone_hash, convert_weights_, load_clip
 from qprompt.errors import UserError, did_you_mean
 from qprompt.feature_cache import cached_loader, is_deterministic
+from qprompt.prompted_clip import Prompts, initial_context, prompt_layout
 from qprompt.states import load_state_dict_
 
 PRECISIONS = ("fp16", "fp32", "amp", "bf16")
@@ -108,7 +109,7 @@ class PromptTrainer(TrainerX):
 
     def encode_images(self, image):
         with self.autocast():
-            return self.model.image_features(image)
+            return self.model.image_features(image, Prompts())
 
     def autocast(self):
         return torch.autocast(self.device.type, dtype=torch.float16, enabled=self.precision == "amp")
@@ -178,18 +179,21 @@ class PromptTrainer(TrainerX):
             raise UserError(f"no checkpoint {path}.")
         checkpoint = load_checkpoint(path)
         state = checkpoint.get("state_dict", checkpoint)
+        state = {key: value for key, value in state.items() if self.is_learned(key)}
         self.check_settings(checkpoint.get("run") or {}, path)
         print(f'Loading weights to {self.registered_name} from "{path}" (epoch = {checkpoint.get("epoch")})')
-        try:
-            unused = load_state_dict_(module, {key: value for key, value in state.items() if self.is_learned(key)})
-        except UserError as error:
-            raise UserError(f"{path} does not fit {self.cfg.TRAINER.NAME} with these settings: {error}") from None
-        unused = [key for key in unused if "parametrizations." not in key]
-        if unused:
+        known = module.state_dict()
+        # A quantized prompt is stored in both ways; a plain one takes what it knows.
+        unknown = [key for key in state if key not in known and "parametrizations." not in key]
+        if unknown:
             raise UserError(
-                f"{path} holds {', '.join(unused)}, for which {self.cfg.TRAINER.NAME} has no place with these "
+                f"{path} holds {', '.join(unknown)}, for which {self.cfg.TRAINER.NAME} has no place with these "
                 f"settings (TRAINER.{self.node}: {dict(self.settings)}). Was it trained with others?"
             )
+        try:
+            load_state_dict_(module, state)
+        except UserError as error:
+            raise UserError(f"{path} does not fit {self.cfg.TRAINER.NAME} with these settings: {error}") from None
 
     def is_learned(self, key):
         """Whether `key` of an upstream checkpoint is a learned prompt, not a part of CLIP or a class token."""
@@ -214,6 +218,26 @@ class PromptTrainer(TrainerX):
                 f"{theirs[:12]}...) than those of this run ({self.cfg.MODEL.BACKBONE.NAME}, "
                 f"{self.backbone_sha256[:12]}...)."
             )
+
+
+def hybrid_context(clip_model, classnames, n_ctx, ctx_init):
+    """Context vectors and layout as MaPLe and IVLP start them: up to 4 vectors take the first words of CTX_INIT, whose
+    other words stay ("a photo of a" with 2: "[v1] [v2] of a <class>."); more are drawn at random."""
+    words = ctx_init.replace("_", " ") if ctx_init and n_ctx <= 4 else ""
+    context = initial_context(clip_model, n_ctx, words)
+    words = words or " ".join(["X"] * n_ctx)
+    print(f'Initial context: "{words}"\nNumber of context words (tokens): {n_ctx}')
+    return context, prompt_layout(clip_model, classnames, words, n_ctx)
+
+
+def check_depth(clip_model, depth, key, image=False, text=False):
+    """Raise UserError unless `depth` is between 1 and the number of layers of the branches that are prompted."""
+    if image and not hasattr(clip_model.visual, "transformer"):
+        raise UserError(f"{key} {depth} needs a ViT backbone; a ResNet takes text prompts alone (CoOp, CoCoOp).")
+    layers = [len(clip_model.transformer.resblocks)] if text else []
+    layers += [len(clip_model.visual.transformer.resblocks)] if image else []
+    if not 1 <= depth <= min(layers):
+        raise UserError(f"{key} is {depth}; this backbone takes 1 to {min(layers)} (one for each layer prompted).")
 
 
 def _what_is_there(folder):

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,22 +35,39 @@ SHAPES = {
     "ViT-L/14@336px": ClipShape(768, 336, 24, 1024, 14, 768, 12, 12),
 }
 
+# A small one for tests. Width, depth and heads differ between the branches: code that mixes them up fails.
+TEST_SHAPE = ClipShape(48, 32, 4, 128, 8, 64, 1, 3)
+
 
 def random_state_dict(shape: str | ClipShape, seed: int = 0) -> dict[str, Tensor]:
-    """A random state dict of `shape` (a name in `SHAPES`), the same for the same seed; fp32, fp16-representable.
+    """A random state dict of `shape` (a name in `SHAPES`): fp32, fp16-representable, the same on every machine.
 
     Every bias and norm differs from its neutral value, so that code which forgets one is found out.
-    The global random state is left as it was.
+    The global random state is left alone.
     """
     if isinstance(shape, str):
         if shape not in SHAPES:
             raise UserError(f"no shape {shape!r}.{did_you_mean(shape, SHAPES)} Known: {', '.join(SHAPES)}.")
         shape = SHAPES[shape]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        weights = import_clip().model.CLIP(**asdict(shape)).state_dict()
-        for name, value in weights.items():
-            if value.ndim == 1 and value.is_floating_point() and not name.endswith("running_var"):
-                value.add_(torch.randn_like(value) * 0.1)
+    with torch.device("meta"):
+        shapes = import_clip().model.CLIP(**asdict(shape)).state_dict()
+    generator = np.random.PCG64(seed)
+    weights = {name: _draw(generator, name, tuple(value.shape)) for name, value in shapes.items()}
     weights["logit_scale"].fill_(4.6052)  # CLIP's own: exp(4.6052) = 100
     return {name: value.half().float() if value.is_floating_point() else value for name, value in weights.items()}
+
+
+def _draw(generator: np.random.PCG64, name: str, shape: tuple[int, ...]) -> Tensor:
+    """Uniform values of the spread that such a weight has when training starts."""
+    if name.endswith("num_batches_tracked"):
+        return torch.zeros(shape, dtype=torch.long)
+    count = int(np.prod(shape))
+    # raw PCG64 words are what NumPy promises never to change
+    words = generator.random_raw(count // 4 + 1).astype("<u8").view(np.uint16)[:count]
+    values = torch.from_numpy(words.astype(np.float32) / 32768 - 1).view(shape) * 3**0.5  # variance 1
+    if name in ("token_embedding.weight", "positional_embedding"):
+        return values * (0.02 if name.startswith("token") else 0.01)
+    if len(shape) > 1:
+        return values * (count // shape[0]) ** -0.5
+    neutral = 1.0 if name.endswith(("running_var", "weight")) else 0.0
+    return neutral + 0.1 * values

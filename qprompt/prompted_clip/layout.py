@@ -148,12 +148,17 @@ def prompt_layout(
     """
     if position not in POSITIONS:
         raise UserError(f"CLASS_TOKEN_POSITION is one of {', '.join(POSITIONS)}; got {position!r}.")
+    encode = import_clip().clip._tokenizer.encode
+    if n_context > len(encode(words)):
+        raise UserError(
+            f"{n_context} context vectors take the place of as many tokens, but {words!r} has {len(encode(words))}: "
+            f"use fewer vectors (N_CTX) or more words (CTX_INIT)."
+        )
     names = [name.replace("_", " ") for name in classnames]
     tokens = tokenize(clip_model, [f"{words} {name}." for name in names])
     slots = torch.full_like(tokens, -1)
     slots[:, 1 : 1 + n_context] = torch.arange(n_context)  # after SOS
     if position != "end":
-        encode = import_clip().clip._tokenizer.encode
         if len(encode(words)) != n_context:
             raise UserError(
                 f"CLASS_TOKEN_POSITION {position} needs words of one token each, but {words!r} has "

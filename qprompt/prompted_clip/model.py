@@ -110,6 +110,6 @@ def normalize(features: Tensor) -> Tensor:
 
 
 def similarity(scale: float, image_features: Tensor, text_features: Tensor) -> Tensor:
-    """Scaled cosine similarities (B, C), in fp32 also under autocast: fp16 overflows at CLIP's scale of 100."""
+    """Scaled cosine similarities (..., B, C), in fp32 also under autocast: logits of CLIP's scale need it."""
     with torch.autocast(device_type=image_features.device.type, enabled=False):
-        return scale * image_features @ text_features.t()
+        return scale * image_features @ text_features.transpose(-1, -2)

@@ -1,0 +1,167 @@
+"""What a trainer computes from a given start, as tensors: to hold ours against upstream's.
+
+    python tests/equality.py CHECKOUT CASE OUT.safetensors [OUTPUT_FOLDER]
+
+runs a case of `CASES` with the trainer of a CoOp or MaPLe checkout, on this project's engine, and writes its
+figures; given a folder, it also saves a checkpoint there, or loads the one that is there.
+tests/golden/CASE.safetensors were written so.
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+# case -> (environment variable with the checkout's path, trainer, options)
+CASES = {
+    "coop_end": ("QPROMPT_COOP", "CoOp", ["TRAINER.COOP.CTX_INIT", "a photo of a"]),
+    "coop_middle": (
+        "QPROMPT_COOP",
+        "CoOp",
+        ["TRAINER.COOP.N_CTX", "4", "TRAINER.COOP.CLASS_TOKEN_POSITION", "middle"],
+    ),
+    "coop_front_csc": (
+        "QPROMPT_COOP",
+        "CoOp",
+        ["TRAINER.COOP.N_CTX", "3", "TRAINER.COOP.CLASS_TOKEN_POSITION", "front", "TRAINER.COOP.CSC", "True"],
+    ),
+    "maple": ("QPROMPT_MAPLE", "MaPLe", ["TRAINER.MAPLE.PROMPT_DEPTH", "3"]),
+    "cocoop": ("QPROMPT_MAPLE", "CoCoOp", ["TRAINER.COCOOP.N_CTX", "4"]),
+    "ivlp": (
+        "QPROMPT_MAPLE",
+        "IVLP",
+        ["TRAINER.IVLP.PROMPT_DEPTH_VISION", "4", "TRAINER.IVLP.PROMPT_DEPTH_TEXT", "3"],
+    ),
+    "vpt": ("QPROMPT_MAPLE", "VPT", ["TRAINER.VPT.PROMPT_DEPTH_VISION", "3"]),
+}
+STEPS, EPOCH = 20, 7  # optimizer steps; steps between two changes of the learning rate
+PIXELS, CLASSES = 32, 6
+
+
+def batches():
+    """The same batches everywhere: numbers that need no random generator."""
+    index = torch.arange(6 * 3 * PIXELS * PIXELS, dtype=torch.float64).view(6, 3, PIXELS, PIXELS)
+    for step in range(STEPS + 1):
+        image = torch.sin(index * 0.37 + step * 1.3) * torch.cos(index.flip(0) * 0.011 * (step + 1))
+        yield {"img": image.float(), "label": (torch.arange(6) * (step + 1)) % CLASSES, "domain": torch.zeros(6)}
+
+
+def learned(trainer):
+    """Name -> parameter, as upstream's checkpoints name them."""
+    (model,) = trainer._models.values()
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def figures(trainer):
+    """Logits, losses, first gradients and the state after `STEPS` optimizer steps; the start under "start."."""
+    trainer.num_batches, trainer.epoch = EPOCH, 0
+    parameters = learned(trainer)
+    found = {f"start.{name}": p.detach().clone() for name, p in parameters.items()}
+    *training, last = batches()
+
+    def logits():
+        trainer.set_model_mode("eval")
+        with torch.no_grad():
+            out = trainer.model_inference(last["img"])
+        trainer.set_model_mode("train")
+        return out.float().clone()
+
+    found["logits.before"] = logits()
+    losses = []
+    for step, batch in enumerate(training):
+        trainer.batch_idx = step % EPOCH
+        losses.append(trainer.forward_backward(batch)["loss"])
+        if step == 0:
+            found |= {f"grad.{name}": p.grad.clone() for name, p in parameters.items() if p.grad is not None}
+    found["losses"] = torch.tensor(losses)
+    found["logits.after"] = logits()
+    found |= {f"end.{name}": p.detach().clone() for name, p in parameters.items()}
+    return found
+
+
+def start_from(trainer, found):
+    """Put the start of `found` into a trainer of ours."""
+    parameters = learned(trainer)
+    start = {name.removeprefix("start."): value for name, value in found.items() if name.startswith("start.")}
+    assert parameters.keys() == start.keys()
+    with torch.no_grad():
+        for name, value in start.items():
+            parameters[name].copy_(value)
+
+
+def assert_equal(ours, theirs, tolerance):
+    """Each tensor to `tolerance`, relative to its largest entry."""
+    assert ours.keys() == theirs.keys()
+    for name, wanted in theirs.items():
+        got = ours[name]
+        assert got.shape == wanted.shape, name
+        error = ((got - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12)).item()
+        assert error <= tolerance, f"{name} differs by {error:.1e}"
+
+
+def run_upstream(checkout, trainer, clip_file, *options):
+    """Build upstream's trainer on the toy data, in this process, with its half-precision casts taken out.
+
+    Upstream rounds prompts to fp16 even where PREC is fp32; the comparison is with what it means to compute.
+    """
+    sys.path.insert(0, str(checkout))  # before ours: its `clip` and its `trainers`
+    os.chdir(checkout)
+    import warnings
+
+    warnings.simplefilter("ignore")
+    torch.Tensor.half = torch.Tensor.float
+    torch.nn.Module.half = torch.nn.Module.float
+    torch.Tensor.cuda = lambda self: self
+    from clip import clip
+
+    clip._MODELS["ViT-B/16"] = str(clip_file)
+    clip._download = lambda url, root=None: url
+    _import_trainers(Path(checkout) / "trainers", torch.load(clip_file, weights_only=True))
+    from toy import toy_trainer
+
+    return toy_trainer(tempfile.mkdtemp(), clip_file, trainer, *options)
+
+
+def _import_trainers(folder, weights):
+    """Upstream's modules; MaPLe's two hard-coded widths become those of the weights."""
+    widths = {
+        "n_ctx, 512": f"n_ctx, {weights['ln_final.weight'].shape[0]}",
+        "ctx_dim, 768": f"ctx_dim, {weights['visual.ln_post.weight'].shape[0]}",
+    }
+    for name in ("coop", "cocoop", "maple", "independentVL", "vpt"):
+        path = folder / f"{name}.py"
+        if not path.exists():
+            continue
+        source = path.read_text(encoding="utf-8")
+        if name == "maple":
+            for literal, value in widths.items():
+                assert literal in source
+                source = source.replace(literal, value)
+        exec(compile(source, str(path), "exec"), {"__name__": f"trainers.{name}", "__package__": "trainers"})
+
+
+if __name__ == "__main__":
+    here = Path(__file__).resolve().parent
+    sys.path[:0] = [str(here), str(here.parent)]
+    from safetensors.torch import save_file
+
+    from qprompt.backbones.random_weights import TEST_SHAPE, random_state_dict
+    from qprompt.engine import activate
+
+    activate()
+    checkout, case, out, *folder = (Path(argument).resolve() for argument in sys.argv[1:])
+    _, name, options = CASES[case.name]
+    with tempfile.TemporaryDirectory() as scratch:
+        weights = Path(scratch) / "clip.pt"
+        torch.save(random_state_dict(TEST_SHAPE), weights)
+        for module in [module for module in sys.modules if module.split(".")[0] == "clip"]:
+            del sys.modules[module]  # the checkout has its own
+        trainer = run_upstream(checkout, name, weights, *options)
+        if folder and folder[0].exists():
+            trainer.load_model(str(folder[0]), epoch=1)
+        found = figures(trainer)
+        if folder and not folder[0].exists():
+            trainer.save_model(0, str(folder[0]))
+    save_file({name: value.contiguous() for name, value in found.items()}, out)

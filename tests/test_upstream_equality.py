@@ -1,0 +1,75 @@
+"""CoOp, MaPLe, CoCoOp, IVLP and VPT compute what upstream's trainers compute: logits, loss, gradients, 20 steps.
+
+tests/golden/ holds what upstream computed once; with a checkout at hand (QPROMPT_COOP, QPROMPT_MAPLE: its path)
+the same is asked of it again, and checkpoints travel both ways.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from equality import CASES, assert_equal, figures, start_from
+from safetensors.torch import load_file
+from toy import toy_trainer
+
+import trainers.cocoop
+import trainers.coop
+import trainers.ivlp
+import trainers.maple
+import trainers.vpt  # noqa: F401
+
+HERE = Path(__file__).parent
+SAME_START = ("CoOp", "MaPLe", "CoCoOp")  # the same seed gives these the same initial prompts as upstream
+
+
+@pytest.mark.parametrize("reference", ["0", "1"], ids=["fast", "plain"])
+@pytest.mark.parametrize("case", CASES)
+def test_golden(case, reference, clip_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("QPROMPT_REFERENCE", reference)
+    theirs = load_file(HERE / "golden" / f"{case}.safetensors")
+    _, trainer, options = CASES[case]
+    ours = toy_trainer(tmp_path, clip_file, trainer, *options)
+    start_from(ours, theirs)
+    assert_equal(figures(ours), theirs, tolerance=2e-4)
+
+
+def run_upstream(case, *arguments):
+    checkout = os.environ.get(CASES[case][0])
+    if not checkout:
+        pytest.skip(f"{CASES[case][0]} does not name a checkout")
+    command = [sys.executable, "-W", "ignore", HERE / "equality.py", checkout, case, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    return load_file(arguments[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_checkout(case, clip_file, tmp_path):
+    theirs = run_upstream(case, tmp_path / "figures.safetensors", tmp_path / "upstream")
+    _, trainer, options = CASES[case]
+    ours = toy_trainer(tmp_path, clip_file, trainer, *options)
+    start = {f"start.{name}": p for name, p in learned_parameters(ours).items()}
+    if trainer in SAME_START:
+        assert all(torch.equal(value, theirs[name]) for name, value in start.items())
+    start_from(ours, theirs)
+    found = figures(ours)
+    assert_equal(found, theirs, tolerance=1e-4)
+
+    # upstream's checkpoint here
+    ours.load_model(str(tmp_path / "upstream"), epoch=1)
+    end = {f"end.{name}": p.detach() for name, p in learned_parameters(ours).items()}
+    assert all(torch.equal(value, theirs[name]) for name, value in end.items())
+
+    # ours there: upstream continues from where we ended
+    ours.save_model(0, str(tmp_path / "ours"))
+    continued = run_upstream(case, tmp_path / "continued.safetensors", tmp_path / "ours")
+    assert all(torch.equal(value, continued[name.replace("end.", "start.")]) for name, value in end.items())
+
+
+def learned_parameters(trainer):
+    (module,) = trainer._models.values()
+    return dict(module.named_parameters())

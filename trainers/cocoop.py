@@ -1,0 +1,60 @@
+"""CoCoOp: conditional prompt learning for vision-language models (arXiv 2203.05557)."""
+
+from collections import OrderedDict
+
+import torch
+from dassl.engine import TRAINER_REGISTRY
+from torch import nn
+
+from qprompt.prompted_clip import PromptedCLIP, Prompts, initial_context, normalize, prompt_layout, similarity
+from trainers.coop import context_words
+from trainers.prompt_trainer import PromptTrainer
+
+ROWS = 1 << 14  # text rows encoded at once in evaluation, over all images of a batch
+
+
+class ConditionalPromptLearner(nn.Module):
+    """A context, and a small network that shifts it by what an image shows.
+
+    Of feature width E and text width D: ctx (n_ctx, D); meta_net maps (B, E) to (B, D) through E // 16 units.
+    """
+
+    def __init__(self, context, feature_width):
+        super().__init__()
+        width, hidden = context.shape[-1], feature_width // 16
+        self.ctx = nn.Parameter(context)
+        self.meta_net = nn.Sequential(
+            OrderedDict(linear1=nn.Linear(feature_width, hidden), relu=nn.ReLU(), linear2=nn.Linear(hidden, width))
+        )
+
+    def forward(self, image_features):
+        shift = self.meta_net(image_features)  # (B, D)
+        return Prompts(text=(self.ctx + shift[:, None])[:, None])  # (B, 1, n_ctx, D)
+
+
+class ConditionalCLIP(PromptedCLIP):
+    """Every image is compared with text features of its own prompts."""
+
+    def forward(self, image):
+        image_features = normalize(self.image_features(image, Prompts()))
+        at_once = len(image) if torch.is_grad_enabled() else max(1, ROWS // len(self.layout.rows))
+        logits = []
+        for features in image_features.split(at_once):
+            text_features = self.encode_classes(self.prompt_learner(features))  # (b, C, E)
+            logits.append(similarity(self.logit_scale, features[:, None], text_features)[:, 0])
+        return torch.cat(logits)
+
+
+@TRAINER_REGISTRY.register()
+class CoCoOp(PromptTrainer):
+    """CoOp whose context depends on the image."""
+
+    node = "COCOOP"
+
+    def build_prompted_clip(self, clip_model, classnames):
+        c = self.settings
+        words, n_context = context_words(c.CTX_INIT, c.N_CTX)
+        context = initial_context(clip_model, n_context, words if c.CTX_INIT else "")
+        learner = ConditionalPromptLearner(context, clip_model.visual.output_dim)
+        layout = prompt_layout(clip_model, classnames, words, n_context)
+        return ConditionalCLIP(clip_model, layout, learner, self.cfg.MODEL.LOGIT_SCALE)
