@@ -6,12 +6,11 @@ import math
 import statistics
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from report_runs import write_base2new, write_run
 
 from qprompt.__main__ import main
-from qprompt.errors import UserError
 from qprompt.report import render
 from qprompt.report.accuracy import accuracy_tables, base_new_h
 from qprompt.report.records import read_runs
@@ -201,74 +200,6 @@ def test_terminal_table_is_ascii_and_aligned(two_seeds, capsys):
     assert shown.isascii() and "85.00 +- 7.07" in shown and "4,096 B" in shown
     rows = [line for line in shown.splitlines() if "CoOp" in line or "Method" in line]
     assert len({len(line) for line in rows}) == 1
-
-
-def whole(**changed):
-    data = {"schema": 1, "trainer": "CoOp", "mode": "train", "classes": "base", "dataset": "D", "seed": 1, "shots": 16}
-    return json.dumps(data | changed)
-
-
-BROKEN = {
-    "truncated": whole()[:20],
-    "binary": "\x00\x01",
-    "list": "[1, 2]",
-    "foreign": '{"loss": 0.1}',
-    "newer": whole(schema=2),
-    "nan": whole(results={"accuracy": math.nan}),
-    "above 100": whole(results={"accuracy": 101}),
-    "no results": whole(),
-    "seed": whole(seed=True, results={"accuracy": 1}),
-    "deep": "[" * 100_000,
-}
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_broken_files_are_named_and_left_out(two_seeds, name, capsys):
-    folder = two_seeds / "broken"
-    folder.mkdir()
-    (folder / "metrics.json").write_text(BROKEN[name])
-    assert main(["report", str(two_seeds)]) == 0
-    captured = capsys.readouterr()
-    assert f"{folder}/metrics.json" in captured.err and captured.err.count("\n") == 1
-    assert "85.00" in captured.out
-
-
-scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
-json_values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))
-ENTRIES = ("results", "mode", "classes", "seed", "config", "changed", "curve", "prompt", "model_dir", "load_epoch")
-
-
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
-@given(st.dictionaries(st.sampled_from(ENTRIES), json_values))
-def test_no_content_of_a_metrics_file_gives_a_traceback(tmp_path_factory, changed):
-    folder = tmp_path_factory.mktemp("fuzz")
-    write_run(folder / "good")
-    write_run(folder / "bad", **changed)
-    tables, _ = tables_of(folder)
-    for shown in (render.text, render.markdown, render.latex, render.csv_text):
-        shown(tables)
-
-
-def test_no_runs_and_missing_folders_are_user_errors(tmp_path, capsys):
-    with pytest.raises(UserError, match="no finished run"):
-        read_runs([tmp_path])
-    assert main(["report", str(tmp_path / "nowhere")]) == 2
-    assert "nowhere" in capsys.readouterr().err
-
-
-def test_unfinished_runs_are_named(two_seeds, capsys):
-    unfinished = two_seeds / "train/9"
-    unfinished.mkdir()
-    for name in ("config.json", ".lock"):
-        (unfinished / name).write_text("{}")
-    assert main(["report", str(two_seeds)]) == 0
-    assert f"{unfinished}: not finished" in capsys.readouterr().err
-
-
-def test_links_and_repeated_paths_count_a_run_once(two_seeds):
-    (two_seeds / "loop").symlink_to(two_seeds)
-    runs, _ = read_runs([two_seeds, two_seeds / "train", two_seeds / "zs/base/metrics.json"])
-    assert len(runs) == 6
 
 
 def test_out_writes_every_format(two_seeds, tmp_path_factory, capsys):

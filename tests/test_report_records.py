@@ -1,0 +1,90 @@
+"""Reading metrics.json files: broken, foreign, missing, repeated and unfinished ones."""
+
+import json
+import math
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from report_runs import write_base2new, write_run
+
+from qprompt.__main__ import main
+from qprompt.errors import UserError
+from qprompt.report import render
+from qprompt.report.accuracy import accuracy_tables
+from qprompt.report.records import read_runs
+from qprompt.report.scores import pair
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A folder of finished runs: zero-shot on base and new, CoOp trained and tested on both."""
+    return write_base2new(tmp_path / "runs", trainers=("ZeroshotCLIP", "CoOp"), seeds=(1,))
+
+
+def whole(**changed):
+    data = {"schema": 1, "trainer": "CoOp", "mode": "train", "classes": "base", "dataset": "D", "seed": 1, "shots": 16}
+    return json.dumps(data | changed)
+
+
+BROKEN = {
+    "truncated": whole()[:20],
+    "binary": "\x00\x01",
+    "list": "[1, 2]",
+    "foreign": '{"loss": 0.1}',
+    "newer": whole(schema=2),
+    "nan": whole(results={"accuracy": math.nan}),
+    "above 100": whole(results={"accuracy": 101}),
+    "no results": whole(),
+    "seed": whole(seed=True, results={"accuracy": 1}),
+    "deep": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_files_are_named_and_left_out(finished, name, capsys):
+    folder = finished / "broken"
+    folder.mkdir()
+    (folder / "metrics.json").write_text(BROKEN[name])
+    assert main(["report", str(finished)]) == 0
+    captured = capsys.readouterr()
+    assert f"{folder}/metrics.json" in captured.err and captured.err.count("\n") == 1
+    assert "CoOp" in captured.out
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+json_values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))
+ENTRIES = ("results", "mode", "classes", "seed", "config", "changed", "curve", "prompt", "model_dir", "load_epoch")
+
+
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(st.sampled_from(ENTRIES), json_values))
+def test_no_content_of_a_metrics_file_gives_a_traceback(tmp_path_factory, changed):
+    folder = tmp_path_factory.mktemp("fuzz")
+    write_run(folder / "good")
+    write_run(folder / "bad", **changed)
+    tables = accuracy_tables(pair(read_runs([folder])[0])[0])
+    for shown in (render.text, render.markdown, render.latex, render.csv_text):
+        shown(tables)
+
+
+def test_no_runs_and_missing_folders_are_user_errors(tmp_path, capsys):
+    with pytest.raises(UserError, match="no finished run"):
+        read_runs([tmp_path])
+    assert main(["report", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_unfinished_runs_are_named(finished, capsys):
+    unfinished = finished / "unfinished"
+    unfinished.mkdir()
+    for name in ("config.json", ".lock"):
+        (unfinished / name).write_text("{}")
+    assert main(["report", str(finished)]) == 0
+    assert f"{unfinished}: not finished" in capsys.readouterr().err
+
+
+def test_links_and_repeated_paths_count_a_run_once(finished):
+    (finished / "loop").symlink_to(finished)
+    runs, _ = read_runs([finished, finished / "train_base", next(finished.rglob("metrics.json"))])
+    assert len(runs) == 5
