@@ -10,7 +10,7 @@ depend on the number of workers, and their order is that of Dassl with any NUM_W
 
 import os
 import random
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -222,7 +222,7 @@ class DatasetWrapper(TorchDataset):
             output["img"] = img0
         else:
             several = isinstance(self.transform, (list, tuple))
-            with _own_random_state(self.epoch_seed, idx):
+            with _own_random_state(self.epoch_seed, idx) if self.is_train else nullcontext():
                 for i, tfm in enumerate(self.transform if several else [self.transform], start=1):
                     output["img" if i == 1 else f"img{i}"] = self._transform_image(tfm, img0)
         if self.return_img0:
