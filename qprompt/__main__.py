@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"qprompt {__version__}")
         return 0
     try:
-        if argv[0].endswith(".py") or argv[0] in ("--fp32",):
+        if argv[0].endswith(".py") or argv[0] in ("--fp32", "--fast"):
             from qprompt.launcher import launch
 
             return launch(argv) or 0

@@ -1,4 +1,4 @@
-"""``python -m qprompt [--fp32] train.py ARGUMENTS``: somebody's Dassl script, unmodified, with quantized trainers.
+"""``python -m qprompt [--fp32] [--fast] train.py ...``: somebody's Dassl script, unmodified, with quantized trainers.
 
 Inside a CoOp, MaPLe, PromptSRC or KgCoOp checkout, or any other on Dassl: ``--trainer QX`` works for every trainer X
 that is registered there, and ``TRAINER.QUANT.*`` are config keys. The script runs as ``__main__`` with its own
@@ -15,7 +15,10 @@ from typing import Any
 from qprompt import __version__, compat
 from qprompt.errors import UserError, did_you_mean
 
-FLAGS = {"--fp32": "compute everything in float32, whatever PREC says"}
+FLAGS = {
+    "--fp32": "compute everything in float32, whatever PREC says",
+    "--fast": "encode less text where one batch shows that nothing changes",
+}
 # What the paper stores in other bits than QuantConfig's default (arXiv 2407.10704, section 4.1).
 PUBLISHED = {"QMaPLe": {"BITS": 4}}
 
@@ -31,7 +34,7 @@ def launch(argv: list[str]) -> int | None:
     sys.argv = argv
     sys.path[0] = os.path.dirname(os.path.abspath(script))  # as Python does: the checkout's own `clip` comes first
     notes = _prepare("--fp32" in flags)
-    _hook_dassl(argv)
+    _hook_dassl(argv, "--fast" in flags)
     for note in notes:
         print(note)
     try:
@@ -81,7 +84,7 @@ def _mixes_precisions(error: RuntimeError) -> bool:
 # --- what scripts find in dassl
 
 
-def _hook_dassl(argv: list[str]) -> None:
+def _hook_dassl(argv: list[str], fast: bool) -> None:
     """``TRAINER.QUANT`` in the default config, ``QX`` in the registry, checks before a trainer is built."""
     import dassl.config
     import dassl.engine
@@ -98,7 +101,7 @@ def _hook_dassl(argv: list[str]) -> None:
         dassl.engine.TrainerBase.prograd_backward_and_update = compat.prograd_step
     registry = dassl.engine.TRAINER_REGISTRY
     offer_quantized(registry)
-    dassl.engine.build_trainer = _checked(dassl.engine.build_trainer, registry)
+    dassl.engine.build_trainer = _checked(dassl.engine.build_trainer, registry, fast)
 
 
 def _requested(argv: list[str]) -> str:
@@ -153,14 +156,19 @@ def quantized_class(trainer: type) -> type:
     return made
 
 
-def _checked(build: Callable[[Any], Any], registry: Any) -> Callable[[Any], Any]:
+def _checked(build: Callable[[Any], Any], registry: Any, fast: bool = False) -> Callable[[Any], Any]:
     def build_trainer(cfg: Any) -> Any:
         name, known = cfg.TRAINER.NAME, registry.registered_names()
         if name not in known:
             raise UserError(f"no trainer {name!r} is registered here.{did_you_mean(name, known)} There are: {known}")
         if not cfg.USE_CUDA:
             compat.stay_on_cpu()
-        return build(cfg)
+        trainer = build(cfg)
+        if fast:
+            from qprompt.fast import speed_up
+
+            print(speed_up(trainer))
+        return trainer
 
     return build_trainer
 
