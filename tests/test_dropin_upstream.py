@@ -165,6 +165,15 @@ def test_three_explicit_lines_do_without_the_launcher(run, tmp_path, monkeypatch
     assert torch.isfinite(logits).all()
 
 
+@pytest.mark.parametrize(
+    ("repository", "trainer"), [("coop", "CoOp"), ("maple", "MaPLe"), ("maple", "CoCoOp"), ("kgcoop", "KgCoOp")]
+)
+def test_fast_path_is_taken(run, repository, trainer):
+    log, logits = run(repository, f"Q{trainer}", "fast", precision=("--fp32", "--fast"))
+    assert "--fast: text is encoded up to token" in log
+    assert torch.isfinite(logits).all()
+
+
 def test_maple_in_fp32_needs_the_flag(run):
     fp32 = ("TRAINER.MAPLE.PREC", "fp32")
     log, logits = run("maple", "QMaPLe", "float", *fp32, precision=("--fp32",))
