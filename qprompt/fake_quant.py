@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from qprompt.errors import UserError
 from qprompt.fake_quantize import FakeQuantize
-from qprompt.parameters import match_parameters, owner_of, parametrizations
+from qprompt.parameters import match_parameters, owner_of, parametrizations, remove_parametrization
 from qprompt.quant_config import QuantConfig
 
 __all__ = [
@@ -105,8 +105,7 @@ def dequantize_(module: nn.Module, keep: str = "quantized") -> list[str]:
         raise UserError(f"keep is {keep!r}, expected 'quantized' or 'original'")
     names = list(quantized_parameters(module))
     for name in names:
-        owner, leaf = owner_of(module, name)
-        parametrize.remove_parametrizations(owner, leaf, leave_parametrized=keep == "quantized")
+        remove_parametrization(module, name, keep_result=keep == "quantized")
     return names
 
 

@@ -48,3 +48,14 @@ def parametrizations(module: nn.Module, kind: type[Kind]) -> dict[str, tuple[Kin
                 if isinstance(step, kind):
                     found[f"{path}.{leaf}" if path else leaf] = (step, chain.original)
     return found
+
+
+def remove_parametrization(module: nn.Module, name: str, keep_result: bool) -> None:
+    """Make the parameter `name` plain again, with the result of its parametrizations or with what is under them."""
+    owner, leaf = owner_of(module, name)
+    # A deep copy of a parametrized module shares its class, from which torch removes the property; so the class
+    # is copied first, else the other module would lose its parameter.
+    shared = type(owner)
+    attributes = {k: v for k, v in vars(shared).items() if k not in ("__dict__", "__weakref__")}
+    owner.__class__ = type(shared.__name__, shared.__bases__, attributes)
+    parametrize.remove_parametrizations(owner, leaf, leave_parametrized=keep_result)

@@ -79,13 +79,19 @@ def sign(x: Tensor, k: int) -> Tensor:
 
 @register("lsq", learned=True)
 def lsq(x: Tensor, k: int) -> Tensor:
-    """Where learned steps (LSQ, arXiv 1902.08153) start: s * grid(k), s fitted by alternating least squares.
+    """Where learned steps (LSQ, arXiv 1902.08153) start: s * grid(k), s the best in 64 parts of the largest |x|.
 
     LSQ's own levels are -2^(b-1)..2^(b-1)-1 times s, which leaves one bit only {-s, 0}; so, ours, a grid around 0.
     """
     points = grid(k, x.device)
-    step = 2 * x.abs().amax(-1, keepdim=True) / k
-    for _ in range(20):
-        nearest = (x / step.clamp(min=1e-30) + (k - 1) / 2).round().clamp(0, k - 1) - (k - 1) / 2
-        step = (x * nearest).sum(-1, keepdim=True) / nearest.square().sum(-1, keepdim=True).clamp(min=1e-30)
+    largest = x.abs().amax(-1, keepdim=True).clamp(min=1e-30)
+    best = torch.full_like(largest, torch.inf)
+    step = torch.zeros_like(largest)
+    for part in range(1, 65):
+        s = 2 * largest / k * part / 64
+        nearest = (x / s + (k - 1) / 2).round_().clamp_(0, k - 1) - (k - 1) / 2
+        # The step that fits these indices best, and its error.
+        fitted = ((x * nearest).sum(-1, keepdim=True) / nearest.square().sum(-1, keepdim=True)).clamp(min=0)
+        error = (x - fitted * nearest).square().sum(-1, keepdim=True)
+        step, best = torch.where(error < best, fitted, step), torch.minimum(error, best)
     return step * points
