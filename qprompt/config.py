@@ -44,6 +44,7 @@ def extend_cfg(cfg: CfgNode) -> None:
         }
     )
     cfg.TRAINER.VPT = CfgNode({"N_CTX_VISION": 2, "CTX_INIT": "a photo of a", "PREC": "fp16", "PROMPT_DEPTH_VISION": 1})
+    cfg.TRAINER.NOISE = CfgNode({"SIGMA": 0.01, "RELATIVE": False})  # NoisyCoOp; RELATIVE: to the prompt's own spread
     add_quant_cfg(cfg)
 
 

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,18 @@ from qprompt.sweep.spec import Spec
 
 # Slurm's MaxArraySize is 1001 unless it was raised.
 _ARRAY_SIZE = 1000
+# The longest GraceTime of a partition that is waited for.
+_PREEMPTION_GRACE_S = 900
 
 
 class Element:
-    """What one array element calls, with its runs: returns a line for each run that failed."""
+    """What one array element calls, with its runs. RuntimeError when one failed, so that Slurm shows FAILED."""
 
     def __init__(self, train: str):
         self.train = train
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __call__(self, runs: Sequence[Run]) -> list[str]:
+    def __call__(self, runs: Sequence[Run]) -> None:
         failed: dict[str, str] = {}
         for run in runs:
             if run.after in failed:
@@ -42,11 +45,14 @@ class Element:
                 code = self._train(run)
                 if code or finished(run) is None:
                     failed[run.folder] = f"{run.label}: {describe(code)}"
-                if code < 0:  # killed: so is this element, most likely, and it is to start nothing more
+                if code == -signal.SIGTERM:
+                    # Preempted or cancelled. Ending now would take a preempted element out of the queue for good:
+                    # wait until Slurm ends it, which puts it back.
+                    time.sleep(_PREEMPTION_GRACE_S)
+                if code < 0:
                     break
-        for line in failed.values():
-            print(line, file=sys.stderr)
-        return list(failed.values())
+        if failed:
+            raise RuntimeError("\n".join(failed.values()))
 
     def _train(self, run: Run) -> int:
         print(f"=== {run.label}", flush=True)
