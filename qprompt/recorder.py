@@ -7,6 +7,7 @@ none and doubles none. `Recorder.close` turns them into one npz file; `read` rea
 import json
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +55,13 @@ class Recorder:
         self._started = False
 
     @torch.no_grad()
-    def step(self, module: nn.Module, refitted: list[str] | tuple[str, ...] = ()) -> None:
+    def step(self, module: nn.Module, refitted: Iterable[str] = ()) -> None:
         """After `refresh_`, with the names that it returned."""
         quantized = quantized_parameters(module)
         number = _last_step(quantized)
         if number in self.histogram_steps:
             self.histogram(module)
-        fitted = {name for name, (fake, _) in quantized.items() if fake.fits and fake.last_fit == number}
+        fitted = set(refitted) | {name for name, (fake, _) in quantized.items() if number == 0 and fake.fits}
         if number % self.every and not fitted:
             return
         measured = torch.stack([_measure(fake, weight) for fake, weight in quantized.values()]).tolist()

@@ -1,0 +1,300 @@
+"""The prompt file: sizes, round trips, and what a hostile one is answered with."""
+
+import copy
+import json
+import random
+import struct
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from quantized import NAMES, Learner, one, weights
+from safetensors import safe_open
+from torch import nn
+
+import qprompt
+from qprompt import prompt_file
+from qprompt.bits import pack_bits, packed_size, unpack_bits
+from qprompt.errors import UserError
+from qprompt.fake_quant import quantize_
+from qprompt.packing import inspect, load, save
+
+ABOUT = {
+    "method": "QCoOp",
+    "backbone": "ViT-B/16",
+    "backbone_sha256": "0" * 64,
+    "words": "a photo of a",
+    "class_position": "end",
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 8), st.integers(0, 100), st.integers(0, 2**31))
+def test_bits_round_trip(bits, n, seed):
+    indices = torch.randint(0, 2**bits, (n,), generator=torch.Generator().manual_seed(seed))
+    packed = pack_bits(indices, bits)
+    assert packed.dtype == torch.uint8 and len(packed) == packed_size(n, bits)
+    assert torch.equal(unpack_bits(packed, bits, n).long(), indices)
+
+
+def test_bit_order():
+    assert pack_bits(torch.tensor([1, 0, 0, 0, 0, 0, 0, 0, 1]), 1).tolist() == [1, 1]
+    assert pack_bits(torch.tensor([0xA, 0xB, 0xC]), 4).tolist() == [0xBA, 0x0C]
+
+
+def test_qcoop_takes_260_bytes_in_a_file_of_less_than_1_kb(tmp_path):
+    learner, *_ = one(weights(4, 512), bits=1)
+    model = nn.Module()
+    model.prompt_learner = learner
+    save(model, tmp_path / "p", **ABOUT)
+    about = inspect(tmp_path / "p")
+    assert about["payload_bytes"] == 260 and about["half_bytes"] == 0
+    assert about["file_bytes"] == (tmp_path / "p").stat().st_size <= 1000
+    assert {key: about[key] for key in ABOUT} == ABOUT
+    with safe_open(tmp_path / "p", "pt") as file:
+        assert sum(file.get_tensor(key).nbytes for key in file.keys()) == 260  # noqa: SIM118
+
+
+def test_load_equals_what_the_module_computed_with(tmp_path):
+    for bits in (1, 2, 3, 4, 5, 8, 16):
+        module = Learner()
+        quantize_(module, names=NAMES, bits=bits, granularity="row" if bits == 3 else "tensor")
+        save(module, tmp_path / "p")
+        stored = load(tmp_path / "p")
+        assert set(stored) == {"ctx", "deep.0", "deep.1", "proj.weight", "proj.bias"}
+        assert torch.equal(stored["ctx"], module.ctx)
+        assert torch.equal(stored["deep.1"], module.deep[1])
+        assert torch.equal(stored["proj.weight"], module.proj.weight)
+        assert torch.equal(stored["proj.bias"], module.proj.bias.half().float())
+        about = inspect(tmp_path / "p")
+        assert about["half_bytes"] == 2 * 8 + (2 * (4 * 64 + 2 * 2 * 64 + 8 * 64) if bits == 16 else 0)
+        if bits == 4:
+            assert about["payload_bytes"] == (4 * 64 + 2 * 2 * 64 + 8 * 64) // 2 + 4 * 2 * 16
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    hnp.arrays("float32", hnp.array_shapes(max_dims=4, max_side=7), elements=st.floats(-1e4, 1e4, width=32)),
+    st.sampled_from(list(prompt_file.DTYPES.values())),
+    st.sampled_from([1, 2, 3, 7, 8, 16]),
+    st.sampled_from(["kmeans", "uniform", "normal", "lsq"]),
+)
+def test_any_tensor_round_trips(tmp_path_factory, array, dtype, bits, method):
+    path = tmp_path_factory.mktemp("any") / "p"
+    module, *_ = one(torch.from_numpy(array).to(dtype), bits=bits, method=method)
+    save(module, path, note={"any": ["JSON", 1.5, None]})
+    stored = load(path)["ctx"]
+    assert stored.dtype == dtype and torch.equal(stored, module.ctx)
+    assert inspect(path)["note"] == {"any": ["JSON", 1.5, None]}
+
+
+def test_what_cannot_be_saved_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no quantized tensors"):
+        save(Learner(), tmp_path / "p")
+    module, *_ = one(weights(2, 2), mode="ptq")
+    with pytest.raises(UserError, match="qprompt.finish_"):
+        save(module, tmp_path / "p")
+    module, *_ = one(weights(2, 2))
+    with pytest.raises(UserError, match="must be JSON"):
+        save(module, tmp_path / "p", note=object())
+    assert not (tmp_path / "p").exists()
+
+
+# --- hostile files ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    module = Learner()
+    quantize_(module, names=NAMES, bits=3)
+    path = tmp_path_factory.mktemp("sound") / "p"
+    save(module, path, **ABOUT)
+    return path.read_bytes()
+
+
+def parts(data):
+    """(header without metadata, metadata, payload)."""
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    return header, json.loads(header.pop("__metadata__")["qprompt"]), data[8 + length :]
+
+
+def forged(header, about, payload):
+    """A file with a right checksum."""
+    about = {key: value for key, value in about.items() if key != "checksum"}
+    about["checksum"] = prompt_file._checksum(about, header, payload)
+    text = json.dumps({"__metadata__": {"qprompt": json.dumps(about)}, **header}).encode()
+    return struct.pack("<Q", len(text)) + text + payload
+
+
+def refusal(tmp_path, data):
+    path = tmp_path / "hostile"
+    path.write_bytes(data)
+    with pytest.raises(UserError) as error:
+        load(path)
+    assert str(error.value).startswith(f"{path} is no sound prompt file: ")
+    return str(error.value)
+
+
+def test_forged_without_a_change_is_read(tmp_path, sound):
+    (tmp_path / "p").write_bytes(forged(*parts(sound)))
+    assert set(load(tmp_path / "p")) == {"ctx", "deep.0", "deep.1", "proj.weight", "proj.bias"}
+
+
+def test_truncated_at_every_length(tmp_path, sound):
+    for length in range(0, len(sound), 7):
+        refusal(tmp_path, sound[:length])
+    assert "truncated" in refusal(tmp_path, sound[:100])
+
+
+def test_oversized(tmp_path, sound):
+    assert "does not agree with its size" in refusal(tmp_path, sound + b"\0")
+    header, about, payload = parts(sound)
+    assert "does not agree with its size" in refusal(tmp_path, forged(header, about, payload + b"1234"))
+
+
+def test_any_changed_byte_is_noticed(tmp_path, sound):
+    for at in range(0, len(sound), 11):
+        refusal(tmp_path, sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :])
+
+
+def test_newer_format(tmp_path, sound):
+    header, about, payload = parts(sound)
+    assert "update qprompt" in refusal(tmp_path, forged(header, about | {"format": 2}, payload))
+    for odd in (None, 0, -1, "1", True, 1.0):
+        refusal(tmp_path, forged(header, about | {"format": odd}, payload))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("shape", [4, 10**15], "bytes of"),
+        ("shape", [2**70], "bytes of"),
+        ("shape", [0], "groups for 0 entries"),
+        ("shape", [-4, -64], "no sound shape"),
+        ("shape", [1] * 9, "no sound shape"),
+        ("shape", "4x64", "no sound shape"),
+        ("bits", 4, "bytes of"),
+        ("bits", 0, "0 bits"),
+        ("bits", 17, "17 bits"),
+        ("bits", True, "True bits"),
+        ("bits", 16, "16 bits and 1 groups"),
+        ("groups", 2**40, "groups for"),
+        ("groups", 3, "groups for"),
+        ("groups", None, "groups for"),
+        ("dtype", "int8", "int8"),
+        ("dtype", ["float32"], "float32"),
+    ],
+)
+def test_contradictions(tmp_path, sound, field, value, words):
+    header, about, payload = parts(sound)
+    about["tensors"]["ctx"][field] = value
+    assert words in refusal(tmp_path, forged(header, about, payload))
+
+
+def test_levels_that_are_not_finite_and_bits_behind_the_last_index(tmp_path):
+    module, *_ = one(weights(3), bits=3)
+    save(module, tmp_path / "p")
+    header, about, payload = parts((tmp_path / "p").read_bytes())
+    for key, value, words in (("levels/ctx", b"\x00\x7c", "not finite"), ("indices/ctx", b"\xff\xff", "last index")):
+        start = header[key]["data_offsets"][0]
+        assert words in refusal(tmp_path, forged(header, about, payload[:start] + value + payload[start + 2 :]))
+
+
+def test_other_files(tmp_path, sound):
+    header, about, payload = parts(sound)
+    refusal(tmp_path, b"PK\x03\x04" + b"\0" * 100)
+    refusal(tmp_path, b'{"json": 1}')
+    refusal(tmp_path, struct.pack("<Q", 2**63) + b"{}")
+    assert "no qprompt metadata" in refusal(tmp_path, struct.pack("<Q", 2) + b"{}")
+    bomb = ("[" * 100_000).encode()
+    refusal(tmp_path, struct.pack("<Q", len(bomb)) + bomb)
+    refusal(tmp_path, forged(header | {"more": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}, about, payload))
+    refusal(tmp_path, forged(header, about | {"tensors": {}}, payload))
+    refusal(tmp_path, forged(header, about | {"words": 5}, payload))
+    for path in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match=str(path)):
+            load(path)
+
+
+def mutations(sound, seed):
+    """Endless variants of a sound file: bytes changed, cut, doubled, and forged with a right checksum."""
+    rng = random.Random(seed)
+    odd = [0, 1, -1, 2**31, 2**63, 1e308, None, True, "", "ctx", [], {}, [4, 64], [2**40, 2**40]]
+
+    def change(node):
+        keys = list(node) if isinstance(node, dict) else range(len(node))
+        if not keys:
+            return
+        key = rng.choice(list(keys))
+        if isinstance(node[key], dict | list) and rng.random() < 0.7:
+            change(node[key])
+        elif isinstance(node, dict) and rng.random() < 0.2:
+            del node[key]
+        else:
+            node[key] = copy.deepcopy(rng.choice(odd))
+
+    while True:
+        kind = rng.random()
+        if kind < 0.5:
+            header, about, payload = parts(sound)
+            for _ in range(rng.randint(1, 3)):
+                change(rng.choice([header, about]))
+            yield forged(header, about, payload)
+            continue
+        data = bytearray(sound)
+        for _ in range(rng.randint(1, 4)):
+            at = rng.randrange(len(data))
+            if kind < 0.7:
+                data[at] = rng.randrange(256)
+            elif kind < 0.85:
+                del data[at : at + rng.randint(1, 40)]
+            else:
+                data[at:at] = data[: rng.randint(1, 40)]
+            if not data:
+                break
+        yield bytes(data)
+
+
+def read_all(sound, seed, number):
+    """Every variant is refused by a UserError, or read as tensors no larger than it can hold."""
+    read = 0
+    for _, data in zip(range(number), mutations(sound, seed), strict=False):
+        try:
+            file = prompt_file._parse(data)
+        except prompt_file._Unsound:
+            continue
+        read += 1
+        assert sum(t.tensor().numel() for t in file.tensors.values()) <= 8 * len(data)
+    return read
+
+
+def test_mutated_files(sound):
+    assert read_all(sound, seed=0, number=3000) < 1000
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_mutated_files(sound):
+    read_all(sound, seed=1, number=100_000)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=200))
+def test_random_bytes(data):
+    with pytest.raises(prompt_file._Unsound):
+        prompt_file._parse(data)
+
+
+def test_reading_does_not_allocate_what_is_claimed(tmp_path, sound, monkeypatch):
+    header, about, payload = parts(sound)
+    about["tensors"]["ctx"] |= {"shape": [2**20, 2**20]}
+    monkeypatch.setattr(np, "unpackbits", lambda *args, **kwargs: pytest.fail("allocates"))
+    monkeypatch.setattr(torch, "zeros", lambda *args, **kwargs: pytest.fail("allocates"))
+    refusal(tmp_path, forged(header, about, payload))
+
+
+def test_public_functions():
+    assert (qprompt.save, qprompt.load, qprompt.inspect) == (save, load, inspect)
