@@ -7,6 +7,15 @@ import torch
 from torch import Tensor
 
 from qprompt.backbones.clip_package import ClipModel, import_clip
+from qprompt.backbones.dialects import (
+    OPEN_CLIP,
+    Dialect,
+    check_open_clip,
+    from_slip,
+    is_slip,
+    load_open_clip,
+    same_features,
+)
 from qprompt.backbones.weights import openai_file, read_weights
 from qprompt.errors import UserError, did_you_mean
 
@@ -27,13 +36,18 @@ def load_clip(name: str, path: str | os.PathLike[str] = "", device: str | torch.
     """A `clip.model.CLIP` in fp32, in eval mode, frozen. All its sizes come from the weights.
 
     Args:
-        name: "tiny", or one of OpenAI's ("ViT-B/16", "RN50", ...).
-        path: weights to take instead of the named ones (see `read_weights`).
+        name: "tiny", one of OpenAI's ("ViT-B/16", "RN50", ...), or "open_clip:MODEL/PRETRAINED".
+        path: weights to take instead of the named ones (see `read_weights`); SLIP's are known by their names.
         device: where the model is put.
 
     Raises UserError for an unknown name and for a file that is not a CLIP model.
     """
     origin = str(path) if path else name
+    if name.startswith(OPEN_CLIP):
+        theirs, state, dialect = load_open_clip(name, str(path))
+        model = build_clip(state, origin, dialect)
+        same_features(theirs, model, origin)
+        return model.to(device)
     return build_clip(load_state_dict(name, path), origin).to(device)
 
 
@@ -49,8 +63,10 @@ def load_state_dict(name: str, path: str | os.PathLike[str] = "") -> dict[str, T
     return read_weights(openai_file(name, _openai_urls()[name]))
 
 
-def build_clip(state_dict: dict[str, Tensor], origin: str) -> ClipModel:
-    """CLIP from weights with openai-clip's names. `origin` says in errors where they came from."""
+def build_clip(state_dict: dict[str, Tensor], origin: str, dialect: Dialect = Dialect()) -> ClipModel:  # noqa: B008
+    """CLIP from weights with openai-clip's names, or SLIP's. `origin` says in errors where they came from."""
+    if is_slip(state_dict):
+        state_dict, dialect = from_slip(state_dict)
     missing = [name for name in _NEEDED if name not in state_dict]
     if missing:
         raise UserError(f"{origin} is not a CLIP model: {missing[0]!r} is missing among its {len(state_dict)} tensors.")
@@ -66,6 +82,7 @@ def build_clip(state_dict: dict[str, Tensor], origin: str) -> ClipModel:
         raise UserError(f"the weights in {origin} don't make a CLIP model: {reason}") from error
     # build_model rounds to fp16; a file may hold fp32.
     model.load_state_dict(state_dict)
+    dialect.apply_(model)
     return model.eval().requires_grad_(False)
 
 
@@ -82,6 +99,9 @@ def check_backbone(name: str, path: str | os.PathLike[str] = "") -> None:
     """Raise UserError, without loading anything, for a name or a file that `load_clip` can't load."""
     if path and not os.path.isfile(os.path.expanduser(path)):
         raise UserError(f"no file {path}. MODEL.BACKBONE.PATH expects CLIP weights (.pt, .pth, .safetensors).")
+    if name.startswith(OPEN_CLIP):
+        check_open_clip(name)
+        return
     known = available_backbones()
     if not path and name not in known:
         raise UserError(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from qprompt.backbones.dialects import plain_objects
 from qprompt.errors import UserError
 from qprompt.files import atomic_open
 
@@ -60,7 +61,8 @@ def _read(path: Path) -> Any:
             # torch warns that TorchScript is deprecated; it is what OpenAI ships.
             warnings.simplefilter("ignore")
             return torch.jit.load(str(path), map_location="cpu").state_dict()
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with plain_objects():
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _is_torchscript(path: Path) -> bool:
