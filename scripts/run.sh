@@ -146,13 +146,31 @@ run_zeroshot() { # hand-written prompts, all classes
     train_py "$1" "$2" 1 "$OUTPUT/$TRAINER/$2/$1" --eval-only
 }
 
-run_reproduce() { # test on base and new classes what somebody else trained: FOLDER/seedN holds their checkpoints
-    usage 3 "DATASET SEED FOLDER" "$@"
-    local dataset=$1 seed=$2 sub cfg from
+# unpack FILE FOLDER: a released prompt file as the checkpoint of a training run in FOLDER.
+unpack() {
+    local kind=coop name=prompt_learner
+    [ "${TRAINER#Q}" = MaPLe ] && kind=maple name=MultiModalPromptLearner
+    mkdir -p "$2/$name"
+    "${PYTHON:-python}" -c 'import sys, torch, qprompt
+try:
+    torch.save({"epoch": 0, "state_dict": qprompt.unpack(sys.argv[1], sys.argv[2])}, sys.argv[3])
+except qprompt.UserError as error:
+    sys.exit(f"reproduce: {error}")' "$1" "$kind" "$2/$name/model.pth.tar-0"
+}
+
+run_reproduce() { # test on base and new classes what somebody else trained
+    usage 3 "DATASET SEED RELEASED   (RELEASED: a prompt file, or a folder with checkpoints in seedN/)" "$@"
+    local dataset=$1 seed=$2 released sub cfg from tail
+    released=$(absolute "$3")
     cfg=$(published "$dataset" "$SHOTS")
-    from=$(absolute "$3")/seed$seed
+    tail=$dataset/shots_$SHOTS/$TRAINER/$cfg/seed$seed
+    from=$released/seed$seed
+    if [ -f "$released" ]; then
+        from=$OUTPUT/base2new/released/$tail
+        unpack "$released" "$from"
+    fi
     for sub in base new; do
-        train_py "$dataset" "$cfg" "$seed" "$OUTPUT/base2new/test_$sub/$dataset/shots_$SHOTS/$TRAINER/$cfg/seed$seed" \
+        train_py "$dataset" "$cfg" "$seed" "$OUTPUT/base2new/test_$sub/$tail" \
             --eval-only --model-dir "$from" --load-epoch last \
             DATASET.NUM_SHOTS "$SHOTS" DATASET.SUBSAMPLE_CLASSES "$sub"
     done

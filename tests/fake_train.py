@@ -67,7 +67,7 @@ for rule in os.environ.get("FAKE_TRAIN", "").split():
     if word == "fail" or (word == "once" and first):
         print("RuntimeError: it broke here", file=sys.stderr)
         sys.exit(1)
-if args.model_dir and not (Path(args.model_dir) / "metrics.json").exists():
+if "train_base" in args.model_dir and not (Path(args.model_dir) / "metrics.json").exists():
     sys.exit(f"{args.model_dir} is not finished")
 epoch = args.load_epoch and (int(args.load_epoch) if args.load_epoch.isdigit() else args.load_epoch)
 record = {

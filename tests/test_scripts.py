@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from sweep_project import HERE, make_project, write
+
+import qprompt
 
 ROOT = HERE.parent
 SCRIPTS = sorted(p.relative_to(ROOT) for p in (ROOT / "scripts").glob("*/*.sh"))
@@ -79,6 +82,27 @@ def test_main_takes_the_arguments_of_coop(project):
     assert {p.name for p in folders} == {"seed1", "seed2", "seed3"}
     coop = record(folders[0])["config"]["TRAINER"]["COOP"]
     assert coop == {"N_CTX": 16, "CSC": False, "CLASS_TOKEN_POSITION": "end"}
+
+
+def test_reproduce_from_checkpoints_and_from_a_prompt_file(project):
+    assert bash(project, "qcoop/base2new_train.sh", "pets", "1", OUTPUT="theirs")[0] == 0
+    theirs = "theirs/base2new/train_base/pets/shots_16/QCoOp/vit_b16_ctxv1"
+    assert bash(project, "qcoop/reproduce.sh", "pets", "1", theirs)[0] == 0
+    tail = "pets/shots_16/QCoOp/vit_b16_ctxv1/seed1"
+    for part in ("test_base", "test_new"):
+        assert record(project / f"output/base2new/{part}/{tail}")["model_dir"] == f"{theirs}/seed1"
+
+    qprompt.pack({"ctx": torch.randn(4, 8)}, project / "pets.qprompt")
+    code, out = bash(project, "qcoop/reproduce.sh", "pets", "1", "pets.qprompt", OUTPUT="again", PYTHONPATH=str(ROOT))
+    assert code == 0, out
+    model_dir = record(project / f"again/base2new/test_new/{tail}")["model_dir"]
+    saved = torch.load(project / model_dir / "prompt_learner/model.pth.tar-0", weights_only=True)
+    assert torch.equal(saved["state_dict"]["ctx"], qprompt.unpack(project / "pets.qprompt", "coop")["ctx"])
+
+    (project / "broken.qprompt").write_bytes(b"no prompt")
+    code, out = bash(project, "qcoop/reproduce.sh", "pets", "2", "broken.qprompt", PYTHONPATH=str(ROOT))
+    assert code == 1
+    assert out.startswith("reproduce: ")
 
 
 def test_a_failure_ends_the_script(project):
