@@ -1,0 +1,100 @@
+"""What a sweep says, where its runs go, and when a recorded run counts as the same."""
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import pytest
+from sweep_project import make_project, write
+
+from qprompt.errors import UserError
+from qprompt.sweep.plan import plan
+from qprompt.sweep.progress import Progress, clock
+from qprompt.sweep.record import finished
+from qprompt.sweep.slots import local_slots
+from qprompt.sweep.spec import read_spec
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_project(tmp_path))
+    monkeypatch.delenv("DATA", raising=False)
+    write(
+        tmp_path / "spec.yaml", "protocol: few_shot\ndatasets: [pets]\ntrainers: {CoOp: tiny, QCoOp: tiny}\nseeds: 1-2"
+    )
+    return plan(read_spec("spec.yaml"))
+
+
+def test_a_terminal_shows_one_line_that_is_kept_up_to_date(runs, tmp_path):
+    terminal = Terminal()
+    progress = Progress(runs, 2, tmp_path / "log", terminal)
+    progress.show(2)
+    assert terminal.getvalue().endswith("0/4 runs, 2 running, 0 s")
+    progress.done(runs[0], {"results": {"accuracy": 81.25}}, 10.0)
+    progress.failed(runs[1], "exit code 1")
+    progress.show(2)
+    status = terminal.getvalue().rpartition("\n")[2]
+    assert status.startswith("2/4 runs, 2 running, 1 failed, ")
+    assert status.endswith("about 10 s left")
+    progress.close()
+    assert terminal.getvalue().endswith("\r\033[K")
+    log = (tmp_path / "log").read_text().splitlines()
+    assert len(log) == 2
+    assert "[1/4] CoOp tiny pets 16 shots seed 1: train all  81.2%  (10 s)" in log[0]
+
+
+def test_time_left_knows_the_kinds_of_runs(runs, tmp_path):
+    progress = Progress(runs, 1, tmp_path / "log", io.StringIO())
+    assert progress.seconds_left() is None
+    progress.learn(runs[0], {"time_s": 10})
+    progress.learn(next(r for r in runs if r.trainer == "QCoOp"), {"time_s": 30})
+    assert progress.seconds_left() == 10 + 10 + 30 + 30
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59.6, "1:00"), (61, "1:01"), (3661, "1:01:01")])
+def test_clock(seconds, text):
+    assert clock(seconds) == text
+
+
+def test_slots(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert [s.gpu for s in local_slots(5, "0,2")] == ["0", "2", "0", "2", "0"]
+    assert [s.gpu for s in local_slots(None, "GPU-a,GPU-b")] == ["GPU-a", "GPU-b"]
+    assert "CUDA_VISIBLE_DEVICES" not in local_slots(1, "none")[0].environment()
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert local_slots(1, "none")[0].environment()["OMP_NUM_THREADS"] == "7"
+    with pytest.raises(UserError, match="--jobs is 1 or more, got 0"):
+        local_slots(0)
+
+
+def test_a_key_that_is_newer_than_the_record_counts_as_its_default(runs):
+    run = runs[0]
+    old = {k: v for k, v in run.expected.items() if k != "OPTIM.GAMMA"}
+    file = write(Path(run.folder) / "metrics.json", json.dumps({"config": old, "changed": {}}))
+    assert finished(run)
+    with pytest.raises(UserError, match=r"OPTIM.GAMMA: 0.1 there, 0.5 now"):
+        finished(dataclasses.replace(run, expected=run.expected | {"OPTIM.GAMMA": 0.5}))
+    file.write_text(json.dumps({"config": old, "changed": {"TRAINER.GONE": 3}}))
+    with pytest.raises(UserError, match=r"TRAINER.GONE: 3 there, None now"):
+        finished(run)
+
+
+def test_an_unfinished_run_with_other_settings_is_refused(runs):
+    there = {"settings": {"config": runs[0].expected | {"OPTIM.LR": 1.0}}}
+    write(Path(runs[0].folder) / "config.json", json.dumps(there))
+    with pytest.raises(UserError, match=r"OPTIM.LR: 1.0 there, 0.002 now"):
+        finished(runs[0])
+    assert finished(runs[1]) is None
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"config": '])
+def test_a_broken_record_is_named(runs, text):
+    write(Path(runs[0].folder) / "metrics.json", text)
+    with pytest.raises(UserError, match=r"metrics.json (cannot be read|holds no JSON object).*Delete it"):
+        finished(runs[0])
