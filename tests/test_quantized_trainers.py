@@ -1,0 +1,55 @@
+"""Each quantized trainer trains, stores exactly what it computes with, and adds to its parent nothing but that."""
+
+import importlib
+
+import pytest
+import torch
+from toy import toy_trainer
+
+from qprompt import packing
+from qprompt.fake_quant import quantized_parameters
+
+NODES = ("MAPLE.PROMPT_DEPTH", "IVLP.PROMPT_DEPTH_TEXT", "IVLP.PROMPT_DEPTH_VISION", "VPT.PROMPT_DEPTH_VISION")
+DEPTHS = [word for node in NODES for word in (f"TRAINER.{node}", 2)]
+TRAINERS = ("CoOp", "CoCoOp", "MaPLe", "IVLP", "VPT")
+
+
+@pytest.fixture(autouse=True, params=TRAINERS)
+def name(request):
+    importlib.import_module(f"trainers.q{request.param.lower()}")
+    return request.param
+
+
+def settings(bits):
+    return ("TRAINER.QUANT.BITS", bits, "OPTIM.MAX_EPOCH", 2, "TEST.NO_TEST", True, *DEPTHS)
+
+
+def test_trains_and_stores_what_it_computes_with(name, tmp_path, clip_file):
+    trainer = toy_trainer(tmp_path, clip_file, f"Q{name}", *settings(2))
+    before = {key: weight.detach().clone() for key, (_, weight) in quantized_parameters(trainer.model).items()}
+    trainer.train()
+    after = quantized_parameters(trainer.model)
+    assert before.keys() == after.keys()
+    assert all(not torch.equal(before[key], weight) for key, (_, weight) in after.items())
+    stored = packing.load(tmp_path / "output" / trainer.prompt_record["file"])
+    for key, (fake, weight) in after.items():
+        assert torch.equal(stored[key], fake(weight).detach()), key
+        assert len(stored[key].unique()) <= 4
+    assert trainer.prompt_record["payload_bytes"] == sum(-(-w.numel() * 2 // 8) + 8 for _, w in after.values())
+
+
+def test_16_bits_after_training_change_nothing_but_rounding(name, tmp_path, clip_file):
+    plain = toy_trainer(tmp_path, clip_file, name, *settings(1), "OUTPUT_DIR", tmp_path / "plain")
+    plain.train()
+    ptq = ("TRAINER.QUANT.MODE", "ptq", "OUTPUT_DIR", tmp_path / "quantized")
+    quantized = toy_trainer(tmp_path, clip_file, f"Q{name}", *settings(16), *ptq)
+    quantized.train()
+    plain_weights = dict(plain.model.named_parameters())
+    for key, (_, weight) in quantized_parameters(quantized.model).items():
+        assert torch.equal(weight, plain_weights[key]), key  # trained as if nothing were quantized
+        assert torch.equal(_read(quantized.model, key), weight.half().float())
+
+
+def _read(module, name):
+    owner, _, leaf = name.rpartition(".")
+    return getattr(module.get_submodule(owner), leaf)

@@ -1,0 +1,13 @@
+"""QCoCoOp: CoCoOp with quantized prompts, by the rule of QMaPLe (ours: the paper has no CoCoOp)."""
+
+from dassl.engine import TRAINER_REGISTRY
+
+from qprompt.trainer import QuantizedPrompts
+from trainers.cocoop import CoCoOp
+
+
+@TRAINER_REGISTRY.register()
+class QCoCoOp(QuantizedPrompts, CoCoOp):
+    """CoCoOp whose context and meta-network weights take 2^b values; biases stay fp16."""
+
+    quantized = ("prompt_learner.ctx", "prompt_learner.meta_net.*.weight")

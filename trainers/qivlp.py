@@ -1,0 +1,13 @@
+"""QIVLP: independent vision-language prompts, quantized by the rule of QMaPLe (ours: the paper has no IVLP)."""
+
+from dassl.engine import TRAINER_REGISTRY
+
+from qprompt.trainer import QuantizedPrompts
+from trainers.ivlp import IVLP
+
+
+@TRAINER_REGISTRY.register()
+class QIVLP(QuantizedPrompts, IVLP):
+    """IVLP whose prompts in both branches take 2^b values, one codebook a tensor."""
+
+    quantized = ("prompt_learner.ctx", "*VPT*")
