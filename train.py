@@ -184,6 +184,12 @@ def evaluate(trainer, evaluations, args):
     return {**record, "curve": curve}
 
 
+def fp16_prompt(trainer):
+    """What a prompt that is not quantized takes to store: two bytes for each learned number."""
+    learned = [p for model in trainer._models.values() for p in model.parameters() if p.requires_grad]
+    return {"payload_bytes": 2 * sum(p.numel() for p in learned), "bits": 16}
+
+
 @contextlib.contextmanager
 def logging_to(output_dir):
     """Dassl's logger in place of sys.stdout, and sys.stdout back with the log file closed."""
@@ -221,7 +227,7 @@ def run(args, cfg, defaults, engine, learns):
         return
     else:
         trainer.train()
-        mode, more = "train", {"prompt": getattr(trainer, "prompt_record", None)}
+        mode, more = "train", {"prompt": getattr(trainer, "prompt_record", None) or fp16_prompt(trainer)}
     path = run_record.finish(
         cfg.OUTPUT_DIR, trainer, mode, evaluations.last, started, engine=str(engine), defaults=defaults, **more
     )
