@@ -1,0 +1,123 @@
+"""What the benchmarks share: timing side by side, memory kept for backward, the machine's matrix rate."""
+
+import importlib
+import os
+import platform
+import statistics
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from qprompt.backbones import import_clip  # noqa: E402
+from qprompt.files import write_json  # noqa: E402
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def clock():
+    """CPU time of this process: on a shared machine it says more than the time of day. On a GPU: wall time."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+def side_by_side(calls, repeat):
+    """{name: function} -> {name: (median, fastest, slowest) in seconds}; they take turns, after one unmeasured turn."""
+    seconds = {name: [] for name in calls}
+    for turn in range(repeat + 1):
+        for name, call in calls.items():
+            start = clock()
+            call()
+            if turn:
+                seconds[name].append(clock() - start)
+    return {name: (statistics.median(s), min(s), max(s)) for name, s in seconds.items()}
+
+
+def kept_for_backward(forward, frozen=()):
+    """Bytes that autograd keeps between `forward()` and its backward pass, the weights in `frozen` apart."""
+    ours = {p.untyped_storage().data_ptr() for p in frozen}
+    sizes = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in ours:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = forward()
+    del result
+    return sum(sizes.values())
+
+
+def matrix_rate(size=1024, seconds=1.0):
+    """Best measured FLOP/s of a square fp32 matrix product: what the floor is counted with."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    best, end = float("inf"), clock() + seconds
+    while clock() < end:
+        start = clock()
+        a @ b
+        best = min(best, clock() - start)
+    return 2 * size**3 / best
+
+
+@contextmanager
+def reference(on):
+    """The plain path (QPROMPT_REFERENCE=1), or the fast one."""
+    before = os.environ.get("QPROMPT_REFERENCE")
+    os.environ["QPROMPT_REFERENCE"] = "1" if on else "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["QPROMPT_REFERENCE"]
+        else:
+            os.environ["QPROMPT_REFERENCE"] = before
+
+
+def upstream(checkout, module):
+    """``trainers.<module>`` of an unmodified CoOp or MaPLe checkout, with the checkout's own clip.
+
+    PREC fp32 of MaPLe's repository still rounds prompts to fp16, which a CPU can't multiply with fp32: the casts
+    are taken out here.
+    """
+    import_clip()
+    ours = {name: m for name, m in sys.modules.items() if name.split(".")[0] in ("clip", "trainers")}
+    for name in ours:
+        del sys.modules[name]
+    sys.path.insert(0, str(Path(checkout).resolve()))
+    torch.Tensor.half, torch.nn.Module.half = torch.Tensor.float, torch.nn.Module.float
+    try:
+        return importlib.import_module(f"trainers.{module}")
+    finally:
+        sys.path.pop(0)
+        for name in [name for name in sys.modules if name.split(".")[0] in ("clip", "trainers")]:
+            del sys.modules[name]
+        sys.modules.update(ours)
+
+
+def machine():
+    cpu = platform.processor()
+    if os.path.exists("/proc/cpuinfo"):
+        models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        cpu = models[0].partition(":")[2].strip() if models else cpu
+    return {
+        "cpu": cpu,
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "clock": "wall time" if torch.cuda.is_available() else "CPU time of the process",
+    }
+
+
+def save(name, rows, **more):
+    path = RESULTS / f"{name}.json"
+    write_json(path, {"machine": machine(), **more, "rows": rows})
+    print(f"Wrote {path}")

@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""Text encoding of prompts, forward and backward: our plain path, our fast one, upstream's.
+
+    python benchmarks/text_encoding.py --coop ../CoOp                  # ViT-B/16's text side, 10 and 100 classes
+    python benchmarks/text_encoding.py --classes 1000 --context 16 --repeat 3
+
+Random weights in the true shapes; class names of 1 to 4 words. The floor is the arithmetic that has to be done (the
+matrix products of the rows that features depend on, forward and to the inputs) at the rate measured here.
+"""
+
+import argparse
+from types import SimpleNamespace
+
+import torch
+from measure import kept_for_backward, matrix_rate, reference, save, side_by_side, upstream
+
+from qprompt.backbones.load import build_clip
+from qprompt.backbones.random_weights import SHAPES, ClipShape, random_state_dict
+from qprompt.prompted_clip import encode_text, initial_context, prompt_layout
+
+WORDS = ("red", "old", "small", "wooden", "bird", "tower", "river", "engine", "flower", "glass", "northern", "market")
+
+
+def class_names(count):
+    """Names of 1 to 4 words, none twice as a whole."""
+    return [" ".join(WORDS[(i * k + k * k) % len(WORDS)] for k in range(1, 2 + i % 4)) for i in range(count)]
+
+
+def text_side(name):
+    """A CLIP with the text side of `name` and an image side too small to matter."""
+    s = SHAPES[name]
+    shape = ClipShape(s.embed_dim, 32, 1, 64, 32, s.transformer_width, s.transformer_heads, s.transformer_layers)
+    return build_clip(random_state_dict(shape), name)
+
+
+def floor(layout, clip_model, rate):
+    """Seconds that the unavoidable matrix products take at `rate` FLOP/s, forward and backward to the inputs."""
+    width, layers = clip_model.transformer.width, clip_model.transformer.layers
+    rows = len(layout.rows)
+    last = 3 * rows + 9 * layout.n_classes  # of width**2: keys, values and queries of all, the rest at EOT
+    return 2 * 2 * width**2 * (12 * rows * (layers - 1) + last) / rate
+
+
+def measure(clip_model, n_classes, n_context, repeat, rate, theirs):
+    names = class_names(n_classes)
+    words = " ".join(["X"] * n_context)
+    layout = prompt_layout(clip_model, names, words, n_context)
+    context = torch.nn.Parameter(initial_context(clip_model, n_context))
+    weights = list(clip_model.parameters())
+
+    def ours(plain):
+        with reference(plain):
+            return encode_text(clip_model, layout, context)
+
+    forwards = {"fast": lambda: ours(False), "plain": lambda: ours(True)}
+    if theirs is not None:
+        coop = SimpleNamespace(N_CTX=n_context, CTX_INIT="", CSC=False, CLASS_TOKEN_POSITION="end")
+        cfg = SimpleNamespace(TRAINER=SimpleNamespace(COOP=coop), INPUT=SimpleNamespace(SIZE=(32, 32)))
+        learner = theirs.PromptLearner(cfg, names, clip_model)
+        learner.ctx = context
+        encoder = theirs.TextEncoder(clip_model)
+        forwards["upstream"] = lambda: encoder(learner(), learner.tokenized_prompts)
+    results = [forward().detach() for forward in forwards.values()]
+    error = max(((r - results[0]).abs().max() / results[0].abs().max()).item() for r in results)
+    timed = side_by_side({name: lambda f=f: f().square().sum().backward() for name, f in forwards.items()}, repeat)
+    row = {"classes": n_classes, "context": n_context, "rows": len(layout.rows), "largest_difference": error}
+    row["floor_s"] = floor(layout, clip_model, rate)
+    for name, (median, fastest, slowest) in timed.items():
+        kept = kept_for_backward(forwards[name], weights)
+        row[name] = {"median_s": median, "fastest_s": fastest, "slowest_s": slowest, "kept_bytes": kept}
+    return row
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="ViT-B/16", choices=SHAPES)
+    parser.add_argument("--classes", type=int, nargs="+", default=[10, 100])
+    parser.add_argument("--context", type=int, nargs="+", default=[4, 16])
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--coop", help="path of a CoOp checkout to measure beside ours")
+    args = parser.parse_args()
+    if args.coop:
+        from qprompt.engine import activate
+
+        activate()
+    theirs = upstream(args.coop, "coop") if args.coop else None
+    clip_model = text_side(args.backbone)
+    rate = matrix_rate()
+    print(f"{args.backbone}, {torch.get_num_threads()} thread(s), {rate / 1e9:.0f} GFLOP/s; medians of {args.repeat}")
+    rows = []
+    for n_classes in args.classes:
+        for n_context in args.context:
+            row = measure(clip_model, n_classes, n_context, args.repeat, rate, theirs)
+            rows.append(row)
+            base = row.get("upstream", row["plain"])
+            print(f"{n_classes} classes, {n_context} context vectors, {row['rows']} rows, floor {row['floor_s']:.3f} s")
+            for name in ("upstream", "plain", "fast"):
+                if name in row:
+                    r = row[name]
+                    print(
+                        f"  {name:9} {r['median_s']:8.3f} s ({r['fastest_s']:.3f} to {r['slowest_s']:.3f}) "
+                        f"{base['median_s'] / r['median_s']:5.1f}x   kept {r['kept_bytes'] / 2**20:8.1f} MiB "
+                        f"{base['kept_bytes'] / r['kept_bytes']:5.1f}x less"
+                    )
+    save("text_encoding", rows, backbone=args.backbone, gflops=rate / 1e9)
+
+
+if __name__ == "__main__":
+    main()
