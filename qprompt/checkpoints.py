@@ -55,6 +55,11 @@ class Found(NamedTuple):
         return KINDS[self.kind].method
 
 
+def kind_of_state(state: Mapping[str, Any]) -> Kind:
+    """Whose prompts a state dict holds; UserError where it holds none."""
+    return KINDS[prompts_in(state).kind]
+
+
 def kind_of(keys: Mapping[str, Any]) -> str:
     """ "coop" or "maple", from names without a prefix."""
     return "maple" if "proj.weight" in keys else "coop"

@@ -33,6 +33,15 @@ class PromptTrainer(TrainerX):
         """The model: a `PromptedCLIP`."""
         raise NotImplementedError
 
+    def describe_prompts(self):
+        """What a prompt file says beside the tensors, so that `qprompt predict` can use them."""
+        layout = self.model.layout
+        return {
+            "backbone_sha256": self.backbone_sha256,
+            "words": layout.words,
+            "class_position": layout.position,
+        }
+
     def registered_module(self):
         """The module whose state is the checkpoint: its names are upstream's."""
         return self.model.prompt_learner

@@ -32,13 +32,13 @@ def encode_image(
         return visual(image)
     x = _tokens(visual, image)
     if prompts is not None:
-        x = torch.cat([x, prompts.type(x.dtype).expand(len(x), -1, -1)], dim=1)
+        x = torch.cat([x, prompts.type(x.dtype).expand(x.shape[0], -1, -1)], dim=1)
     x = visual.ln_pre(x)
     blocks = list(visual.transformer.resblocks)
     plain = use_reference()
     for number, block in enumerate(blocks):
         if 0 < number <= len(deep):
-            vectors = deep[number - 1].type(x.dtype).expand(len(x), -1, -1)
+            vectors = deep[number - 1].type(x.dtype).expand(x.shape[0], -1, -1)
             x = torch.cat([x[:, : x.shape[1] - vectors.shape[1]], vectors], dim=1)
         if plain:
             x = block(x.permute(1, 0, 2)).permute(1, 0, 2)  # blocks take (T, B, D)
@@ -51,5 +51,5 @@ def encode_image(
 def _tokens(visual: Any, image: Tensor) -> Tensor:
     """Class token and patch tokens with their positions: (B, 1 + grid**2, D)."""
     x = visual.conv1(image).flatten(2).permute(0, 2, 1)  # (B, grid**2, D)
-    class_token = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)
+    class_token = visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
     return torch.cat([class_token, x], dim=1) + visual.positional_embedding.to(x.dtype)

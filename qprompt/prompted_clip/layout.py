@@ -26,6 +26,7 @@ class PromptLayout(nn.Module):
     rows and to earlier rows of its own class, which a mask a bin says. With one bin the rows are the bin.
 
     Attributes (R rows of width D in all, N bins of S rows):
+        words, position: what `prompt_layout` made it from.
         tokens, slots: (C, L) token ids; which context vector stands there instead, -1 for none.
         eot: (C,) position of EOT.
         n_shared: P.
@@ -38,6 +39,8 @@ class PromptLayout(nn.Module):
         mask: (N, 1, S, P + S) 0 where a row attends, else -inf; the shared rows first. One bin: (R, R).
     """
 
+    words = ""
+    position = "end"
     tokens: Tensor
     slots: Tensor
     eot: Tensor
@@ -171,7 +174,9 @@ def prompt_layout(
             # The class name moves in front of the context vectors from number `before` on.
             order[start:stop] = order[start:stop].roll(len(encode(name)))
             tokens[row], slots[row] = tokens[row, order], slots[row, order]
-    return PromptLayout(clip_model, tokens, slots, class_specific)
+    layout = PromptLayout(clip_model, tokens, slots, class_specific)
+    layout.words, layout.position = words, position
+    return layout
 
 
 def tokenize(clip_model: ClipModel, prompts: Sequence[str]) -> Tensor:

@@ -1,0 +1,104 @@
+"""Export a learned prompt for use without qprompt: a classifier as ONNX, or its text features alone.
+
+--onnx writes a model from images (B, 3, H, W), prepared as CLIP's are, to probabilities (B, C): the image encoder with
+its prompts, and the text features of the classes as constants. It is run with onnxruntime and compared with PyTorch
+before it is left there. --features writes an npz file: text_features (C, E) of length one, logit_scale, classes.
+
+Example:
+  qprompt export pets.qprompt --classes "cat,dog,rabbit" --onnx pets.onnx
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from qprompt.commands.predict import add_model_arguments
+from qprompt.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``qprompt export``."""
+    add = parser.add_argument
+    add("file", help="prompt file")
+    add("--onnx", metavar="OUT", help="write the classifier there (needs onnx, onnxscript and onnxruntime)")
+    add("--features", metavar="OUT", help="write the text features there, as npz")
+    add_model_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write what was asked for."""
+    import numpy as np
+
+    from qprompt.files import atomic_open
+    from qprompt.stored_prompts import class_names, load_classifier
+
+    if not (args.onnx or args.features):
+        raise UserError("nothing to write: type --onnx OUT.onnx or --features OUT.npz.")
+    names = class_names(args.classes)
+    model = load_classifier(args.file, names, args.backbone, args.backbone_path, args.other_backbone)
+    if args.features:
+        features = model.encode_classes(model.prompts()).detach().numpy()
+        with atomic_open(args.features) as file:
+            np.savez(file, text_features=features, logit_scale=np.float32(model.logit_scale), classes=np.array(names))
+        print(f"{args.features}: text features of {len(names)} classes, {features.shape[1]} wide")
+        if model.prompts().image is not None:
+            print("These prompts go into the image branch too: plain CLIP image features don't fit. Use --onnx.")
+    if args.onnx:
+        error = write_onnx(model, names, Path(args.onnx))
+        print(f"{args.onnx}: onnxruntime agrees with PyTorch within {error:.1e} in probability")
+
+
+def write_onnx(model: Any, names: list[str], path: Path) -> float:
+    """Export, check against PyTorch, write; returns the largest difference in probability."""
+    import torch
+
+    from qprompt.files import atomic_open
+    from qprompt.prompted_clip import normalize
+
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as missing:
+        raise UserError(f"--onnx needs {missing.name}: pip install 'qprompt[onnx]'") from None
+
+    class Classifier(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+            self.clip_model = model.clip_model
+            self.register_buffer("text_features", model.encode_classes(model.prompts()).detach())
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            features = normalize(self.model.image_features(image, self.model.prompts()))
+            return (self.model.logit_scale * features @ self.text_features.T).softmax(-1)
+
+    classifier = Classifier().eval()
+    size = model.clip_model.visual.input_resolution
+    image = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    batch = torch.export.Dim("batch", min=1)
+    program: Any = torch.onnx.export(
+        classifier,
+        (image,),
+        input_names=["image"],
+        output_names=["probabilities"],
+        dynamic_shapes={"image": {0: batch}},
+        dynamo=True,
+        verbose=False,
+    )
+    proto = program.model_proto
+    proto.metadata_props.append(onnx.StringStringEntryProto(key="classes", value="\n".join(names)))
+    data = proto.SerializeToString()
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    difference = 0.0
+    for images in (image, torch.cat([image.flip(0), image[:1]])):
+        (got,) = session.run(["probabilities"], {"image": images.numpy()})
+        with torch.no_grad():
+            difference = max(difference, float((torch.from_numpy(got) - classifier(images)).abs().max()))
+    if not difference < 1e-3:
+        raise UserError(
+            f"the exported model differs from PyTorch by {difference:.1e} in probability: {path} was not written."
+        )
+    with atomic_open(path) as file:
+        file.write(data)
+    return difference

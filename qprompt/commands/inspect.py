@@ -1,0 +1,46 @@
+"""What a prompt file holds: method, backbone, tensors, bytes.
+
+Example:
+  qprompt inspect output/pets/prompt_learner/prompt.qprompt
+"""
+
+import argparse
+import json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``qprompt inspect``."""
+    parser.add_argument("file", help="prompt file")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Check the file and print its content."""
+    from qprompt.packing import inspect
+
+    about = inspect(args.file)
+    if args.json:
+        print(json.dumps(about, indent=2, ensure_ascii=False))
+        return
+    rows = about.pop("tensors")
+    for key, value in about.items():
+        print(f"{key:16} {f'{value:,}' if key.endswith('_bytes') else value}")
+    full = sum(2 * count(row["shape"]) for row in rows if row["bits"] != 16)
+    if about["payload_bytes"]:
+        print(f"{'compression':16} {full / about['payload_bytes']:.1f} times smaller than half precision (payload)")
+    print()
+    width = max(len("tensor"), *(len(row["name"]) for row in rows))
+    print(f"{'tensor':{width}}  {'shape':>14}  {'type':>8}  {'bits':>4}  {'codebooks':>9}  {'bytes':>10}")
+    for row in rows:
+        shape = " x ".join(map(str, row["shape"])) or "scalar"
+        books = row["groups"] or "-"
+        line = f"{row['name']:{width}}  {shape:>14}  {row['dtype']:>8}  {row['bits']:>4}  {books:>9}"
+        print(f"{line}  {row['payload_bytes']:>10,}")
+
+
+def count(shape: list[int]) -> int:
+    """Entries of a tensor of that shape."""
+    n = 1
+    for size in shape:
+        n *= size
+    return n

@@ -1,0 +1,75 @@
+"""Pack a CoOp or MaPLe checkpoint, upstream's or ours, into a prompt file.
+
+A checkpoint of full precision is quantized here (post-training), with 1 bit for CoOp and 4 for MaPLe unless --bits
+says otherwise. A quantized checkpoint keeps the levels that it was trained with, unless --bits is given.
+
+Examples:
+  qprompt pack output/pets/prompt_learner/model.pth.tar-200
+  qprompt pack MultiModalPromptLearner/model.pth.tar-5 --bits 4 --backbone ViT-B/16 --out pets.qprompt
+"""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from qprompt.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``qprompt pack``."""
+    add = parser.add_argument
+    add("checkpoint", help="checkpoint file, or the folder with model.pth.tar-* (then the last epoch)")
+    add("--out", metavar="FILE", help="prompt file to write (default: beside the checkpoint, prompt.qprompt)")
+    add("--bits", type=int, help="bits of each weight, 1 to 8, or 16")
+    add("--method", help="how levels are chosen (default kmeans)")
+    add("--backbone", help="name of the backbone, to be stored: 'qprompt predict' then finds it")
+    add("--words", help="the prompt before the class name, e.g. 'a photo of a', to be stored")
+    add("--class-position", choices=("end", "middle", "front"), help="of the class name, to be stored")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the prompt file and say what it takes."""
+    from qprompt.checkpoints import kind_of_state
+    from qprompt.packing import inspect, pack
+    from qprompt.quant_config import QuantConfig
+
+    path = checkpoint_file(args.checkpoint)
+    state = read_state_dict(path)
+    config = None
+    if args.bits is not None or args.method:
+        bits = args.bits if args.bits is not None else kind_of_state(state).bits
+        config = QuantConfig(bits=bits, **({"method": args.method} if args.method else {}))
+    out = Path(args.out) if args.out else path.parent / "prompt.qprompt"
+    pack(state, out, config, backbone=args.backbone, words=args.words, class_position=args.class_position)
+    about = inspect(out)
+    half = f" and {about['half_bytes']:,} in half precision" if about["half_bytes"] else ""
+    print(f"{out}: {about['method']}, {about['payload_bytes']:,} bytes quantized{half}, {about['file_bytes']:,} in all")
+
+
+def checkpoint_file(path: str | Path) -> Path:
+    """`path`, or in a folder the checkpoint of the last epoch."""
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    epochs = {int(p.name.rpartition("-")[2]): p for p in path.glob("model.pth.tar-*[0-9]")}
+    if not epochs:
+        raise UserError(f"{path} holds no model.pth.tar-EPOCH: name the checkpoint file, or the folder it is in.")
+    return epochs[max(epochs)]
+
+
+def read_state_dict(path: str | Path) -> dict[str, Any]:
+    """The state dict in a checkpoint, or one saved by itself. Nothing in the file is run (see the engine's reader)."""
+    if not os.path.isfile(path):
+        raise UserError(f"no checkpoint {path}")
+    from qprompt.engine import VARIABLE, activate
+
+    os.environ[VARIABLE] = "bundled"  # its reader takes upstream's checkpoints without running what they hold
+    activate()
+    from dassl.utils import load_checkpoint
+
+    content = load_checkpoint(str(path))
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict):
+        raise UserError(f"{path} holds no state dict, so it is no checkpoint of CoOp or MaPLe")
+    return state

@@ -1,0 +1,61 @@
+"""Classify images with a learned prompt: probabilities of any class names.
+
+Prompts are not tied to the classes they were learned on. Example:
+  qprompt predict pets.qprompt cat.jpg dog.jpg --classes "cat,dog,rabbit" --top 2
+"""
+
+import argparse
+import json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``qprompt predict``."""
+    add = parser.add_argument
+    add("file", help="prompt file")
+    add("images", nargs="+", metavar="IMAGE", help="image files")
+    add("--top", type=int, default=5, metavar="K", help="show the K most probable classes (default 5)")
+    add("--json", action="store_true", help="as JSON: a list with image and classes, each with name and probability")
+    add("--batch", type=int, default=32, help="images encoded at a time (default 32)")
+    add_model_arguments(parser)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `predict` and `export` both need to know of the model."""
+    add = parser.add_argument
+    add("--classes", required=True, help="class names, 'cat,dog', or a file with one a line")
+    add("--backbone", default="", help="backbone, if the file does not name it, or another name for it")
+    add("--backbone-path", default="", metavar="FILE", help="weights of the backbone, if they are your own")
+    add("--other-backbone", action="store_true", help="accept weights that the prompt was not learned with")
+    add("--device", default="cpu", help="cpu (default), cuda, ...")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the most probable classes of each image."""
+    import torch
+
+    from qprompt.errors import UserError
+    from qprompt.stored_prompts import class_names, load_classifier, read_images
+
+    if args.top < 1 or args.batch < 1:
+        raise UserError(f"--top is {args.top} and --batch {args.batch}, expected at least 1")
+    names = class_names(args.classes)
+    model = load_classifier(args.file, names, args.backbone, args.backbone_path, args.other_backbone, args.device)
+    results = []
+    for start in range(0, len(args.images), args.batch):
+        paths = args.images[start : start + args.batch]
+        with torch.no_grad():
+            probabilities = model(read_images(paths, model.clip_model).to(args.device)).softmax(-1).cpu()
+        for path, row in zip(paths, probabilities, strict=True):
+            best = row.topk(min(args.top, len(names)))
+            classes = [
+                {"name": names[i], "probability": round(p, 6)}
+                for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            ]
+            results.append({"image": path, "classes": classes})
+    if args.json:
+        print(json.dumps(results, indent=2, ensure_ascii=False))
+        return
+    for result in results:
+        print(result["image"])
+        for entry in result["classes"]:
+            print(f"  {entry['probability']:8.2%}  {entry['name']}")

@@ -1,0 +1,40 @@
+"""Unpack a prompt file into a checkpoint that the unmodified upstream trainer loads.
+
+It is written where upstream looks: DIR/prompt_learner (CoOp) or DIR/MultiModalPromptLearner (MaPLe),
+model.pth.tar-EPOCH; there, --model-dir DIR --load-epoch EPOCH evaluates it.
+
+Example:
+  qprompt unpack pets.qprompt --as coop --output-dir output/pets_unpacked
+"""
+
+import argparse
+from pathlib import Path
+
+from qprompt.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``qprompt unpack``."""
+    add = parser.add_argument
+    add("file", help="prompt file")
+    add("--as", dest="kind", required=True, choices=("coop", "maple"), help="the trainer that will load it")
+    add("--output-dir", required=True, metavar="DIR", help="what will be the trainer's --model-dir")
+    add("--epoch", type=int, default=1, help="in the checkpoint's name (default 1)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the checkpoint and say how to use it."""
+    import torch
+
+    from qprompt.checkpoints import KINDS
+    from qprompt.files import atomic_open
+    from qprompt.packing import unpack
+
+    state = unpack(args.file, args.kind)
+    path = Path(args.output_dir) / KINDS[args.kind].folder / f"model.pth.tar-{args.epoch}"
+    if path.exists():
+        raise UserError(f"{path} exists already: choose another --output-dir or --epoch.")
+    with atomic_open(path) as file:
+        torch.save({"state_dict": state, "epoch": args.epoch, "val_result": None}, file)
+    how = f"--eval-only --model-dir {args.output_dir} --load-epoch {args.epoch}"
+    print(f"{path}: {len(state)} tensors. Evaluate them with {how}")

@@ -1,0 +1,231 @@
+"""The commands that work on prompt files: inspect, pack, unpack, predict, export."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from qprompt.__main__ import main
+from qprompt.backbones import backbone_hash
+from qprompt.fake_quant import quantize_
+from qprompt.packing import load, save
+from qprompt.prompted_clip import PromptedCLIP, initial_context, prompt_layout
+from qprompt.stored_prompts import load_classifier, read_images
+
+CLASSES = ["cat", "small dog", "hot-air balloon"]
+
+
+class CoOpLearner(nn.Module):
+    def __init__(self, context):
+        super().__init__()
+        self.ctx = nn.Parameter(context)
+
+    def forward(self):
+        from qprompt.prompted_clip import Prompts
+
+        return Prompts(text=self.ctx)
+
+
+def coop_model(clip_model, position="end", n=4, words="a photo of a"):
+    context = initial_context(clip_model, n, words)
+    layout = prompt_layout(clip_model, CLASSES, words, n, position)
+    model = PromptedCLIP(clip_model, layout, CoOpLearner(context + 0.01 * torch.randn_like(context)))
+    quantize_(model, names="prompt_learner.ctx")
+    return model.eval()
+
+
+def maple_model(clip_model):
+    from trainers.maple import MultiModalPromptLearner
+
+    learner = MultiModalPromptLearner(initial_context(clip_model, 2, "a photo of a"), 3, 128)
+    model = PromptedCLIP(clip_model, prompt_layout(clip_model, CLASSES, "a photo of a", 2), learner)
+    weights = ["prompt_learner.ctx", "*proj.weight", "*compound_prompts_text.*", "*projections.*.weight"]
+    quantize_(model, names=weights, bits=4)
+    quantize_(model, names="*bias", bits=16)
+    return model.eval()
+
+
+def about(clip_model, **more):
+    return {"backbone": "ViT-B/16", "backbone_sha256": backbone_hash(clip_model), "words": "a photo of a"} | more
+
+
+@pytest.fixture
+def images(tmp_path):
+    rng = np.random.default_rng(0)
+    paths = []
+    for name, size in (("a.png", (50, 40)), ("b.jpg", (33, 90))):
+        Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)).save(tmp_path / name)
+        paths.append(str(tmp_path / name))
+    return paths
+
+
+@pytest.fixture
+def prompt(clip_model, tmp_path):
+    path = tmp_path / "p.qprompt"
+    save(coop_model(clip_model), path, method="QCoOp", **about(clip_model))
+    return str(path)
+
+
+def test_inspect(prompt, capsys):
+    assert main(["inspect", prompt]) == 0
+    out = capsys.readouterr().out
+    for words in ("QCoOp", "ViT-B/16", "a photo of a", "prompt_learner.ctx", "4 x 64", "36", "14.2 times smaller"):
+        assert words in out
+    assert main(["inspect", prompt, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["payload_bytes"] == 36
+
+
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+def test_coop_prompts_classify_as_the_model_they_were_saved_from(clip_model, clip_file, tmp_path, images, position):
+    model = coop_model(clip_model, position)
+    save(model, tmp_path / "p", **about(clip_model, class_position=position))
+    stored = load_classifier(tmp_path / "p", CLASSES, backbone_path=str(clip_file))
+    batch = read_images(images, clip_model)
+    with torch.no_grad():
+        assert torch.equal(stored(batch), model(batch))
+
+
+def test_maple_prompts_classify_as_the_model_they_were_saved_from(clip_model, clip_file, tmp_path, images):
+    model = maple_model(clip_model)
+    save(model, tmp_path / "p", **about(clip_model))
+    stored = load_classifier(tmp_path / "p", CLASSES, backbone_path=str(clip_file))
+    batch = read_images(images, clip_model)
+    with torch.no_grad():
+        assert torch.equal(stored(batch), model(batch))
+
+
+def test_predict(prompt, clip_file, images, capsys, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(CLASSES) + "\n")
+    model = ["--backbone-path", str(clip_file)]
+    assert main(["predict", prompt, *images, "--classes", str(names), "--json", *model]) == 0
+    from_file = json.loads(capsys.readouterr().out)
+    assert main(["predict", prompt, *images, "--classes", ", ".join(CLASSES), "--json", "--batch", "1", *model]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [entry["image"] for entry in result] == images
+    for one, other in zip(result, from_file, strict=True):
+        assert [c["name"] for c in one["classes"]] == [c["name"] for c in other["classes"]]
+        probabilities = [c["probability"] for c in one["classes"]]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+        assert {c["name"] for c in one["classes"]} == set(CLASSES)
+    assert main(["predict", prompt, images[0], "--classes", "cat,dog,cow", "--top", "1", *model]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == images[0] and len(out) == 2 and "%" in out[1]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--classes", "cat,cat"], "cat twice"),
+        (["--classes", " , "], "no name"),
+        (["--classes", "cat,dog", "--top", "0"], "--top is 0"),
+        (["--classes", "cat,dog", "--backbone", "ViT-B/61"], "ViT-B/61"),
+    ],
+)
+def test_predict_names_mistakes(prompt, clip_file, images, capsys, more, words):
+    with_backbone = [] if "--backbone" in more else ["--backbone-path", str(clip_file)]
+    assert main(["predict", prompt, images[0], *more, *with_backbone]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_another_backbone_is_refused_unless_asked_for(clip_model, clip_file, tmp_path, images, capsys):
+    save(coop_model(clip_model), tmp_path / "p", **about(clip_model, backbone_sha256="0" * 64))
+    arguments = ["predict", str(tmp_path / "p"), images[0], "--classes", "a,b", "--backbone-path", str(clip_file)]
+    assert main(arguments) == 2
+    assert "learned with other weights of ViT-B/16" in capsys.readouterr().err
+    assert main([*arguments, "--other-backbone"]) == 0
+
+
+def test_prompts_that_do_not_fit_are_refused(clip_model, clip_file, tmp_path, images, capsys):
+    for shape, words in (((4, 512), "width 512"), ((3, 4, 64), "class-specific")):
+        learner = nn.Module()
+        learner.ctx = nn.Parameter(torch.randn(shape))
+        quantize_(learner, names="ctx")
+        save(learner, tmp_path / "p")
+        arguments = ["predict", str(tmp_path / "p"), images[0], "--classes", "a,b"]
+        assert main([*arguments, "--backbone-path", str(clip_file)]) == 2
+        assert words in capsys.readouterr().err
+        assert main(arguments) == 2
+        assert "--backbone" in capsys.readouterr().err
+    assert main(["predict", str(tmp_path / "p"), str(tmp_path), "--classes", "a,b"]) == 2
+
+
+def test_pack_and_unpack_a_checkpoint_of_coop(tmp_path, capsys):
+    state = {"ctx": torch.randn(4, 64), "token_prefix": torch.randn(5, 1, 64), "token_suffix": torch.randn(5, 72, 64)}
+    folder = tmp_path / "prompt_learner"
+    folder.mkdir()
+    torch.save({"state_dict": state, "epoch": 50, "optimizer": {}}, folder / "model.pth.tar-50")
+    torch.save({"state_dict": {"ctx": torch.zeros(4, 64)}, "epoch": 5}, folder / "model.pth.tar-5")
+    assert main(["pack", str(folder), "--backbone", "ViT-B/16", "--words", "a photo of a"]) == 0
+    assert "QCoOp, 36 bytes quantized" in capsys.readouterr().out
+    packed = load(folder / "prompt.qprompt")["ctx"]
+    assert (
+        packed.unique().numel() == 2
+        and torch.corrcoef(torch.stack([packed.flatten(), state["ctx"].flatten()]))[0, 1] > 0.7
+    )
+    out = tmp_path / "out"
+    unpack = ["unpack", str(folder / "prompt.qprompt"), "--as", "coop", "--output-dir", str(out), "--epoch", "50"]
+    assert main(unpack) == 0
+    checkpoint = torch.load(out / "prompt_learner" / "model.pth.tar-50", weights_only=True)
+    assert checkpoint["epoch"] == 50 and torch.equal(checkpoint["state_dict"]["ctx"], packed)
+    assert main(unpack) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert main(["pack", str(folder / "model.pth.tar-50"), "--bits", "4", "--out", str(tmp_path / "four")]) == 0
+    assert load(tmp_path / "four")["ctx"].unique().numel() == 16
+
+
+def test_pack_takes_a_bare_state_dict_and_names_mistakes(tmp_path, capsys):
+    torch.save({"ctx": torch.randn(4, 64)}, tmp_path / "bare.pt")
+    assert main(["pack", str(tmp_path / "bare.pt"), "--out", str(tmp_path / "p")]) == 0
+    torch.save({"weight": torch.randn(4, 64)}, tmp_path / "other.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    (tmp_path / "text.pt").write_text("hello")
+    for arguments, words in (
+        (["other.pt"], "no prompts of CoOp or MaPLe"),
+        (["list.pt"], "no state dict"),
+        (["text.pt"], "not a readable checkpoint"),
+        (["nowhere.pt"], "no checkpoint"),
+        (["."], "no model.pth.tar-EPOCH"),
+        (["bare.pt", "--bits", "17"], "bits=17"),
+        (["bare.pt", "--method", "kmean"], "Did you mean 'kmeans'"),
+    ):
+        assert main(["pack", str(tmp_path / arguments[0]), *arguments[1:]]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_export_features(prompt, clip_model, clip_file, tmp_path, images, capsys):
+    out = tmp_path / "f.npz"
+    arguments = ["export", prompt, "--classes", ",".join(CLASSES), "--backbone-path", str(clip_file)]
+    assert main([*arguments, "--features", str(out)]) == 0
+    with np.load(out) as file:
+        features, scale, classes = file["text_features"], file["logit_scale"], file["classes"].tolist()
+    assert classes == CLASSES and np.allclose(np.linalg.norm(features, axis=1), 1, atol=1e-5)
+    batch = read_images(images, clip_model)
+    with torch.no_grad():
+        image = clip_model.encode_image(batch)
+        logits = float(scale) * (image / image.norm(dim=-1, keepdim=True)) @ torch.from_numpy(features).T
+        expected = load_classifier(prompt, CLASSES, backbone_path=str(clip_file))(batch)
+    assert torch.allclose(logits, expected, atol=1e-3)
+    assert main(arguments) == 2
+    assert "nothing to write" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter's own
+@pytest.mark.parametrize("make", [coop_model, maple_model])
+def test_export_onnx(clip_model, clip_file, tmp_path, make, images):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    save(make(clip_model), tmp_path / "p", **about(clip_model))
+    out = tmp_path / "m.onnx"
+    arguments = ["export", str(tmp_path / "p"), "--classes", ",".join(CLASSES), "--backbone-path", str(clip_file)]
+    assert main([*arguments, "--onnx", str(out)]) == 0
+    session = onnxruntime.InferenceSession(str(out))
+    batch = read_images(images * 2, clip_model)
+    (got,) = session.run(None, {"image": batch.numpy()})
+    with torch.no_grad():
+        expected = load_classifier(tmp_path / "p", CLASSES, backbone_path=str(clip_file))(batch).softmax(-1)
+    assert np.allclose(got, expected, atol=1e-4)
