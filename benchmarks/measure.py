@@ -82,7 +82,7 @@ def reference(on):
 
 
 def upstream(checkout, module):
-    """``trainers.<module>`` of an unmodified CoOp or MaPLe checkout, with the checkout's own clip.
+    """``trainers.<module>`` of an unmodified CoOp or MaPLe checkout, with the checkout's own clip, not registered.
 
     PREC fp32 of MaPLe's repository still rounds prompts to fp16, which a CPU can't multiply with fp32: the casts
     are taken out here.
@@ -93,9 +93,13 @@ def upstream(checkout, module):
         del sys.modules[name]
     sys.path.insert(0, str(Path(checkout).resolve()))
     torch.Tensor.half, torch.nn.Module.half = torch.Tensor.float, torch.nn.Module.float
+    from dassl.engine import TRAINER_REGISTRY
+
+    TRAINER_REGISTRY.register = lambda *_, **__: lambda trainer: trainer  # its names are ours as well
     try:
         return importlib.import_module(f"trainers.{module}")
     finally:
+        del TRAINER_REGISTRY.register
         sys.path.pop(0)
         for name in [name for name in sys.modules if name.split(".")[0] in ("clip", "trainers")]:
             del sys.modules[name]

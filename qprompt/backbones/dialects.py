@@ -130,7 +130,7 @@ def load_open_clip(name: str, path: str = "") -> tuple[Any, dict[str, Tensor], D
 
 
 def same_features(theirs: Any, ours: ClipModel, origin: str) -> None:
-    """Raise UserError unless two models give the same features and read the same tokens: nothing is taken on trust."""
+    """Raise UserError unless two models give the same features of two prompts and an image."""
     prompt = ["a photo of a cat.", "two dogs in front of a red house"]
     tokens = import_clip().tokenize(prompt, context_length=ours.context_length)
     size = ours.visual.input_resolution
