@@ -5,7 +5,7 @@ Every data set is drawn anew (classes, looks and pictures), every method sees th
 compared in pairs on the same data set: one data set alone shows whatever one likes. CoOp's protocol: 16 shots,
 batch 32, 200 epochs, training on base classes, test on base and on new ones.
 
-    python benchmarks/tiny_world_study.py                          # draws 0..39, 3 seeds: about an hour on one core
+    python benchmarks/tiny_world_study.py                          # draws 0..39, 3 seeds: an hour on two busy cores
     python benchmarks/tiny_world_study.py --first 1000 --draws 4 --seeds 1    # a look, on draws kept for tuning
 
 Methods: zeroshot, coop, qcoop1, qcoop2, qcoop4 (bits), ptq1, ptq2, ptq4 (CoOp quantized after training); settings may

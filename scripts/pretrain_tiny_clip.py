@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--work-dir", type=Path, required=True, help="folder for the log and the checkpoint")
     parser.add_argument("--asset", type=Path, help="where the asset goes (default: WORK_DIR/tiny_clip.safetensors)")
     parser.add_argument(
-        "--steps", type=int, default=6000, help="length of the schedule, in batches (default: %(default)s)"
+        "--steps", type=int, default=4500, help="length of the schedule, in batches (default: %(default)s)"
     )
     parser.add_argument("--batch", type=int, default=256, help="pairs in a batch (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=1.2e-3, help="peak learning rate (default: %(default)s)")
@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument(
         "--workers", type=int, default=1, help="processes that draw; 0 draws in between (default: %(default)s)"
     )
-    parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints (default: %(default)s)")
+    parser.add_argument("--save-every", type=int, default=200, help="steps between checkpoints (default: %(default)s)")
     parser.add_argument("--stop-after", type=int, help="stop at this step, resumable (default: the end)")
     parser.add_argument("--export-only", action="store_true", help="write the asset from the last checkpoint and end")
     args = parser.parse_args()
