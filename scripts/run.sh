@@ -143,31 +143,21 @@ run_eval() { # CoOp's evaluation script: on another data set what main learned o
 
 run_zeroshot() { # hand-written prompts, all classes
     usage 2 "DATASET CFG" "$@"
-    train_py "$1" "$2" 1 "$OUTPUT/$TRAINER/$2/$1" --eval-only
-}
-
-# unpack FILE FOLDER: a released prompt file as the checkpoint of a training run in FOLDER.
-unpack() {
-    local kind=coop name=prompt_learner
-    [ "${TRAINER#Q}" = MaPLe ] && kind=maple name=MultiModalPromptLearner
-    mkdir -p "$2/$name"
-    "${PYTHON:-python}" -c 'import sys, torch, qprompt
-try:
-    torch.save({"epoch": 0, "state_dict": qprompt.unpack(sys.argv[1], sys.argv[2])}, sys.argv[3])
-except qprompt.UserError as error:
-    sys.exit(f"reproduce: {error}")' "$1" "$kind" "$2/$name/model.pth.tar-0"
+    train_py "$1" "$2" 1 "$OUTPUT/$TRAINER/$2/$1" --eval-only DATASET.NUM_SHOTS 16
 }
 
 run_reproduce() { # test on base and new classes what somebody else trained
     usage 3 "DATASET SEED RELEASED   (RELEASED: a prompt file, or a folder with checkpoints in seedN/)" "$@"
-    local dataset=$1 seed=$2 released sub cfg from tail
+    local dataset=$1 seed=$2 kind=coop released sub cfg from tail
+    [ "${TRAINER#Q}" = MaPLe ] && kind=maple
     released=$(absolute "$3")
     cfg=$(published "$dataset" "$SHOTS")
     tail=$dataset/shots_$SHOTS/$TRAINER/$cfg/seed$seed
     from=$released/seed$seed
     if [ -f "$released" ]; then
-        from=$OUTPUT/base2new/released/$tail
-        unpack "$released" "$from"
+        # The checksum keeps two files apart: results of the one are not taken for the other's.
+        from=$OUTPUT/base2new/released/$(cksum <"$released" | cut -d ' ' -f 1)/$tail
+        [ -d "$from" ] || "${PYTHON:-python}" -m qprompt unpack "$released" --as "$kind" --output-dir "$from"
     fi
     for sub in base new; do
         train_py "$dataset" "$cfg" "$seed" "$OUTPUT/base2new/test_$sub/$tail" \

@@ -96,13 +96,13 @@ def test_reproduce_from_checkpoints_and_from_a_prompt_file(project):
     code, out = bash(project, "qcoop/reproduce.sh", "pets", "1", "pets.qprompt", OUTPUT="again", PYTHONPATH=str(ROOT))
     assert code == 0, out
     model_dir = record(project / f"again/base2new/test_new/{tail}")["model_dir"]
-    saved = torch.load(project / model_dir / "prompt_learner/model.pth.tar-0", weights_only=True)
+    saved = torch.load(project / model_dir / "prompt_learner/model.pth.tar-1", weights_only=True)
     assert torch.equal(saved["state_dict"]["ctx"], qprompt.unpack(project / "pets.qprompt", "coop")["ctx"])
 
     (project / "broken.qprompt").write_bytes(b"no prompt")
     code, out = bash(project, "qcoop/reproduce.sh", "pets", "2", "broken.qprompt", PYTHONPATH=str(ROOT))
-    assert code == 1
-    assert out.startswith("reproduce: ")
+    assert code == 2
+    assert out.startswith("qprompt: ")
 
 
 def test_a_failure_ends_the_script(project):

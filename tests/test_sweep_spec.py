@@ -80,6 +80,10 @@ def test_zero_shot_runs_once_and_never_trains(project):
     assert all("--eval-only" in r.argv and "--model-dir" not in r.argv for r in zero)
     few = runs_of("protocol: few_shot\ndatasets: [pets]\nshots: [1, 2]\ntrainers: {ZeroshotCLIP: tiny}\n")
     assert [r.folder for r in few] == ["output/ZeroshotCLIP/tiny/pets"]
+    other = (
+        "protocol: cross_dataset\nsource: dtd\ndatasets: [pets]\nshots: 4\nseeds: 9\ntrainers: {ZeroshotCLIP: tiny}\n"
+    )
+    assert few[0] in runs_of(other)  # two sweeps share it
 
 
 def test_variants_times_grid_spare_the_baselines(project):

@@ -20,6 +20,9 @@ from qprompt.engine import activate
 from qprompt.errors import UserError, did_you_mean
 from qprompt.sweep.spec import Dataset, Spec
 
+# What a zero-shot run is given; few, so that no data set reads all its training images.
+_ANY_SHOTS = 16
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -147,6 +150,8 @@ _PROTOCOLS: dict[str, Callable[[Spec, _Choice], Iterator[Run]]] = {
 
 
 def _zero_shot(spec: Spec, c: _Choice) -> Run:
+    # Shots and seed change nothing in it, so that sweeps with others can share it.
+    c = dataclasses.replace(c, shots=_ANY_SHOTS, seed=1)
     tail = f"/{c.variant}" if c.variant else ""
     return _run(spec, c, f"{spec.output}/{c.trainer}/{c.cfg}{tail}/{c.dataset}", evaluate=True)
 
