@@ -4,16 +4,56 @@ Shapes: G groups of L values x, k levels a group and their k - 1 boundaries, asc
 boundaries below the value, so a value half-way between two levels takes the lower one.
 """
 
+from typing import NamedTuple
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-TABLE_FROM, CELLS = 2**15, 4096  # values from which a table pays on a CPU; its size
+TABLE_FROM, CELLS = 2**13, 2**12  # values from which a table pays on a CPU; its size
 
 
-def assign(x: Tensor, bounds: Tensor) -> Tensor:
-    """Indices (G, L), an integer type, of x (G, L) among bounds (G, k - 1)."""
-    if len(x) == 1 and x.device.type == "cpu" and x.shape[1] >= TABLE_FROM and not torch.compiler.is_compiling():
-        return _by_table(x[0], bounds[0])[None]
+class Table(NamedTuple):
+    """Equal cells over the range of the boundaries of one group, at most one boundary in each.
+
+    low, scale: the cell of t is (t - low) * scale. below: (CELLS,) how many boundaries are in lower cells.
+    bound: (CELLS,) the boundary in the cell, infinite where there is none.
+    """
+
+    low: float
+    scale: float
+    below: Tensor
+    bound: Tensor
+
+    def cell(self, t: Tensor) -> Tensor:
+        place = (t - self.low).mul_(self.scale).clamp_(0, CELLS - 1)
+        return place.to(torch.int32).clamp_(0, CELLS - 1)  # again: NaN is whatever the conversion makes of it
+
+    def assign(self, x: Tensor) -> Tensor:
+        """Indices (L,) of x (L,): exact, because rounding keeps the order of values and so of their cells."""
+        at = self.cell(x)
+        return self.below.index_select(0, at).add_(x > self.bound.index_select(0, at))
+
+
+def make_table(bounds: Tensor) -> Table | None:
+    """The table of bounds (k - 1,) on a CPU; None where two of them would share a cell."""
+    low, high = bounds[0].item(), bounds[-1].item()
+    if not low < high < float("inf"):
+        return None
+    table = Table(low, (CELLS - 1) / (high - low), torch.empty(0), torch.full((CELLS,), torch.inf, dtype=bounds.dtype))
+    own = table.cell(bounds)
+    if not bool((own.diff() > 0).all()):
+        return None
+    table.bound[own.long()] = bounds
+    return table._replace(below=torch.searchsorted(own, torch.arange(CELLS, dtype=torch.int32), out_int32=True))
+
+
+def assign(x: Tensor, bounds: Tensor, table: Table | None = None) -> Tensor:
+    """Indices (G, L), an integer type, of x (G, L) among bounds (G, k - 1); `table`: of the bounds of one group."""
+    if table is not None and x.device.type == "cpu" and not torch.compiler.is_compiling():
+        return table.assign(x[0])[None]
+    if bounds.shape[1] == 1:
+        return (x > bounds).long()
     return torch.searchsorted(bounds, x)
 
 
@@ -24,37 +64,14 @@ def lookup(levels: Tensor, indices: Tensor) -> Tensor:
     return levels.gather(1, indices)
 
 
-def count(x: Tensor, bounds: Tensor) -> Tensor:
+def count(x: Tensor, bounds: Tensor, table: Table | None = None) -> Tensor:
     """How many values of each group fall on each level: (G, k) int64."""
     groups, k = len(x), bounds.shape[1] + 1
     if x.device.type == "cpu":
-        indices = assign(x, bounds)
+        indices = assign(x, bounds, table)
         if groups > 1:
             indices = indices + k * torch.arange(groups)[:, None]
         return torch.bincount(indices.flatten(), minlength=groups * k).view(groups, k)
-    # On a GPU bincount waits for the device and atomic adds are not deterministic; comparisons are neither.
+    # On a GPU bincount waits for the device and adds in any order; comparisons do neither.
     below = (x[:, None, :] <= bounds[:, :, None]).sum(-1)
-    ends = torch.nn.functional.pad(below, (1, 0)), torch.nn.functional.pad(below, (0, 1), value=x.shape[1])
-    return ends[1] - ends[0]
-
-
-def _by_table(x: Tensor, bounds: Tensor) -> Tensor:
-    """`searchsorted` for one large group, several times faster: one look-up, and one comparison within the cell.
-
-    Rounding keeps the order of values, so a cell below that of a boundary holds only smaller values.
-    """
-    low, high = bounds[0].item(), bounds[-1].item()
-    if not low < high < float("inf"):
-        return torch.searchsorted(bounds, x)
-
-    def cell(t: Tensor) -> Tensor:
-        place = (t - low).mul_((CELLS - 1) / (high - low)).clamp_(0, CELLS - 1)
-        return place.to(torch.int32).clamp_(0, CELLS - 1)  # again: NaN is whatever the conversion makes of it
-
-    own = cell(bounds)
-    if not bool((own.diff() > 0).all()):
-        return torch.searchsorted(bounds, x)
-    below = torch.searchsorted(own, torch.arange(CELLS, dtype=torch.int32), out_int32=True)
-    bound = torch.full((CELLS,), torch.inf, dtype=bounds.dtype).index_put_((own.long(),), bounds)
-    at = cell(x)
-    return below.index_select(0, at).add_(x > bound.index_select(0, at))
+    return F.pad(below, (0, 1), value=x.shape[1]) - F.pad(below, (1, 0))

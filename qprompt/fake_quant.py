@@ -71,13 +71,14 @@ def refresh_(module: nn.Module) -> list[str]:
     quantized = quantized_parameters(module)
     gated = [(fake, weight) for fake, weight in quantized.values() if fake.due is None]
     if gated:
-        for (fake, _), kl in zip(gated, torch.stack([f.divergence(w) for f, w in gated]).tolist(), strict=True):
-            fake.kl = kl
+        # One transfer for all; a divergence over k levels is then less work than sending it to a device.
+        counts = torch.cat([fake.counts(weight).flatten() for fake, weight in gated]).cpu()
+        for (fake, _), own in zip(gated, counts.split([f.codebook.numel() for f, _ in gated]), strict=True):
+            fake.kl = fake.divergence(own.view(fake.codebook.shape))
     fitted = []
     for name, (fake, weight) in quantized.items():
-        # Not `kl > threshold`: weights that are NaN have a divergence of NaN, and are to be looked at too.
-        due = fake.due if fake.due is not None else not fake.kl <= fake.config.kl_threshold
-        if due:
+        due = fake.due
+        if due or (due is None and fake.kl > fake.config.kl_threshold):
             check_finite(name, weight)
             fake.fit(weight)
             fitted.append(name)

@@ -5,11 +5,12 @@ import json
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from qprompt import quantizers
-from qprompt.assignment import assign, count, lookup
+from qprompt.assignment import TABLE_FROM, Table, assign, count, lookup, make_table
 from qprompt.errors import UserError
 from qprompt.kmeans import boundaries
 from qprompt.quant_config import QuantConfig
@@ -20,8 +21,7 @@ class Coded(NamedTuple):
 
     indices: Tensor
     levels: Tensor
-    x: Tensor  # (G, L) float32
-    mu: Tensor  # (G, 1)
+    normalized: Tensor  # W_hat (G, L) float32
     sigma: Tensor  # (G, 1)
 
 
@@ -42,15 +42,19 @@ class FakeQuantize(nn.Module):
 
     codebook: Tensor  # (G, k) float32, c ascending
     reference: Tensor  # (G, k) float32, P_ref: share of the weights on each level at the last fit
+    mids: Tensor  # (G, k - 1) float32, boundaries between the levels c
 
     def __init__(self, weight: Tensor, config: QuantConfig) -> None:
         super().__init__()
         self.config = config
         self.rule = quantizers.get(config.method)
-        self.groups = count_groups(weight.shape, config)
+        self.groups, self.numel = count_groups(weight.shape, config), weight.numel()
         zeros = torch.zeros(self.groups, config.levels, device=weight.device)
         self.register_buffer("codebook", zeros)
         self.register_buffer("reference", zeros.clone())
+        self.register_buffer("mids", zeros[:, 1:].clone(), persistent=False)
+        self.table: Table | None = None
+        self._reference: np.ndarray | None = None  # P_ref on the host, once it is needed
         self.learned = self.rule.learned and config.bits != 16
         self.step_size = nn.Parameter(zeros.new_ones(self.groups, 1)) if self.learned else None
         self.reset()
@@ -84,21 +88,11 @@ class FakeQuantize(nn.Module):
 
     def encode(self, weight: Tensor) -> Coded:
         """What the prompt file holds of `weight`."""
-        x, mu, sigma = self.stats(weight)
+        normalized, mu, sigma = self.normalize(weight)
         codebook = self.normalized_levels()
-        return Coded(
-            assign(x, sigma * boundaries(codebook) + mu), (sigma * codebook + mu).to(torch.float16), x, mu, sigma
-        )
-
-    def stats(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x (G, L) float32 with its mu and sigma (G, 1); without normalization, and for a constant, sigma is 1."""
-        x = weight.detach().reshape(self.groups, -1).float()
-        if not self.config.normalize:
-            return x, x.new_zeros(self.groups, 1), x.new_ones(self.groups, 1)
-        mu = x.mean(-1, keepdim=True)
-        # Of all N entries, not N - 1; torch.std is ten times slower on a CPU.
-        sigma = (x - mu).square_().mean(-1, keepdim=True).sqrt_()
-        return x, mu, torch.where(sigma > 0, sigma, 1.0)
+        mids = self.mids if self.step_size is None else boundaries(codebook)
+        indices = assign(normalized, mids, self.table)
+        return Coded(indices, torch.addcmul(mu, sigma, codebook).half(), normalized, sigma)
 
     def normalized_levels(self) -> Tensor:
         """c: (G, k) float32."""
@@ -106,28 +100,55 @@ class FakeQuantize(nn.Module):
             return self.codebook
         return self.step_size.detach().abs() * quantizers.grid(self.config.levels, self.codebook.device)
 
-    def divergence(self, weight: Tensor) -> Tensor:
-        """KL(P_now || P_ref) in nats, the largest of the groups: () float32.
+    def normalize(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """W_hat (G, L) float32, mu and sigma (G, 1); without normalization W, 0 and 1. A constant's W_hat is 0."""
+        x = weight.detach().reshape(self.groups, -1).float()
+        if not self.config.normalize:
+            return x, x.new_zeros(self.groups, 1), x.new_ones(self.groups, 1)
+        # Over all N entries, not N - 1.
+        if self.numel < TABLE_FROM:
+            sigma, mu = torch.std_mean(x, -1, correction=0, keepdim=True)
+            centered = x - mu
+        else:  # torch.std is ten times slower than this on a CPU
+            mu = x.mean(-1, keepdim=True)
+            centered = x - mu
+            sigma = centered.square().mean(-1, keepdim=True).sqrt_()
+        sigma.clamp_(min=1e-30)
+        return centered.div_(sigma), mu, sigma
+
+    def counts(self, weight: Tensor) -> Tensor:
+        """How many entries of `weight` are on each of the current levels: (G, k) int64."""
+        return count(self.normalize(weight)[0], self.mids, self.table)
+
+    def divergence(self, counts: Tensor) -> float:
+        """KL(P_now || P_ref) in nats, P_now from `counts` (G, k); the largest of the groups.
 
         P is over the indices, P_now by the current levels. The paper does not say what an empty level counts: here
         every level gets half an entry more than it has, in both, so the divergence is always finite.
         """
-        x, mu, sigma = self.stats(weight)
-        n, k = x.shape[1], self.config.levels
-        now = (count(x, sigma * boundaries(self.normalized_levels()) + mu) + 0.5) / (n + 0.5 * k)
-        reference = (self.reference * n + 0.5) / (n + 0.5 * k)
-        return (now * (now / reference).log()).sum(-1).amax()
+        if self._reference is None:
+            self._reference = self.reference.cpu().numpy().astype(np.float64)
+        n, k = self.numel // self.groups, self.config.levels
+        now, reference = (counts.numpy() + 0.5) / (n + 0.5 * k), (self._reference * n + 0.5) / (n + 0.5 * k)
+        return float((now * np.log(now / reference)).sum(-1).max())
 
     def fit(self, weight: Tensor) -> None:
         """New levels for `weight` as it is now, and P_ref with them."""
         if self.config.bits != 16:
-            x, mu, sigma = self.stats(weight)
-            self.codebook.copy_(self.rule.fit((x - mu) / sigma, self.config.levels))
+            normalized, _, _ = self.normalize(weight)
+            self.codebook.copy_(self.rule.fit(normalized, self.config.levels))
             if self.step_size is not None:
                 self.step_size.data.copy_(self.codebook[:, -1:] - self.codebook[:, -2:-1])
-            counts = count(x, sigma * boundaries(self.normalized_levels()) + mu)
-            self.reference.copy_(counts / x.shape[1])
+            self._derive()
+            self.reference.copy_(count(normalized, self.mids, self.table) / normalized.shape[1])
         self.last_fit, self.fits, self.active, self.kl = self.step, self.fits + 1, True, 0.0
+
+    def _derive(self) -> None:
+        """What follows from the codebook and is too costly for every step."""
+        self.mids.copy_(boundaries(self.codebook))
+        self._reference = None
+        large = self.groups == 1 and self.numel >= TABLE_FROM and not self.learned
+        self.table = make_table(self.mids[0]) if large and self.mids.device.type == "cpu" else None
 
     @property
     def due(self) -> bool | None:
@@ -149,14 +170,14 @@ class FakeQuantize(nn.Module):
 
     def _through_sigma(self, weight: Tensor, coded: Coded) -> Tensor:
         """Zero, with the gradient (c[i] - W_hat) dsigma/dW."""
-        residual = lookup(self.codebook, coded.indices) - (coded.x - coded.mu) / coded.sigma
+        residual = lookup(self.codebook, coded.indices) - coded.normalized
         sigma = weight.reshape(self.groups, -1).float().std(-1, correction=0, keepdim=True)
         return (residual * (sigma - sigma.detach())).to(weight.dtype).view(weight.shape)
 
     def _through_step_size(self, value: Tensor, zero: Tensor, coded: Coded) -> Tensor:
         assert self.step_size is not None
-        k, n = self.config.levels, coded.x.shape[1]
-        scaled = (coded.x - coded.mu) / (coded.sigma * self.step_size.detach().abs().clamp(min=1e-30))
+        k, n = self.config.levels, coded.normalized.shape[1]
+        scaled = coded.normalized / self.step_size.detach().abs().clamp(min=1e-30)
         within = scaled.abs() <= k / 2
         points = lookup(quantizers.grid(k, scaled.device).expand(self.groups, -1), coded.indices)
         slope = coded.sigma * (points - torch.where(within, scaled, 0.0)) / math.sqrt(n * (k - 1) / 2)
@@ -183,6 +204,7 @@ class FakeQuantize(nn.Module):
                 raise UserError(f"the checkpoint was quantized with {field}={got!r}, this module with {field}={own!r}")
         self.step, self.last_fit, self.fits = saved["step"], saved["last_fit"], saved["fits"]
         self.active, self.kl = self.fits > 0, math.nan
+        self._derive()
 
     def _apply(self, fn: Any, recurse: bool = True) -> nn.Module:
         # The device follows the module around it; .half() must not round the levels.

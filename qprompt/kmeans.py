@@ -4,16 +4,18 @@ On a line every cluster is an interval of the sorted values. One sort and one pr
 any cluster in constant time, and dynamic programming over their boundaries finds all clusters together (Wang and
 Song, Ckmeans.1d.dp, 2011), where Lloyd's iterations stop in local optima up to tens of percent above the optimum:
 
-1. coarse: every partition whose cuts lie on a few hundred candidates, spaced by density^(1/3), the spacing of an
-   optimal quantizer's levels (Panter and Dite, 1951), so that outliers and clumps get their share;
-2. banded: cuts may move by 64 of the finer candidates, at least 16 a cluster, again all cuts together;
-3. local: cuts may move within their candidate's cell, or by 16 values, together; two of Lloyd's iterations end it.
+1. coarse: every partition whose cuts lie on a few hundred candidates, spaced by density^(1/4); an optimal
+   quantizer's levels are spaced by density^(1/3) (Panter and Dite, 1951), so each has about as many nearby;
+2. banded: cuts may move by 48 of the finer candidates, at least 12 a level, again all cuts together;
+3. local: cuts may move within their candidate's cell, or by 16 values, together; one of Lloyd's iterations ends it.
 
-With at most 256 values, or 16 a level, every cut is a candidate in step 2. For k = 2 all n - 1 cuts are compared.
+With at most 192 values, or 12 a level, every cut is a candidate in step 2. For k = 2 all n - 1 cuts are compared.
 
 Every step runs on all rows of a (B, n) batch at once, in float64, on the device of the data and without a host sync.
 Shapes: B problems, n values each, k levels; a cut c separates the values [0, c) from [c, n).
 """
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from qprompt.errors import UserError
 
-COARSE, PER_LEVEL, BAND, REACH = 256, 16, 64, 16
+COARSE, PER_LEVEL, BAND, REACH = 192, 12, 48, 16
 CHUNK = 2**24  # entries of the largest intermediate tensor
 
 
@@ -42,7 +44,7 @@ def kmeans(x: Tensor, k: int, init: Tensor | None = None) -> Tensor:
             "expected at least one floating-point value and k from 1 to 65536"
         )
     rows = sort(x.detach().reshape(-1, x.shape[-1]))
-    if not bool((torch.isfinite(rows[:, 0]) & torch.isfinite(rows[:, -1])).all()):  # NaN sorts last
+    if not bool(torch.isfinite(rows[:, :: max(1, x.shape[-1] - 1)]).all()):  # first and last: NaN sorts last
         raise UserError("kmeans got NaN or infinite values; expected finite ones (did training diverge?)")
     start = None if init is None else init.reshape(-1, k).to(rows)
     return fit_sorted(rows, k, start).reshape(*x.shape[:-1], k).to(rows.dtype)
@@ -70,7 +72,8 @@ def fit_sorted(v: Tensor, k: int, init: Tensor | None = None) -> Tensor:
     if len(v) > (rows := max(1, CHUNK // size)):
         starts = [None] * len(v) if init is None else init.split(rows)
         return torch.cat([fit_sorted(part, k, at) for part, at in zip(v.split(rows), starts, strict=False)])
-    prefix = v.new_zeros(len(v), n + 1, dtype=torch.float64)
+    prefix = v.new_empty(len(v), n + 1, dtype=torch.float64)
+    prefix[:, 0] = 0
     torch.cumsum(v, -1, dtype=torch.float64, out=prefix[:, 1:])
     problem = _Problem(v, prefix, prefix[:, -1:] / n, k)
     if k == 1:
@@ -78,10 +81,10 @@ def fit_sorted(v: Tensor, k: int, init: Tensor | None = None) -> Tensor:
     if init is not None:
         cuts, exact = problem.search_near(init), False
     elif k == 2:
-        cuts, exact = problem.best_single_cut(), True
+        return problem.two_levels()
     else:
         cuts, exact = problem.search()
-    for _ in range(0 if exact else 2):
+    for _ in range(0 if exact else 1):
         cuts = torch.searchsorted(v, boundaries(problem.levels(cuts)).to(v.dtype), right=True)
     return problem.levels(cuts)
 
@@ -100,10 +103,14 @@ class _Problem:
         mean = self.prefix.gather(1, ends).diff() / count
         return torch.where(count > 0, mean, self.v[:, :1].double()).cummax(-1).values
 
-    def best_single_cut(self) -> Tensor:
+    def two_levels(self) -> Tensor:
+        """The optimum for k = 2: all n - 1 cuts compared."""
         c = torch.arange(1, self.n, dtype=torch.float64, device=self.v.device)
-        d = self.prefix[:, 1:-1] - self.mean * c
-        return (d * d / (c * (self.n - c))).argmax(-1, keepdim=True) + 1
+        below = self.prefix[:, 1:-1]
+        d = below - self.mean * c
+        cut = d.square_().div_(c * (self.n - c)).argmax(-1, keepdim=True)
+        left, c = below.gather(1, cut), cut + 1
+        return torch.cat([left / c, (self.prefix[:, -1:] - left) / (self.n - c)], -1)
 
     def search(self) -> tuple[Tensor, bool]:
         """Cuts (B, k - 1), and whether they are the optimum for certain."""
@@ -111,7 +118,7 @@ class _Problem:
         size = grid.shape[-1] - 1
         few = self.candidates(grid, max(COARSE, 3 * self.k))
         coarse = grid.gather(1, few)[:, None]
-        at = few.gather(1, _cheapest(self.costs(coarse, coarse).expand(-1, self.k, -1, -1)))
+        at = few.gather(1, _best_path(self.gains(coarse, coarse).expand(-1, self.k, -1, -1)))
         if few.shape[-1] <= size:
             near = (at[..., None] + torch.arange(-BAND, BAND + 1, device=at.device)).clamp(0, size)
             at = _take(near, self.best_of(_gather(grid, near)))
@@ -142,62 +149,78 @@ class _Problem:
     def candidates(self, grid: Tensor | None, m: int) -> Tensor:
         """Up to m + 1 of the grid's cuts, as indices into it; None is the grid of all n + 1 cuts. Ends are among them.
 
-        With fewer than m distinct values all cuts between those; else equal steps of the sum of
-        density^(1/3) dx = count^(1/3) * gap^(2/3), where no gap counts for more than a step.
+        With at most m distinct values all cuts between those; else equal steps of the sum of density^(1/4) dx =
+        count^(1/4) * gap^(3/4), where no gap counts for more than a step.
         """
         size = self.n if grid is None else grid.shape[-1] - 1
         if size <= m:
             return torch.arange(size + 1, device=self.v.device).expand(len(self.v), -1)
         if grid is None:
-            gap = self.v.diff()
-            weight = gap.pow(2 / 3)
+            weight = self.v.diff()
         else:
-            gap = _gather(self.v, grid[:, :-1].clamp(max=self.n - 1)).diff()
-            count = grid.diff().to(gap.dtype)
-            weight = gap.pow(2 / 3) * (count[:, 1:] + count[:, :-1]).pow(1 / 3)
-        new = gap > 0
-        few = new.sum(-1, keepdim=True) < m
+            weight = _gather(self.v, grid[:, :-1].clamp(max=self.n - 1)).diff()
+        few = self.holds_fewer_than(m) if grid is None else (weight > 0).sum(-1, keepdim=True) < m
+        root = weight.sqrt_()
+        weight = root.sqrt().mul_(root)
+        if grid is not None:
+            count = grid.diff().to(weight.dtype)
+            weight.mul_((count[:, 1:] + count[:, :-1]).sqrt_().sqrt_())
         for _ in range(2):
             weight.clamp_(max=weight.sum(-1, keepdim=True) / m)
-        measure = torch.where(few, new, weight).cumsum(-1, dtype=torch.float64)
-        step = torch.arange(1, m, dtype=torch.float64, device=gap.device) - 0.5
+        if weight.device.type != "cpu" or bool(few.any()):
+            weight = torch.where(few, weight.sign(), weight)
+        measure = weight.cumsum(-1, dtype=torch.float64)
+        step = torch.arange(1, m, dtype=torch.float64, device=weight.device) - 0.5
         marks = torch.where(few, step, measure[:, -1:] * (step / (m - 1)))
         inner = torch.searchsorted(measure, marks).clamp_(max=size - 1) + 1
         return torch.cat([self.zero, inner, self.zero + size], -1)
 
+    def holds_fewer_than(self, m: int) -> Tensor:
+        """Whether a row has m distinct values at most: (B, 1)."""
+        if self.v.device.type == "cpu":  # a sample that holds more decides it
+            sample = self.v[:, :: max(1, self.n // (8 * m))]
+            if bool(((sample.diff() > 0).sum(-1) >= m).all()):
+                return torch.zeros(len(self.v), 1, dtype=torch.bool)
+        return (self.v.diff() > 0).sum(-1, keepdim=True) < m
+
     def best_of(self, places: Tensor) -> Tensor:
-        """Which of its places (B, k - 1, w) each cut takes in the cheapest partition: (B, k - 1)."""
+        """Which of its places (B, k - 1, w) each cut takes in the best partition: (B, k - 1)."""
         first = self.zero[..., None].expand(-1, 1, places.shape[-1])
         ends = torch.cat([first, places, first + self.n], 1)
-        return _cheapest(self.costs(ends[:, :-1], ends[:, 1:]))
+        return _best_path(self.gains(ends[:, :-1], ends[:, 1:]))
 
-    def costs(self, start: Tensor, end: Tensor) -> Tensor:
-        """Cost of the clusters from start (B, j, w) to end (B, j, w): (B, j, w of end, w of start).
+    def gains(self, start: Tensor, end: Tensor) -> Tensor:
+        """What clusters from start (B, j, w) to end (B, j, w) save: (B, j, w of end, w of start), -inf for no cluster.
 
-        The sum of squares less what is the same for every partition: -(sum of x - mean)^2 / count.
+        (sum of x - mean)^2 / count; the sum of squares is that of all x - mean less these. An empty one saves 0.
         """
-        count = (end[..., :, None] - start[..., None, :]).double()
         total = [_gather(self.prefix, p) - self.mean[..., None] * p for p in (start, end)]
-        d = total[1][..., :, None] - total[0][..., None, :]
-        return torch.where(count > 0, -d * d / count, torch.where(count < 0, torch.inf, 0.0))
+        gain = (total[1][..., :, None] - total[0][..., None, :]).square_()
+        count = end.double()[..., :, None] - start.double()[..., None, :]
+        reversed_ = count < 0
+        return gain.div_(count.clamp_(min=0.5)).masked_fill_(reversed_, -torch.inf)
 
 
-def _cheapest(cost: Tensor) -> Tensor:
-    """Dynamic program over k clusters: cost (B, k, w, w) of [cluster, end, start] -> (B, k - 1) chosen cuts.
+def _best_path(gain: Tensor) -> Tensor:
+    """Dynamic program over k clusters: gain (B, k, w, w) of [cluster, end, start] -> (B, k - 1) chosen cuts.
 
     The first cluster starts at place 0, the last one ends at place w - 1.
     """
-    clusters, width = cost.shape[1:3]
-    best = [cost[:, 0, :, 0]]  # best[j][:, e]: cheapest j + 1 clusters that end at e
+    clusters, width = gain.shape[1:3]
+    best: list[Any] = [gain[:, 0, :, 0]]  # best[j][:, e]: the best j + 1 clusters that end at e
+    sums = torch.empty_like(gain[:, 0])
     for j in range(1, clusters - 1):
-        best.append((cost[:, j] + best[-1][:, None]).amin(-1))
-    rows = torch.arange(len(cost), device=cost.device)
-    at = torch.full_like(rows, width - 1)
+        best.append(torch.add(gain[:, j], best[-1][:, None], out=sums).amax(-1))
+    if on_cpu := gain.device.type == "cpu":  # numpy starts small operations faster
+        rows, gain, best = np.arange(len(gain)), gain.numpy(), [b.numpy() for b in best]  # type: ignore[assignment]
+    else:
+        rows = torch.arange(len(gain), device=gain.device)  # type: ignore[assignment]
+    at: Any = rows * 0 + (width - 1)
     cuts = []
     for j in range(clusters - 1, 0, -1):
-        at = (cost[rows, j, at] + best[j - 1]).argmin(-1)
+        at = (gain[rows, j, at] + best[j - 1]).argmax(-1)  # type: ignore[index]
         cuts.append(at)
-    return torch.stack(cuts[::-1], -1)
+    return torch.from_numpy(np.stack(cuts[::-1], -1)) if on_cpu else torch.stack(cuts[::-1], -1)
 
 
 def _gather(row: Tensor, index: Tensor) -> Tensor:

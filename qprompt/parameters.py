@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 from torch.nn.utils import parametrize
@@ -39,12 +39,13 @@ def match_parameters(module: nn.Module, patterns: Iterable[str], exclude: Iterab
 
 def parametrizations(module: nn.Module, kind: type[Kind]) -> dict[str, tuple[Kind, nn.Parameter]]:
     """Name -> (parametrization of that kind, the parameter under it), in the order of the modules."""
-    found = {}
+    found: dict[str, Any] = {}
     for path, owner in module.named_modules():
-        if not parametrize.is_parametrized(owner):
+        chains = owner._modules.get("parametrizations")  # hasattr of a module that lacks it is slow
+        if not isinstance(chains, nn.ModuleDict):
             continue
-        for leaf, chain in owner.parametrizations.items():  # type: ignore[union-attr, operator]
-            for step in chain:
+        for leaf, chain in chains.items():
+            for step in chain:  # type: ignore[attr-defined]
                 if isinstance(step, kind):
                     found[f"{path}.{leaf}" if path else leaf] = (step, chain.original)
     return found

@@ -66,7 +66,8 @@ class Recorder:
             return
         measured = torch.stack([_measure(fake, weight) for fake, weight in quantized.values()]).tolist()
         rows = {}
-        for (name, (fake, _)), (mu, sigma, kl, mse, power) in zip(quantized.items(), measured, strict=True):
+        for (name, (fake, weight)), (mu, sigma, mse, power) in zip(quantized.items(), measured, strict=True):
+            kl = fake.divergence(fake.counts(weight).cpu()) if fake.active and fake.config.levels else math.nan
             snr = 10 * math.log10(power / mse) if mse > 0 and power > 0 else math.inf
             rows[name] = [mu, sigma, kl, mse, snr, float(name in fitted)]
             if name in fitted and fake.codebook.numel() <= LARGEST_CODEBOOK:
@@ -128,13 +129,12 @@ def _last_step(quantized: dict[str, Any]) -> int:
 
 
 def _measure(fake: FakeQuantize, weight: nn.Parameter) -> Tensor:
-    """mu, sigma, KL, mean squared error, mean square of the weights: (5,)."""
+    """mu, sigma, mean squared error, mean square of the weights: (4,)."""
     w = weight.detach().float().reshape(fake.groups, -1)
     mu = w.mean(-1, keepdim=True)
     sigma = (w - mu).square().mean(-1).sqrt()
     error = (fake(weight).float() - weight.float()).square().mean()
-    kl = fake.divergence(weight) if fake.active and fake.config.levels else w.new_tensor(math.nan)
-    return torch.stack([mu.mean(), sigma.mean(), kl, error, w.square().mean()])
+    return torch.stack([mu.mean(), sigma.mean(), error, w.square().mean()])
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from qprompt.assignment import TABLE_FROM, assign, count
+from qprompt.assignment import assign, count, make_table
 from qprompt.errors import UserError
 from qprompt.kmeans import boundaries, fit_sorted, kmeans
 
@@ -185,16 +185,22 @@ def test_centroids_are_means_and_assignment_is_the_nearest():
 @given(st.integers(1, 300), st.floats(1e-3, 1e3), st.integers(0, 2**31))
 def test_table_look_up_equals_bisection(k, scale, seed):
     g = torch.Generator().manual_seed(seed)
-    bounds = (torch.randn(k, generator=g) * scale).sort().values[None]
-    x = torch.randn(TABLE_FROM, generator=g) * scale
-    x[: 2 * k] = torch.cat([bounds[0], bounds[0].nextafter(torch.tensor(torch.inf))])
+    bounds = (torch.randn(k, generator=g) * scale).sort().values
+    x = torch.randn(2000, generator=g) * scale
+    x[: 2 * k] = torch.cat([bounds, bounds.nextafter(torch.tensor(torch.inf))])
     x[-3:] = torch.tensor([torch.inf, -torch.inf, 3e38])
-    assert torch.equal(assign(x[None], bounds).long(), torch.searchsorted(bounds, x[None]))
+    table = make_table(bounds)
+    if table is not None:
+        assert torch.equal(table.assign(x).long(), torch.searchsorted(bounds, x))
 
 
-def test_table_survives_nan():
-    x = torch.full((1, TABLE_FROM), torch.nan)
-    assert assign(x, torch.tensor([[0.0, 1.0]])).max() <= 2
+def test_table_is_made_where_boundaries_are_apart_and_survives_nan():
+    table = make_table(torch.linspace(-2, 2, 15))
+    assert table is not None
+    assert table.assign(torch.full((3,), torch.nan)).max() <= 15
+    assert make_table(torch.tensor([1.0, 1.0, 2.0])) is None
+    assert make_table(torch.tensor([1.0])) is None
+    assert make_table(torch.tensor([0.0, 1e-9, 1.0])) is None
 
 
 @pytest.mark.parametrize("groups", [1, 5])
