@@ -5,7 +5,8 @@
     OMP_NUM_THREADS=1 python benchmarks/kmeans.py
     OMP_NUM_THREADS=1 python benchmarks/kmeans.py --sizes 2048,16 --repeat 50
 
-Normal data with the deviation of a prompt, float32, one thread. The methods take turns. Each library gets its own usual
+Normal data with the deviation of a prompt, float32, one thread. The methods take turns; a turn is several calls where n
+is small. Each library gets its own usual
 call: scikit-learn one k-means++ start, or quantiles as start; scipy kmeans2 with k-means++; faiss as it comes (it
 draws 256 values a centroid and leaves the others out) and with all values; kmeans1d is exact (SMAWK, C++), so its
 sum is the reference where it is run, with --exact-up-to. Beyond that the reference is the best sum that was found.
@@ -62,6 +63,16 @@ def library(name):
         return None
 
 
+def repeated(call, times):
+    """`call` several times over: one short call would measure how cold the caches are after another library."""
+
+    def calls():
+        for _ in range(times):
+            call()
+
+    return calls
+
+
 def sum_of_squares(values, centroids):
     centroids = np.sort(np.asarray(centroids, dtype=np.float64))
     nearest = np.searchsorted((centroids[1:] + centroids[:-1]) / 2, values)
@@ -87,16 +98,25 @@ def main():
     for n, k in args.sizes or SIZES:
         x = torch.randn(n, generator=torch.Generator().manual_seed(0)) * 0.02
         calls = methods(x, k, n <= args.exact_up_to)
-        repeat = args.repeat or max(3, min(100, 400_000 // n))
-        timed = side_by_side(calls, repeat)
+        repeat, at_once = args.repeat or (3 if n > 10**6 else 9), max(1, 100_000 // n)
+        timed = side_by_side({name: repeated(call, at_once) for name, call in calls.items()}, repeat)
+        timed = {name: tuple(seconds / at_once for seconds in s) for name, s in timed.items()}
         sums = {name: sum_of_squares(x.double().numpy(), call()) for name, call in calls.items()}
         best = sums.get("kmeans1d", min(sums.values()))
         against = "the optimum" if "kmeans1d" in sums else "the best of these"
-        print(f"\nn = {n:,}, k = {k}: {repeat} turns; sum of squares against {against}")
+        print(f"\nn = {n:,}, k = {k}: {repeat} turns of {at_once}; sum of squares against {against}")
         for name, (median, fastest, _) in sorted(timed.items(), key=lambda item: item[1][0]):
             excess = sums[name] / best - 1
             print(f"  {name:28} {median * 1e3:10.3f} ms (fastest {fastest * 1e3:10.3f})  {excess:+9.4%}")
-            row = {"n": n, "k": k, "method": name, "median_s": median, "fastest_s": fastest, "turns": repeat}
+            row = {
+                "n": n,
+                "k": k,
+                "method": name,
+                "median_s": median,
+                "fastest_s": fastest,
+                "turns": repeat,
+                "calls_a_turn": at_once,
+            }
             rows.append(row | {"sum_of_squares": sums[name], "excess": excess})
     save("kmeans", rows, versions=versions())
 

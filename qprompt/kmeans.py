@@ -68,7 +68,7 @@ def fit_sorted(v: Tensor, k: int, init: Tensor | None = None) -> Tensor:
     n = v.shape[-1]
     if n <= k:
         return torch.cat([v, v[:, -1:].expand(-1, k - n)], -1).double()
-    size = n + k * (2 * BAND + 1) ** 2 + min(n, max(COARSE, 3 * k)) ** 2
+    size = n + k * (2 * BAND + 1) ** 2 + min(n, max(COARSE, 4 * k)) ** 2
     if len(v) > (rows := max(1, CHUNK // size)):
         starts = [None] * len(v) if init is None else init.split(rows)
         return torch.cat([fit_sorted(part, k, at) for part, at in zip(v.split(rows), starts, strict=False)])
@@ -116,7 +116,7 @@ class _Problem:
         """Cuts (B, k - 1), and whether they are the optimum for certain."""
         grid = self.candidates(None, max(COARSE, PER_LEVEL * self.k))
         size = grid.shape[-1] - 1
-        few = self.candidates(grid, max(COARSE, 3 * self.k))
+        few = self.candidates(grid, max(COARSE, 4 * self.k))
         coarse = grid.gather(1, few)[:, None]
         at = few.gather(1, _best_path(self.gains(coarse, coarse).expand(-1, self.k, -1, -1)))
         if few.shape[-1] <= size:
@@ -169,10 +169,7 @@ class _Problem:
             weight.clamp_(max=weight.sum(-1, keepdim=True) / m)
         if weight.device.type != "cpu" or bool(few.any()):
             weight = torch.where(few, weight.sign(), weight)
-        measure = weight.cumsum(-1, dtype=torch.float64)
-        step = torch.arange(1, m, dtype=torch.float64, device=weight.device) - 0.5
-        marks = torch.where(few, step, measure[:, -1:] * (step / (m - 1)))
-        inner = torch.searchsorted(measure, marks).clamp_(max=size - 1) + 1
+        inner = _passed(weight, m).clamp_(max=size - 1) + 1
         return torch.cat([self.zero, inner, self.zero + size], -1)
 
     def holds_fewer_than(self, m: int) -> Tensor:
@@ -221,6 +218,24 @@ def _best_path(gain: Tensor) -> Tensor:
         at = (gain[rows, j, at] + best[j - 1]).argmax(-1)  # type: ignore[index]
         cuts.append(at)
     return torch.from_numpy(np.stack(cuts[::-1], -1)) if on_cpu else torch.stack(cuts[::-1], -1)
+
+
+def _passed(weight: Tensor, m: int) -> Tensor:
+    """Where the running sum of weight (B, n) passes each of m - 1 marks, half a step from the ends: (B, m - 1).
+
+    The running sum is taken over blocks, and within the blocks that hold a mark.
+    """
+    n, block = weight.shape[-1], 64
+    whole = n // block * block
+    sums = weight[:, :whole].unflatten(-1, (-1, block)).sum(-1, dtype=torch.float64)
+    ends = torch.cat([sums, weight[:, whole:].sum(-1, keepdim=True, dtype=torch.float64)], -1).cumsum(-1)
+    total = ends[:, -1:]
+    marks = total * ((torch.arange(1, m, dtype=torch.float64, device=weight.device) - 0.5) / (m - 1))
+    number = torch.searchsorted(ends, marks).clamp_(max=ends.shape[-1] - 1)
+    start = torch.where(number > 0, ends.gather(1, (number - 1).clamp(min=0)), 0.0)
+    inside = number[..., None] * block + torch.arange(block, device=weight.device)
+    steps = _gather(weight, inside.clamp(max=n - 1)).double().cumsum(-1)
+    return number * block + torch.searchsorted(steps, (marks - start)[..., None])[..., 0]
 
 
 def _gather(row: Tensor, index: Tensor) -> Tensor:
