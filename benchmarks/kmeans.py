@@ -91,7 +91,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", metavar="N,K", type=lambda text: tuple(map(int, text.split(","))))
     parser.add_argument("--repeat", type=int, default=0, help="default: more for small n")
-    parser.add_argument("--exact-up-to", type=int, default=500_000, metavar="N", help="run kmeans1d for n up to this")
+    parser.add_argument("--exact-up-to", type=int, default=4_000_000, metavar="N", help="run kmeans1d for n up to this")
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
