@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 # public name -> the module that holds it
 _EXPORTS = {
-    "QuantConfig": "fake_quant",
+    "QuantConfig": "quant_config",
     "quantize_": "fake_quant",
     "refresh_": "fake_quant",
     "finish_": "fake_quant",
