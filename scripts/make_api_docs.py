@@ -13,7 +13,6 @@ import re
 import sys
 from inspect import cleandoc
 from pathlib import Path
-from typing import TypeGuard
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "docs" / "api.md"
@@ -111,10 +110,13 @@ def call(function: ast.FunctionDef) -> str:
     return f"{function.name}({ast.unparse(parameters)}){returned}"
 
 
-def documented(node: ast.stmt) -> TypeGuard[ast.FunctionDef | ast.ClassDef]:
+def documented(node: ast.AST) -> bool:
     """Whether it is a public function or class with a docstring."""
-    kind = isinstance(node, ast.FunctionDef | ast.ClassDef)
-    return kind and not node.name.startswith("_") and ast.get_docstring(node) is not None
+    return (
+        isinstance(node, ast.FunctionDef | ast.ClassDef)
+        and not node.name.startswith("_")
+        and ast.get_docstring(node) is not None
+    )
 
 
 def body(node: ast.FunctionDef | ast.ClassDef) -> str:

@@ -17,7 +17,8 @@ from qprompt.kmeans import boundaries, fit_sorted, kmeans
 def cost(x, levels):
     """Within-cluster sum of squares, in float64."""
     x, levels = np.asarray(x, dtype=np.float64).ravel(), np.asarray(levels, dtype=np.float64)
-    return float(np.square(x[:, None] - levels[None]).min(axis=1).sum())
+    levels = np.sort(levels)
+    return float(np.square(x - levels[np.searchsorted((levels[1:] + levels[:-1]) / 2, x)]).sum())
 
 
 def brute_force(x, k):
@@ -80,6 +81,15 @@ def test_within_a_thousandth_of_the_optimum(shape, n, k):
 def test_within_a_thousandth_of_the_optimum_for_many_levels(shape, n, k):
     x = SHAPES[shape](np.random.default_rng(1), n).astype(np.float32)
     assert cost(x, kmeans(torch.from_numpy(x), k)) <= 1.001 * exact(x, k)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("n", "k"), [(10_000, 256), (100_000, 4), (100_000, 16), (100_000, 64), (100_000, 256)])
+def test_within_a_thousandth_of_another_exact_solver(shape, n, k):
+    kmeans1d = pytest.importorskip("kmeans1d")
+    x = SHAPES[shape](np.random.default_rng(2), n).astype(np.float32)
+    assert cost(x, kmeans(torch.from_numpy(x), k)) <= 1.001 * cost(x, kmeans1d.cluster(x.astype(float), k).centroids)
 
 
 @pytest.mark.parametrize("k", [2, 16])
