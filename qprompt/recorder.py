@@ -89,7 +89,10 @@ class Recorder:
             counts = torch.histc(w, BINS, low, high).long().tolist()
             self._append(number, histogram={name: [[low, high], counts]})
             if self.writer is not None:
-                self.writer.add_histogram(f"quantization/{name}", w, number)
+                # Raw, so that TensorBoard shows these bins; add_histogram of torch 1.13 fails on numpy from 1.24 on.
+                ends = np.linspace(low, high, BINS + 1)[1:].tolist()
+                moments = w.numel(), w.sum().item(), w.square().sum().item()
+                self.writer.add_histogram_raw(f"quantization/{name}", low, high, *moments, ends, counts, number)
 
     def close(self) -> None:
         """Write the npz file, whole or not at all, and remove the lines it was made from."""

@@ -21,8 +21,10 @@ class Writer:
     def add_scalar(self, tag, value, step):
         self.scalars[tag, step] = value
 
-    def add_histogram(self, tag, values, step):
-        self.histograms[tag, step] = values
+    def add_histogram_raw(self, tag, low, high, number, total, squares, ends, counts, step):
+        assert len(ends) == len(counts)
+        assert sum(counts) == number
+        self.histograms[tag, step] = counts
 
 
 def drift(module):
