@@ -253,7 +253,8 @@ def main(argv=None):
             "load_epoch": args.load_epoch,
         }
         settings = run_record.run_settings(config.to_dict(cfg), how)
-        with run_record.claim(cfg.OUTPUT_DIR, settings), logging_to(cfg.OUTPUT_DIR):
+        plain = run_record.run_settings(config.to_dict(defaults), how)
+        with run_record.claim(cfg.OUTPUT_DIR, settings, plain), logging_to(cfg.OUTPUT_DIR):
             run(args, cfg, defaults, engine, getattr(trainer_class, "learns", True))
     except UserError as error:
         if args.skip_finished and isinstance(error, AlreadyFinished):

@@ -35,6 +35,12 @@ def atomic_open(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise
 
 
+def remove_unfinished(folder: str | os.PathLike[str]) -> None:
+    """Remove what killed processes left half-written in `folder`; no live one may be writing there."""
+    for temporary in Path(folder).glob(".*.tmp"):
+        temporary.unlink(missing_ok=True)
+
+
 def write_json(path: str | os.PathLike[str], data: Any) -> None:
     """Write `data` as indented JSON, atomically. NaN is refused: it is not JSON."""
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)

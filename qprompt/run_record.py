@@ -21,7 +21,7 @@ import torch
 
 from qprompt import __version__, config
 from qprompt.errors import AlreadyFinished, UserError
-from qprompt.files import write_json
+from qprompt.files import remove_unfinished, write_json
 
 SCHEMA = 1
 METRICS = "metrics.json"
@@ -36,6 +36,7 @@ _NOT_SETTINGS = (
     "DATASET.WRITE_CACHE",
     "DATALOADER.NUM_WORKERS",
     "DATALOADER.DECODE_CACHE_MB",
+    "TEXT_MEMORY_MB",
 )
 
 
@@ -51,8 +52,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def claim(output_dir: str, settings: dict[str, Any]) -> Iterator[None]:
-    """Hold `output_dir` for the run with these settings (see `run_settings`).
+def claim(output_dir: str, settings: dict[str, Any], defaults: dict[str, Any] | None = None) -> Iterator[None]:
+    """Hold `output_dir` for the run with these settings; `defaults`: those of a run that sets nothing (`run_settings`).
 
     Refused with UserError: a folder whose run is finished (AlreadyFinished when it is this run), one where another
     run lives, and one that holds a run with other settings. An unfinished run with the same settings is taken up again.
@@ -66,15 +67,15 @@ def claim(output_dir: str, settings: dict[str, Any]) -> Iterator[None]:
         raise UserError(f"cannot write to --output-dir {output_dir}: {error.strerror}.") from None
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: workers that are forked would hold it too
+        except (BlockingIOError, PermissionError):
             raise UserError(
                 f"another run is writing to {output_dir}: wait for it or choose another --output-dir."
             ) from None
         done = read_json(folder / METRICS) if (folder / METRICS).exists() else None
         record = folder / CONFIG
         if record.exists():
-            changed = config.difference(settings, read_json(record)["settings"])
+            changed = _changed(settings, record, defaults or {})
             if changed:
                 shown = "; ".join(f"{k}: {theirs!r} there, {ours!r} now" for k, (ours, theirs) in changed.items())
                 state = "a finished" if done else "an unfinished"
@@ -89,9 +90,37 @@ def claim(output_dir: str, settings: dict[str, Any]) -> Iterator[None]:
                 f"{output_dir} holds a finished run ({done.get('trainer')} on {done.get('dataset')}, "
                 f"seed {done.get('seed')}, accuracy {got}): choose another --output-dir or delete that folder."
             )
+        for part in (folder, *folder.glob("*/")):
+            if part == folder or not (part / ".lock").exists():  # another run's folder may lie in this one
+                remove_unfinished(part)
         if not record.exists():
-            write_json(record, {"schema": SCHEMA, "settings": settings})
+            mine = {"schema": SCHEMA, "qprompt": __version__, "settings": settings}
+            write_json(record, {**mine, "changed": _of_default(settings, defaults or {})})
         yield
+
+
+def _of_default(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    changed = config.difference(settings.get("config", {}), defaults.get("config", {}))
+    return {key: ours for key, (ours, _) in changed.items()}
+
+
+def _changed(settings: dict[str, Any], record: Path, defaults: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys by which this run is another than the recorded one, each with (ours, theirs).
+
+    The record may be of another version. A key that it does not know had its default, in effect; one that is gone
+    counts only if it was set.
+    """
+    saved = read_json(record)
+    if saved.get("schema") != SCHEMA or not isinstance(saved.get("settings"), dict):
+        raise UserError(
+            f"{record} has schema {saved.get('schema')!r}, this version of qprompt reads {SCHEMA}: "
+            "go on with the version that wrote it, or choose another --output-dir."
+        )
+    theirs = config.flatten(saved["settings"])
+    was_set = saved.get("changed", theirs)
+    gone = {k for k in theirs.keys() - config.flatten(settings).keys() if k.removeprefix("config.") not in was_set}
+    theirs = {**config.flatten({"config": defaults.get("config", {})}), **theirs}
+    return config.difference(settings, {key: value for key, value in theirs.items() if key not in gone})
 
 
 def run_settings(cfg_dict: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,64 @@ def test_unfinished_run_with_other_settings_is_refused_with_the_difference(tmp_p
         pass
 
 
+def _settings(**config):
+    return {"config": config, "arguments": {"mode": "train"}}
+
+
+def test_run_of_a_version_that_lacks_a_key_is_taken_up_where_that_key_has_its_default(tmp_path):
+    with run_record.claim(str(tmp_path), _settings(LR=0.002), _settings(LR=0.1)):
+        pass
+    with run_record.claim(str(tmp_path), _settings(LR=0.002, NEW=1), _settings(LR=0.1, NEW=1)):
+        pass
+    with (
+        pytest.raises(UserError, match="config.NEW: 1 there, 2 now"),
+        run_record.claim(str(tmp_path), _settings(LR=0.002, NEW=2), _settings(LR=0.1, NEW=1)),
+    ):
+        pass
+
+
+def test_key_that_is_gone_counts_if_it_was_set(tmp_path):
+    with run_record.claim(str(tmp_path), _settings(LR=0.002, OLD=1), _settings(LR=0.1, OLD=1)):
+        assert json.loads((tmp_path / run_record.CONFIG).read_text())["changed"] == {"LR": 0.002}
+    now = _settings(LR=0.002), _settings(LR=0.1)
+    with run_record.claim(str(tmp_path), *now):
+        pass
+    (tmp_path / run_record.CONFIG).unlink()
+    with run_record.claim(str(tmp_path), _settings(LR=0.002, OLD=5), _settings(LR=0.1, OLD=1)):
+        pass
+    with pytest.raises(UserError, match="config.OLD: 5 there, None now"), run_record.claim(str(tmp_path), *now):
+        pass
+
+
+@pytest.mark.parametrize("record", [{"schema": 2, "settings": {}}, {"schema": 1}, {"schema": 1, "settings": []}])
+def test_record_of_another_schema_is_refused(tmp_path, record):
+    write_json(tmp_path / run_record.CONFIG, record)
+    with pytest.raises(UserError, match="schema"), run_record.claim(str(tmp_path), SETTINGS):
+        pass
+
+
+def test_leftovers_of_a_killed_run_are_removed_and_not_those_of_runs_below(tmp_path):
+    for name in ("mine/.model.x1.tmp", ".metrics.json.x2.tmp", "other/.lock", "other/.model.x3.tmp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with run_record.claim(str(tmp_path), SETTINGS):
+        assert [p.name for p in tmp_path.rglob("*.tmp")] == [".model.x3.tmp"]
+
+
+def test_lock_ends_with_its_process_whatever_workers_it_has_forked(tmp_path):
+    fork = "import os, sys, time; from qprompt.run_record import claim\n"
+    fork += "with claim(sys.argv[1], {}):\n"
+    fork += "    if os.fork(): os.kill(os.getpid(), 9)\n"
+    fork += "    print(os.getpid(), flush=True); sys.stdin.read()"
+    first = subprocess.Popen(
+        [sys.executable, "-c", fork, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert first.stdout.readline() and first.wait() == -9
+    with run_record.claim(str(tmp_path), {}):
+        pass
+    first.communicate()  # its worker lived until here
+
+
 def test_finished_run_is_not_overwritten(tmp_path):
     write_json(tmp_path / run_record.METRICS, {"trainer": "CoOp", "seed": 1, "results": {"accuracy": 80.0}})
     with pytest.raises(UserError, match="finished run .*CoOp.*80.0"), run_record.claim(str(tmp_path), SETTINGS):

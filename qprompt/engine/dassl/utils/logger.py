@@ -20,7 +20,7 @@ class Logger:
         if fpath is not None:
             os.makedirs(os.path.dirname(fpath) or ".", exist_ok=True)
             # line by line, so that the log of a killed run ends where the run ended
-            self.file = open(fpath, "w", encoding="utf-8", buffering=1)  # noqa: SIM115
+            self.file = open(fpath, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
 
     def __del__(self):
         self.close()
