@@ -1,4 +1,4 @@
-"""CoOp's and MaPLe's prompts in state dicts: upstream's, ours, plain or quantized."""
+"""Learned prompts in state dicts, by whose they are: upstream's, ours, plain or quantized."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,21 +14,26 @@ from qprompt.quant_config import QuantConfig
 
 @dataclass(frozen=True)
 class Kind:
-    """A prompt learner by the names of its tensors."""
+    """A prompt learner by the names of its tensors, without ``prompt_learner.``"""
 
     method: str
     folder: str  # of its checkpoints
     prefix: str  # of its keys in upstream's checkpoints
     quantized: tuple[str, ...]
     half: tuple[str, ...]
-    bits: int  # of the paper
+    bits: int  # of the paper, or by its rule
 
     def names(self, keys: Mapping[str, Any]) -> list[str]:
         return [key for key in keys if any(fnmatchcase(key, p) for p in (*self.quantized, *self.half))]
 
+    def upstream_key(self, name: str) -> str:
+        """`name` in upstream's checkpoint: what is in an encoder there is named by that."""
+        return name if "_encoder." in name else self.prefix + name
+
 
 KINDS = {
     "coop": Kind("QCoOp", "prompt_learner", "", ("ctx",), (), 1),
+    "cocoop": Kind("QCoCoOp", "prompt_learner", "", ("ctx", "meta_net.*.weight"), ("meta_net.*.bias",), 4),
     "maple": Kind(
         "QMaPLe",
         "MultiModalPromptLearner",
@@ -37,6 +42,8 @@ KINDS = {
         ("proj.bias", "compound_prompt_projections.*.bias"),
         4,
     ),
+    "ivlp": Kind("QIVLP", "VLPromptLearner", "prompt_learner.", ("ctx", "*_encoder.*VPT*"), (), 4),
+    "vpt": Kind("QVPT", "prompt_learner", "", ("image_encoder.*VPT*",), (), 4),
 }
 
 
@@ -61,12 +68,18 @@ def kind_of_state(state: Mapping[str, Any]) -> Kind:
 
 
 def kind_of(keys: Mapping[str, Any]) -> str:
-    """ "coop" or "maple", from names without a prefix."""
-    return "maple" if "proj.weight" in keys else "coop"
+    """A name in `KINDS`, from names without ``prompt_learner.``; "coop" where nothing says otherwise."""
+    if "proj.weight" in keys:
+        return "maple"
+    if any(key.startswith("meta_net.") for key in keys):
+        return "cocoop"
+    if any("VPT" in key for key in keys):
+        return "ivlp" if "ctx" in keys else "vpt"
+    return "coop"
 
 
 def prompts_in(state: Mapping[str, Any]) -> Found:
-    """The prompts of a state dict; UserError where it is neither CoOp's nor MaPLe's."""
+    """The prompts of a state dict; UserError where none of `KINDS` is in it."""
     state = {key.removeprefix("prompt_learner."): value for key, value in state.items()}
     prompts = {key: Prompt(value, None) for key, value in state.items() if isinstance(value, Tensor)}
     for key in state:
@@ -75,9 +88,11 @@ def prompts_in(state: Mapping[str, Any]) -> Found:
             prompts[name] = prompt
     kind = kind_of(prompts)
     names = KINDS[kind].names(prompts)
-    if "ctx" not in names:
+    if not names:
         some = ", ".join(list(state)[:6]) or "nothing"
-        raise UserError(f"no prompts of CoOp or MaPLe are in it (no 'ctx', no 'prompt_learner.ctx'); it has: {some}")
+        raise UserError(
+            f"no prompts of CoOp, CoCoOp, MaPLe, IVLP or VPT are in it (no 'ctx', no 'VPT'); it has: {some}"
+        )
     return Found(
         kind,
         {name: prompts[name] for name in names},
@@ -88,11 +103,15 @@ def prompts_in(state: Mapping[str, Any]) -> Found:
 def from_kind(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
     """Tensors of a prompt file under the keys of upstream's checkpoint of that kind."""
     plain = {key.removeprefix("prompt_learner."): value for key, value in tensors.items()}
-    own = kind_of(plain) if "ctx" in plain else None
+    own = kind_of(plain)
+    if not KINDS[own].names(plain):
+        raise UserError(f"it holds {', '.join(list(plain)[:6])}, not the prompts of {KINDS[kind].method}.")
     if own != kind:
-        holds = f"prompts of {KINDS[own].method}" if own else f"{', '.join(list(plain)[:6])}"
-        raise UserError(f"it holds {holds}, not those of {KINDS[kind].method}." + (f" Use --as {own}" if own else ""))
-    return {KINDS[kind].prefix + name: plain[name] for name in KINDS[kind].names(plain)}
+        hint = f"Use --as {own}"
+        if (own, kind) == ("maple", "ivlp"):
+            hint = "'qprompt export --projected' makes independent prompts of them"
+        raise UserError(f"it holds prompts of {KINDS[own].method}, not those of {KINDS[kind].method}. {hint}.")
+    return {KINDS[kind].upstream_key(name): plain[name] for name in KINDS[kind].names(plain)}
 
 
 def _quantized(state: Mapping[str, Any], key: str) -> tuple[str, Prompt]:

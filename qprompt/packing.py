@@ -12,7 +12,7 @@ from qprompt.checkpoints import KINDS, from_kind, prompts_in
 from qprompt.errors import UserError, did_you_mean
 from qprompt.fake_quant import QuantConfig, check_finite, quantized_parameters
 from qprompt.fake_quantize import FakeQuantize
-from qprompt.prompt_file import DTYPES, StoredTensor, read_prompt_file, write_prompt_file
+from qprompt.prompt_file import DTYPES, WHOLE, StoredTensor, read_prompt_file, write_prompt_file
 
 
 @torch.no_grad()
@@ -44,8 +44,8 @@ def load(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a prompt file holds: its metadata, a row for each tensor, and bytes in all.
 
-    ``payload_bytes`` are those of indices and levels (arXiv 2407.10704, section 3.4), ``half_bytes`` those of tensors
-    kept in half precision.
+    ``payload_bytes`` are those of indices and levels (arXiv 2407.10704, section 3.4), ``half_bytes`` and
+    ``full_bytes`` those of tensors kept in half and in full precision.
     """
     file = read_prompt_file(path)
     rows = [
@@ -59,20 +59,19 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
         }
         for name, t in file.tensors.items()
     ]
-    return {
-        **file.about,
-        "file_bytes": file.file_bytes,
-        "payload_bytes": sum(t.payload_bytes for t in file.tensors.values() if t.bits != 16),
-        "half_bytes": sum(t.payload_bytes for t in file.tensors.values() if t.bits == 16),
-        "tensors": rows,
+    whole = {
+        f"{entry}_bytes": sum(t.payload_bytes for t in file.tensors.values() if t.bits == bits)
+        for bits, (entry, _) in WHOLE.items()
     }
+    quantized = sum(t.payload_bytes for t in file.tensors.values() if t.bits not in WHOLE)
+    return {**file.about, "file_bytes": file.file_bytes, "payload_bytes": quantized, **whole, "tensors": rows}
 
 
 @torch.no_grad()
 def pack(
     state: Mapping[str, Any], path: str | os.PathLike[str], config: QuantConfig | None = None, **metadata: Any
 ) -> None:
-    """Write the prompts of a state dict to a prompt file: of CoOp's or MaPLe's, found by their keys.
+    """Write the prompts of a state dict to a prompt file: those of `qprompt.checkpoints.KINDS`, found by their keys.
 
     With `config`, or where the state is of full precision (then with the method's own bits), they are quantized here:
     post-training quantization. Else a quantized state keeps the levels that it was trained with.
@@ -91,7 +90,7 @@ def pack(
 
 
 def unpack(path: str | os.PathLike[str], kind: str) -> dict[str, Tensor]:
-    """A state dict with the keys of the unmodified upstream trainer: kind "coop" or "maple"."""
+    """A state dict with the keys of the unmodified upstream trainer: `kind` is one of `qprompt.checkpoints.KINDS`."""
     if kind not in KINDS:
         raise UserError(f"kind is {kind!r}, expected {' or '.join(KINDS)}.{did_you_mean(kind, KINDS)}")
     try:

@@ -22,6 +22,8 @@ from qprompt.files import atomic_open
 
 FORMAT = 1
 DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
+# Bits of values that are stored as they are: the name and the type of their entry.
+WHOLE = {16: ("half", torch.float16), 32: ("full", torch.float32)}
 LARGEST_HEADER = 2**24
 # Texts beside the tensors that programs read; other metadata is kept and given back.
 KNOWN = ("qprompt", "method", "backbone", "backbone_sha256", "words", "class_position")
@@ -29,7 +31,10 @@ KNOWN = ("qprompt", "method", "backbone", "backbone_sha256", "words", "class_pos
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor of the file: of `bits` 1 to 8, indices (N,) uint8 and levels (G, 2^bits) float16; of 16, values."""
+    """One tensor of the file.
+
+    Of `bits` 1 to 8: indices (N,) uint8 and levels (G, 2^bits) float16. Of 16 or 32: values.
+    """
 
     shape: tuple[int, ...]
     dtype: str
@@ -53,13 +58,14 @@ class StoredTensor:
     @property
     def payload_bytes(self) -> int:
         n = math.prod(self.shape)
-        return 2 * n if self.bits == 16 else packed_size(n, self.bits) + 2 * self.groups * 2**self.bits
+        return n * self.bits // 8 if self.bits in WHOLE else packed_size(n, self.bits) + 2 * self.groups * 2**self.bits
 
     def entries(self, name: str) -> dict[str, Tensor]:
         """The safetensors entries that hold it."""
         if self.levels is None or self.indices is None:
             assert self.values is not None
-            return {f"half/{name}": self.values.to(torch.float16).cpu().contiguous()}
+            entry, dtype = WHOLE[self.bits]
+            return {f"{entry}/{name}": self.values.to(dtype).cpu().contiguous()}
         return {f"indices/{name}": pack_bits(self.indices, self.bits), f"levels/{name}": self.levels.cpu().contiguous()}
 
 
@@ -168,7 +174,8 @@ def _blobs(outer: dict[str, Any], data: bytes, start: int) -> dict[str, tuple[st
 def _tensor(name: str, entry: Any, blobs: dict[str, tuple[str, bytes]]) -> StoredTensor:
     _require(isinstance(entry, dict), f"what it says of {name} cannot be read")
     bits, shape, dtype, groups = (entry.get(key) for key in ("bits", "shape", "dtype", "groups"))
-    _require(_is_count(bits) and bits in (*range(1, 9), 16), f"{name} has {bits!r} bits, expected 1 to 8 or 16")
+    known = (*range(1, 9), *WHOLE)
+    _require(_is_count(bits) and bits in known, f"{name} has {bits!r} bits, expected 1 to 8, 16 or 32")
     _require(isinstance(shape, list) and len(shape) <= 8 and all(map(_is_count, shape)), f"{name} has no sound shape")
     _require(isinstance(dtype, str) and dtype in DTYPES, f"{name} has type {dtype!r}, expected {', '.join(DTYPES)}")
     n = math.prod(shape)  # Python's integers do not overflow
@@ -178,12 +185,13 @@ def _tensor(name: str, entry: Any, blobs: dict[str, tuple[str, bytes]]) -> Store
         _require(got == kind and len(blob) == size, f"{name} should have {size} bytes of {key}, it has {len(blob)}")
         return blob
 
-    if bits == 16:
-        _require(groups == 0, f"{name} has 16 bits and {groups!r} groups")
-        values = _half(take("half", "F16", 2 * n))
-        return StoredTensor(tuple(shape), dtype, 16, values=values)
+    if bits in WHOLE:
+        _require(groups == 0, f"{name} has {bits} bits and {groups!r} groups")
+        entry, kind = WHOLE[bits]
+        values = _values(take(entry, f"F{bits}", n * bits // 8), kind)
+        return StoredTensor(tuple(shape), dtype, bits, values=values)
     _require(_is_count(groups) and 0 < groups <= n and n % groups == 0, f"{name} has {groups!r} groups for {n} entries")
-    levels = _half(take("levels", "F16", 2 * groups * 2**bits)).view(groups, 2**bits)
+    levels = _values(take("levels", "F16", 2 * groups * 2**bits), torch.float16).view(groups, 2**bits)
     _require(bool(torch.isfinite(levels).all()), f"{name} has levels that are not finite")
     packed = torch.frombuffer(bytearray(take("indices", "U8", packed_size(n, bits))), dtype=torch.uint8)
     spare = 8 * len(packed) - n * bits
@@ -191,8 +199,8 @@ def _tensor(name: str, entry: Any, blobs: dict[str, tuple[str, bytes]]) -> Store
     return StoredTensor(tuple(shape), dtype, bits, indices=unpack_bits(packed, bits, n), levels=levels)
 
 
-def _half(data: bytes) -> Tensor:
-    return torch.frombuffer(bytearray(data), dtype=torch.float16) if data else torch.zeros(0, dtype=torch.float16)
+def _values(data: bytes, dtype: torch.dtype) -> Tensor:
+    return torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.zeros(0, dtype=dtype)
 
 
 def _checksum(about: dict[str, Any], outer: dict[str, Any], blob: bytes) -> str:

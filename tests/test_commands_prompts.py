@@ -10,9 +10,17 @@ from torch import nn
 
 from qprompt.__main__ import main
 from qprompt.backbones import backbone_hash
+from qprompt.errors import UserError
 from qprompt.fake_quant import quantize_
-from qprompt.packing import load, save
-from qprompt.prompted_clip import PromptedCLIP, initial_context, prompt_layout
+from qprompt.packing import inspect, load, save, unpack
+from qprompt.prompted_clip import (
+    ConditionalCLIP,
+    IndependentlyPromptedCLIP,
+    PromptedCLIP,
+    initial_context,
+    prompt_layout,
+)
+from qprompt.states import plain_state_dict
 from qprompt.stored_prompts import load_classifier, read_images
 
 CLASSES = ["cat", "small dog", "hot-air balloon"]
@@ -45,6 +53,31 @@ def maple_model(clip_model):
     weights = ["prompt_learner.ctx", "*proj.weight", "*compound_prompts_text.*", "*projections.*.weight"]
     quantize_(model, names=weights, bits=4)
     quantize_(model, names="*bias", bits=16)
+    return model.eval()
+
+
+def cocoop_model(clip_model):
+    from trainers.cocoop import ConditionalPromptLearner
+
+    learner = ConditionalPromptLearner(initial_context(clip_model, 4, "a photo of a"), clip_model.visual.output_dim)
+    model = ConditionalCLIP(clip_model, prompt_layout(clip_model, CLASSES, "a photo of a", 4), learner)
+    quantize_(model, names=["prompt_learner.ctx", "*meta_net.*.weight"], bits=4)
+    quantize_(model, names="*bias", bits=16)
+    return model.eval()
+
+
+def ivlp_model(clip_model, text_depth=3, image_depth=2):
+    context = initial_context(clip_model, 2, "a photo of a")
+    layout = prompt_layout(clip_model, CLASSES, "a photo of a", 2)
+    model = IndependentlyPromptedCLIP(clip_model, layout, context, text_depth, n_image=3, image_depth=image_depth)
+    quantize_(model, names=["prompt_learner.ctx", "*VPT*"], bits=4)
+    return model.eval()
+
+
+def vpt_model(clip_model):
+    layout = prompt_layout(clip_model, CLASSES, "a photo of a", 0)
+    model = IndependentlyPromptedCLIP(clip_model, layout, n_image=3, image_depth=3)
+    quantize_(model, names="*VPT*", bits=4)
     return model.eval()
 
 
@@ -88,13 +121,48 @@ def test_coop_prompts_classify_as_the_model_they_were_saved_from(clip_model, cli
         assert torch.equal(stored(batch), model(batch))
 
 
-def test_maple_prompts_classify_as_the_model_they_were_saved_from(clip_model, clip_file, tmp_path, images):
-    model = maple_model(clip_model)
+@pytest.mark.parametrize("make", [maple_model, cocoop_model, ivlp_model, vpt_model])
+def test_prompts_classify_as_the_model_they_were_saved_from(clip_model, clip_file, tmp_path, images, make):
+    model = make(clip_model)
     save(model, tmp_path / "p", **about(clip_model))
     stored = load_classifier(tmp_path / "p", CLASSES, backbone_path=str(clip_file))
     batch = read_images(images, clip_model)
     with torch.no_grad():
         assert torch.equal(stored(batch), model(batch))
+
+
+def test_projected_prompts_are_smaller_and_classify_the_same(clip_model, clip_file, tmp_path, images, capsys):
+    model = maple_model(clip_model)
+    save(model, tmp_path / "p", method="QMaPLe", **about(clip_model))
+    out = tmp_path / "projected"
+    assert main(["export", str(tmp_path / "p"), "--projected", str(out)]) == 0
+    assert "times less" in capsys.readouterr().out
+    held = inspect(out)
+    assert (held["method"], held["projected_from"], held["words"]) == ("QIVLP", "QMaPLe", "a photo of a")
+    # Three layers: 2 text vectors of 64 by 4 bits and 16 levels each; 2 image vectors of 128 in full precision.
+    assert (held["payload_bytes"], held["full_bytes"], held["half_bytes"]) == (3 * (64 + 32), 3 * 2 * 128 * 4, 0)
+    batch = read_images(images, clip_model)
+    with torch.no_grad():
+        expected = model(batch)
+        assert torch.equal(load_classifier(out, CLASSES, backbone_path=str(clip_file))(batch), expected)
+        for bits, tolerance in (("16", 0.02), ("8", 0.3)):
+            small = tmp_path / bits
+            assert main(["export", str(tmp_path / "p"), "--projected", str(small), "--bits", bits]) == 0
+            logits = load_classifier(small, CLASSES, backbone_path=str(clip_file))(batch)
+            assert 0 < (logits - expected).abs().max() < tolerance
+    # As a checkpoint of IVLP: what the trainer of that name loads.
+    state = unpack(out, "ivlp")
+    independent = ivlp_model(clip_model, image_depth=3)
+    assert set(plain_state_dict(independent)) == set(state)
+    with pytest.raises(UserError, match="Use --as ivlp"):
+        unpack(out, "maple")
+    with pytest.raises(UserError, match="qprompt export --projected"):
+        unpack(tmp_path / "p", "ivlp")
+    assert main(["export", str(out), "--projected", str(tmp_path / "x")]) == 2
+    assert "no prompts of MaPLe" in capsys.readouterr().err
+    assert main(["export", str(tmp_path / "p"), "--projected", str(tmp_path / "x"), "--bits", "9"]) == 2
+    assert "bits=9" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
 
 
 def test_predict(prompt, clip_file, images, capsys, tmp_path):
@@ -168,11 +236,11 @@ def test_pack_and_unpack_a_checkpoint_of_coop(tmp_path, capsys):
         and torch.corrcoef(torch.stack([packed.flatten(), state["ctx"].flatten()]))[0, 1] > 0.7
     )
     out = tmp_path / "out"
-    unpack = ["unpack", str(folder / "prompt.qprompt"), "--as", "coop", "--output-dir", str(out), "--epoch", "50"]
-    assert main(unpack) == 0
+    unpacking = ["unpack", str(folder / "prompt.qprompt"), "--as", "coop", "--output-dir", str(out), "--epoch", "50"]
+    assert main(unpacking) == 0
     checkpoint = torch.load(out / "prompt_learner" / "model.pth.tar-50", weights_only=True)
     assert checkpoint["epoch"] == 50 and torch.equal(checkpoint["state_dict"]["ctx"], packed)
-    assert main(unpack) == 2
+    assert main(unpacking) == 2
     assert "exists already" in capsys.readouterr().err
     assert main(["pack", str(folder / "model.pth.tar-50"), "--bits", "4", "--out", str(tmp_path / "four")]) == 0
     assert load(tmp_path / "four")["ctx"].unique().numel() == 16
@@ -185,7 +253,7 @@ def test_pack_takes_a_bare_state_dict_and_names_mistakes(tmp_path, capsys):
     torch.save([1, 2], tmp_path / "list.pt")
     (tmp_path / "text.pt").write_text("hello")
     for arguments, words in (
-        (["other.pt"], "no prompts of CoOp or MaPLe"),
+        (["other.pt"], "no prompts of CoOp, CoCoOp, MaPLe"),
         (["list.pt"], "no state dict"),
         (["text.pt"], "not a readable checkpoint"),
         (["nowhere.pt"], "no checkpoint"),

@@ -2,15 +2,12 @@
 
 from collections import OrderedDict
 
-import torch
 from dassl.engine import TRAINER_REGISTRY
 from torch import nn
 
-from qprompt.prompted_clip import PromptedCLIP, Prompts, initial_context, normalize, prompt_layout, similarity
+from qprompt.prompted_clip import ConditionalCLIP, Prompts, initial_context, prompt_layout
 from trainers.coop import context_words
 from trainers.prompt_trainer import PromptTrainer
-
-ROWS = 1 << 14  # text rows encoded at once in evaluation, over all images of a batch
 
 
 class ConditionalPromptLearner(nn.Module):
@@ -32,24 +29,12 @@ class ConditionalPromptLearner(nn.Module):
         return Prompts(text=(self.ctx + shift[:, None])[:, None])  # (B, 1, n_ctx, D)
 
 
-class ConditionalCLIP(PromptedCLIP):
-    """Every image is compared with text features of its own prompts."""
-
-    def forward(self, image):
-        image_features = normalize(self.image_features(image, Prompts()))
-        at_once = len(image) if torch.is_grad_enabled() else max(1, ROWS // len(self.layout.rows))
-        logits = []
-        for features in image_features.split(at_once):
-            text_features = self.encode_classes(self.prompt_learner(features))  # (b, C, E)
-            logits.append(similarity(self.logit_scale, features[:, None], text_features)[:, 0])
-        return torch.cat(logits)
-
-
 @TRAINER_REGISTRY.register()
 class CoCoOp(PromptTrainer):
     """CoOp whose context depends on the image."""
 
     node = "COCOOP"
+    conditional = True
 
     def build_prompted_clip(self, clip_model, classnames):
         c = self.settings

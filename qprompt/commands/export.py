@@ -1,11 +1,16 @@
-"""Export a learned prompt for use without qprompt: a classifier as ONNX, or its text features alone.
+"""Export a learned prompt: a classifier as ONNX, its text features alone, or QMaPLe's prompts without projections.
 
 --onnx writes a model from images (B, 3, H, W), prepared as CLIP's are, to probabilities (B, C): the image encoder with
 its prompts, and the text features of the classes as constants. It is run with onnxruntime and compared with PyTorch
 before it is left there. --features writes an npz file: text_features (C, E) of length one, logit_scale, classes.
 
-Example:
+--projected writes a smaller prompt file from one of QMaPLe: the image prompts themselves instead of the projections
+that make them from the text prompts. It classifies the same, bit for bit (--bits 32, the default), and is a prompt of
+IVLP's: 'unpack --as ivlp' gives a checkpoint. What is lost: it cannot be trained on as MaPLe's.
+
+Examples:
   qprompt export pets.qprompt --classes "cat,dog,rabbit" --onnx pets.onnx
+  qprompt export maple.qprompt --projected small.qprompt
 """
 
 import argparse
@@ -22,20 +27,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("file", help="prompt file")
     add("--onnx", metavar="OUT", help="write the classifier there (needs onnx, onnxscript and onnxruntime)")
     add("--features", metavar="OUT", help="write the text features there, as npz")
-    add_model_arguments(parser)
+    add("--projected", metavar="OUT", help="write QMaPLe's prompts there, projected, as a prompt file")
+    add("--bits", type=int, default=32, help="of the projected image prompts: 32 exact, 16, or 1 to 8 (default 32)")
+    add_model_arguments(parser, required=False)
 
 
 def run(args: argparse.Namespace) -> None:
     """Write what was asked for."""
+    if args.projected:
+        write_projected(args.file, args.projected, args.bits)
+    if not (args.onnx or args.features):
+        if not args.projected:
+            raise UserError("nothing to write: type --onnx OUT.onnx, --features OUT.npz or --projected OUT.qprompt.")
+        return
+    if not args.classes:
+        raise UserError("--onnx and --features need the classes: type --classes 'cat,dog'.")
     import numpy as np
 
     from qprompt.files import atomic_open
+    from qprompt.prompted_clip import ConditionalCLIP
     from qprompt.stored_prompts import class_names, load_classifier
 
-    if not (args.onnx or args.features):
-        raise UserError("nothing to write: type --onnx OUT.onnx or --features OUT.npz.")
     names = class_names(args.classes)
     model = load_classifier(args.file, names, args.backbone, args.backbone_path, args.other_backbone)
+    if isinstance(model, ConditionalCLIP):
+        raise UserError(f"{args.file}: CoCoOp's text features differ from image to image, so none can be written.")
     if args.features:
         features = model.encode_classes(model.prompts()).detach().numpy()
         with atomic_open(args.features) as file:
@@ -46,6 +62,22 @@ def run(args: argparse.Namespace) -> None:
     if args.onnx:
         error = write_onnx(model, names, Path(args.onnx))
         print(f"{args.onnx}: onnxruntime agrees with PyTorch within {error:.1e} in probability")
+
+
+def write_projected(source: str, path: str, bits: int) -> None:
+    """Write the projected prompts of `source` to `path`, and say how much smaller they are."""
+    from qprompt.packing import inspect
+    from qprompt.prompt_file import read_prompt_file, write_prompt_file
+    from qprompt.stored_prompts import project
+
+    file = read_prompt_file(source)
+    try:
+        tensors = project(file, bits)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    write_prompt_file(path, tensors, {**file.about, "method": "QIVLP", "projected_from": file.about.get("method")})
+    size = inspect(path)["file_bytes"]
+    print(f"{path}: {size:,} bytes, {file.file_bytes / size:.1f} times less than {source}")
 
 
 def write_onnx(model: Any, names: list[str], path: Path) -> float:

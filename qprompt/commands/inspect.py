@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> None:
     rows = about.pop("tensors")
     for key, value in about.items():
         print(f"{key:16} {f'{value:,}' if key.endswith('_bytes') else value}")
-    full = sum(2 * count(row["shape"]) for row in rows if row["bits"] != 16)
+    full = sum(2 * count(row["shape"]) for row in rows if row["bits"] <= 8)
     if about["payload_bytes"]:
         print(f"{'compression':16} {full / about['payload_bytes']:.1f} times smaller than half precision (payload)")
     print()

@@ -19,10 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+def add_model_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """What `predict` and `export` both need to know of the model."""
     add = parser.add_argument
-    add("--classes", required=True, help="class names, 'cat,dog', or a file with one a line")
+    add("--classes", required=required, help="class names, 'cat,dog', or a file with one a line")
     add("--backbone", default="", help="backbone, if the file does not name it, or another name for it")
     add("--backbone-path", default="", metavar="FILE", help="weights of the backbone, if they are your own")
     add("--other-backbone", action="store_true", help="accept weights that the prompt was not learned with")

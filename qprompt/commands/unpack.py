@@ -1,7 +1,7 @@
 """Unpack a prompt file into a checkpoint that the unmodified upstream trainer loads.
 
-It is written where upstream looks: DIR/prompt_learner (CoOp) or DIR/MultiModalPromptLearner (MaPLe),
-model.pth.tar-EPOCH; there, --model-dir DIR --load-epoch EPOCH evaluates it.
+It is written where upstream looks: model.pth.tar-EPOCH in DIR/prompt_learner (CoOp, CoCoOp, VPT),
+DIR/MultiModalPromptLearner (MaPLe) or DIR/VLPromptLearner (IVLP); --model-dir DIR --load-epoch EPOCH evaluates it.
 
 Example:
   qprompt unpack pets.qprompt --as coop --output-dir output/pets_unpacked
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``qprompt unpack``."""
     add = parser.add_argument
     add("file", help="prompt file")
-    add("--as", dest="kind", required=True, choices=("coop", "maple"), help="the trainer that will load it")
+    add("--as", dest="kind", required=True, metavar="TRAINER", help="coop, cocoop, maple, ivlp or vpt: it will load it")
     add("--output-dir", required=True, metavar="DIR", help="what will be the trainer's --model-dir")
     add("--epoch", type=int, default=1, help="in the checkpoint's name (default 1)")
 

@@ -1,0 +1,27 @@
+"""Prompts that depend on the image (CoCoOp)."""
+
+import torch
+from torch import Tensor
+
+from qprompt.prompted_clip.model import PromptedCLIP, Prompts, normalize, similarity
+
+ROWS = 1 << 14  # text rows encoded at once in evaluation, over all images of a batch
+
+
+class ConditionalCLIP(PromptedCLIP):
+    """Every image is compared with text features of its own prompts.
+
+    The prompt learner's call takes normalized image features (B, E) and gives `Prompts` whose text is
+    (B, 1, n, D).
+    """
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (B, C) in fp32 of images (B, 3, H, W), or of image features (B, E)."""
+        image_features = normalize(self.image_features(image, Prompts()))
+        at_once = len(image) if torch.is_grad_enabled() else max(1, ROWS // len(self.layout.rows))
+        logits = []
+        assert self.prompt_learner is not None
+        for features in image_features.split(at_once):
+            text_features = self.encode_classes(self.prompt_learner(features))  # (b, C, E)
+            logits.append(similarity(self.logit_scale, features[:, None], text_features)[:, 0])
+        return torch.cat(logits)
