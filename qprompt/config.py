@@ -26,6 +26,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     cfg.DATALOADER.DECODE_CACHE_MB = -1  # decoded training images in memory: -1 a quarter of what is free; 0 off
     cfg.MODEL.BACKBONE.PATH = ""  # a CLIP state dict or TorchScript archive of one's own
     cfg.MODEL.LOGIT_SCALE = 0.0  # 0: the model's own
+    cfg.TEXT_MEMORY_MB = -1  # what text encoding may keep for backward: -1 half of the GPU's free memory; 0 no bound
     cfg.FEATURE_CACHE = "auto"  # auto: features of a frozen image branch once, where that is exact; off
 
     cfg.TRAINER.COOP = CfgNode(

@@ -7,6 +7,7 @@ import torch
 from equality import batches
 from toy import CLASSES, toy_trainer
 
+import trainers.cocoop
 import trainers.coop  # noqa: F401
 from qprompt.backbones.random_weights import TEST_SHAPE, random_state_dict
 from qprompt.errors import UserError
@@ -228,3 +229,18 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(clip_file, tmp_path):
     whole = run(tmp_path / "whole", 3)
     run(tmp_path / "halves", 1)
     assert torch.equal(run(tmp_path / "halves", 3), whole)
+
+
+@pytest.mark.parametrize("name", ["CoOp", "CoCoOp"])
+def test_a_bound_on_text_memory_changes_no_result(clip_file, tmp_path, monkeypatch, capsys, name):
+    ends = []
+    monkeypatch.setattr("trainers.prompt_trainer.MB", 1)
+    for bound in (-1, 1):
+        options = ("TRAINER.COOP.N_CTX", 4, "TRAINER.COCOOP.N_CTX", 4, "TEXT_MEMORY_MB", bound)
+        trainer = toy_trainer(tmp_path / str(bound), clip_file, name, *options)
+        trainer.train()
+        ends.append(trainer.model.prompt_learner.ctx.detach())
+    assert (ends[0] - ends[1]).abs().max() <= 2e-5 * ends[0].abs().max()
+    said = capsys.readouterr().out
+    assert said.count("Memory of a training step: weights") == 2
+    assert said.count("Text is encoded in 6 parts, 6 of them again for backward") == 1

@@ -1,6 +1,8 @@
 """Prompted encoding: the plain path against the clip model itself, the fast path against the plain one."""
 
 import copy
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,6 +25,10 @@ from qprompt.prompted_clip import (
     prompt_layout,
     tokenize,
 )
+from qprompt.prompted_clip.memory import bound_text_memory_, training_memory
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+from measure import kept_for_backward  # noqa: E402
 
 NAMES = ["cat", "big_dog", "a very small red house on a hill", "tree", "traffic light"]
 
@@ -101,6 +107,52 @@ def test_fast_text(clip_model, reference, monkeypatch, n_context, words, positio
         return with_gradients(encode_text(clip_model, prompts, context, deep), [context, *deep])
 
     assert_close(*reference(compute))
+
+
+@pytest.mark.parametrize("kind", ["generic", "class_specific", "instance"])
+@pytest.mark.parametrize("allowed", [0.0, 0.5])
+def test_text_within_a_bound_of_memory(clip_model, reference, kind, allowed):
+    names, groups = [f"{'big ' * (i % 3)}dog {i}" for i in range(20)], 3 if kind == "instance" else 1
+    prompts = prompt_layout(clip_model, names, "a photo of a", 4, "end", kind == "class_specific")
+    context = initial_context(clip_model, 4, "a photo of a", 20 if kind == "class_specific" else 0)
+    if kind == "instance":
+        context = (context + torch.randn(3, 1, context.shape[-1]))[:, None]
+    context.requires_grad_()
+    deep = [torch.randn(4, context.shape[-1], requires_grad=True) for _ in range(2)]
+
+    def compute():
+        return with_gradients(encode_text(clip_model, prompts, context, deep), [context, *deep])
+
+    plain, whole = reference(compute)
+    kept = training_memory(clip_model, prompts, 1, 0, groups).text
+    bound_text_memory_(prompts, clip_model, int(allowed * kept), groups)
+    assert len(prompts.parts) == 20 or allowed
+    assert 0 < prompts.recomputed < len(prompts.parts) or not allowed
+    bounded = compute()
+    assert_close(plain, bounded)
+    assert_close(whole, bounded)
+    with torch.no_grad():
+        assert torch.equal(encode_text(clip_model, prompts, context, deep), bounded[0])
+
+    found = kept_for_backward(lambda: encode_text(clip_model, prompts, context, deep), clip_model.parameters())
+    assert found < 1.15 * allowed * kept + 1e5 * groups
+    bound_text_memory_(prompts, clip_model, 10**12)
+    assert not prompts.parts and not prompts.recomputed
+
+
+@pytest.mark.parametrize("images, n_image, names", [(4, 2, 10), (8, 4, 60)])
+def test_the_estimate_of_memory(clip_model, images, n_image, names):
+    prompts = prompt_layout(clip_model, [f"dog {i}" for i in range(names)], "a photo of a", 4)
+    context = initial_context(clip_model, 4).requires_grad_()
+    vectors = torch.randn(n_image, 128, requires_grad=True)
+    estimate = training_memory(clip_model, prompts, images, n_image)
+    frozen = list(clip_model.parameters())
+    text = kept_for_backward(lambda: encode_text(clip_model, prompts, context), frozen)
+    image = kept_for_backward(lambda: encode_image(clip_model, torch.randn(images, 3, 32, 32), vectors), frozen)
+    assert estimate.text == pytest.approx(text, rel=0.3)  # with 3 layers the last, shorter one counts much
+    assert estimate.image == pytest.approx(image, rel=0.3)
+    assert estimate.peak > estimate.weights + text + image
+    assert "peak about" in str(estimate)
 
 
 @pytest.mark.parametrize("n_prompts, depth", [(2, 4), (1, 2), (3, 1)])

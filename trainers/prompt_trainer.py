@@ -11,9 +11,11 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_checkpoint
 
 from qprompt.backbones import backbone_hash, convert_weights_, load_clip
+from qprompt.data.decode_cache import MB
 from qprompt.errors import UserError, did_you_mean
 from qprompt.feature_cache import cached_loader, is_deterministic
 from qprompt.prompted_clip import Prompts, initial_context, prompt_layout
+from qprompt.prompted_clip.memory import bound_text_memory_, training_memory
 from qprompt.states import load_state_dict_
 
 PRECISIONS = ("fp16", "fp32", "amp", "bf16")
@@ -27,6 +29,7 @@ class PromptTrainer(TrainerX):
     node = ""  # its settings: cfg.TRAINER.<node>
     registered_name = "prompt_learner"  # the checkpoint folder, as upstream names it
     prompts_images = False  # whether image features depend on what is learned
+    conditional = False  # whether text features depend on the image
     binding_settings: tuple[str, ...] = ()  # settings that a checkpoint must share with the run that loads it
 
     def build_prompted_clip(self, clip_model, classnames):
@@ -74,6 +77,21 @@ class PromptTrainer(TrainerX):
         # fp16 gradients vanish without a scaled loss; bf16 has the range of fp32.
         self.scaler = torch.amp.GradScaler("cuda") if self.precision in ("fp16", "amp") else None
         self.keep_features()
+
+    def before_train(self):
+        """Bound the memory of text encoding, and say what a step takes."""
+        batch, allowed = self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE, self.cfg.TEXT_MEMORY_MB * MB
+        if allowed < 0 and self.device.type == "cuda":
+            allowed = torch.cuda.mem_get_info(self.device)[0] // 2
+        contexts = batch if self.conditional else 1
+        layout, clip_model = self.model.layout, self.model.clip_model
+        if allowed > 0:
+            bound_text_memory_(layout, clip_model, allowed, contexts)
+        n_image = len(self.model.prompts().image) if self.prompts_images else 0
+        print(f"Memory of a training step: {training_memory(clip_model, layout, batch, n_image, contexts)}")
+        if layout.recomputed:
+            print(f"Text is encoded in {len(layout.parts)} parts, {layout.recomputed} of them again for backward")
+        super().before_train()
 
     def usable_precision(self, precision):
         """`precision`, or fp32 where half precision has no hardware."""

@@ -30,6 +30,8 @@ class PromptLayout(nn.Module):
         tokens, slots: (C, L) token ids; which context vector stands there instead, -1 for none.
         eot: (C,) position of EOT.
         n_shared: P.
+        parts: layouts of consecutive classes each, to be encoded one after the other, or none (`split_`).
+        recomputed: how many of the parts, the first ones, are encoded again in the backward pass.
         rows: (R, D) embedding and position of each row, the position alone where a context vector goes.
         context_rows, context_slots: the rows with a context vector, and which one it is.
         context_index: the same, but class c's vector j is number c * n_context + j in a class-specific layout.
@@ -44,7 +46,6 @@ class PromptLayout(nn.Module):
     tokens: Tensor
     slots: Tensor
     eot: Tensor
-    embedding: Tensor
     rows: Tensor
     context_rows: Tensor
     context_slots: Tensor
@@ -54,35 +55,42 @@ class PromptLayout(nn.Module):
     places: Tensor
     mask: Tensor
 
-    def __init__(self, clip_model: ClipModel, tokens: Tensor, slots: Tensor, class_specific: bool = False):
+    def __init__(
+        self,
+        clip_model: ClipModel,
+        tokens: Tensor,
+        slots: Tensor,
+        class_specific: bool = False,
+        n_shared: int | None = None,
+    ):
         super().__init__()
         device = clip_model.token_embedding.weight.device
         tokens, slots = tokens.cpu(), slots.cpu()
         n_classes, length = tokens.shape
         self.n_classes, self.class_specific = n_classes, class_specific
         self.n_context = int(slots.max()) + 1
+        self.parts, self.recomputed = nn.ModuleList(), 0
         eot = tokens.argmax(dim=-1)  # EOT has the highest id of CLIP's vocabulary
-        self.n_shared = P = _n_shared(tokens, slots, eot, class_specific)
+        self.n_shared = P = _n_shared(tokens, slots, eot, class_specific) if n_shared is None else n_shared
         own = torch.arange(length)[None] <= eot[:, None]
         own[:, :P] = False  # (C, L): a class's own positions
 
-        with torch.no_grad():
-            embedding = clip_model.token_embedding(tokens.to(device)).type(clip_model.dtype)
-            position = clip_model.positional_embedding.type(clip_model.dtype)[:length]
-            fixed = embedding.masked_fill((slots >= 0)[..., None].to(device), 0) + position
-
         def as_rows(values: Tensor) -> Tensor:
-            return torch.cat([values[0, :P], values[own.to(values.device)]])
+            return torch.cat([values[0, :P], values[own]])
 
         number = slots + self.n_context * torch.arange(n_classes)[:, None] * class_specific
         context_rows = (as_rows(slots) >= 0).nonzero()[:, 0]
+        with torch.no_grad():
+            fixed = clip_model.token_embedding(as_rows(tokens).to(device)).type(clip_model.dtype)
+            fixed[context_rows] = 0
+            position = as_rows(torch.arange(length).expand(n_classes, -1))
+            fixed += clip_model.positional_embedding.type(clip_model.dtype)[position]
         lengths = own.sum(dim=1)
         buffers = {
             "tokens": tokens,
             "slots": slots,
             "eot": eot,
-            "embedding": embedding,
-            "rows": as_rows(fixed),
+            "rows": fixed,
             "context_rows": context_rows,
             "context_slots": as_rows(slots)[context_rows],
             "context_index": as_rows(number)[context_rows],
@@ -91,6 +99,16 @@ class PromptLayout(nn.Module):
         buffers["bins"], buffers["places"], buffers["mask"] = _bins(P, lengths.tolist())
         for name, value in buffers.items():
             self.register_buffer(name, value.to(device), persistent=False)
+
+    def split_(self, clip_model: ClipModel, rows: int) -> None:
+        """Make `parts` of about `rows` rows each, at least one class; none if the whole is no larger."""
+        own = self.eot + 1 - self.n_shared
+        part = (own.cumsum(0) - 1) // max(1, rows - self.n_shared)
+        counts = part.unique_consecutive(return_counts=True)[1].tolist()
+        classes = torch.arange(self.n_classes, device=part.device).split(counts) if len(counts) > 1 else ()
+        self.parts = nn.ModuleList(
+            PromptLayout(clip_model, self.tokens[c], self.slots[c], self.class_specific, self.n_shared) for c in classes
+        )
 
     def extra_repr(self) -> str:
         return f"classes={self.n_classes}, rows={len(self.rows)}, shared={self.n_shared}"

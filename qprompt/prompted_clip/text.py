@@ -3,9 +3,11 @@
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from qprompt.backbones import ClipModel
 from qprompt.prompted_clip.layers import attention, layer
@@ -43,7 +45,7 @@ def encode_text_plain(
     """
     if context is not None and context.dim() == 4:
         return torch.stack([encode_text_plain(clip_model, layout, each[0], deep) for each in context])
-    x = layout.embedding  # (C, L, D)
+    x = clip_model.token_embedding(layout.tokens).type(clip_model.dtype)  # (C, L, D)
     length = x.shape[1]
     is_context = (layout.slots >= 0)[..., None]
 
@@ -68,7 +70,23 @@ def encode_text_fast(
     clip_model: ClipModel, layout: PromptLayout, context: Tensor | None, deep: Sequence[Tensor] = ()
 ) -> Tensor:
     """The same, computing each row of the layout once: shared rows once for all classes, nothing after EOT,
-    and behind the last attention EOT alone."""
+    and behind the last attention EOT alone. A layout in parts is encoded part by part."""
+    if not layout.parts:
+        return _encode_rows(clip_model, layout, context, deep)
+    contexts = [context] * len(layout.parts)
+    if context is not None and context.dim() == 3:
+        contexts = list(context.split([part.n_classes for part in layout.parts]))
+    features = []
+    for number, (part, given) in enumerate(zip(layout.parts, contexts, strict=True)):
+        encode = partial(_encode_rows, clip_model, part)
+        if number < layout.recomputed and torch.is_grad_enabled():
+            # The backward pass begins at the last parts: these are freed when the first ones are encoded again.
+            encode = partial(checkpoint, encode, use_reentrant=False, preserve_rng_state=False)
+        features.append(encode(given, deep))
+    return torch.cat(features, dim=-2)
+
+
+def _encode_rows(clip_model: ClipModel, layout: Any, context: Tensor | None, deep: Sequence[Tensor]) -> Tensor:
     x = layout.rows[None]  # (1, R, D)
     if context is not None:
         vectors = context[:, 0] if context.dim() == 4 else context.reshape(1, -1, context.shape[-1])
