@@ -20,6 +20,7 @@ from importlib import import_module
 from pathlib import Path
 
 from qprompt.errors import AlreadyFinished, UserError, did_you_mean
+from qprompt.files import disk_errors_named
 
 HERE = Path(__file__).resolve().parent
 
@@ -254,7 +255,7 @@ def main(argv=None):
         }
         settings = run_record.run_settings(config.to_dict(cfg), how)
         plain = run_record.run_settings(config.to_dict(defaults), how)
-        with run_record.claim(cfg.OUTPUT_DIR, settings, plain), logging_to(cfg.OUTPUT_DIR):
+        with disk_errors_named(), run_record.claim(cfg.OUTPUT_DIR, settings, plain), logging_to(cfg.OUTPUT_DIR):
             run(args, cfg, defaults, engine, getattr(trainer_class, "learns", True))
     except UserError as error:
         if args.skip_finished and isinstance(error, AlreadyFinished):

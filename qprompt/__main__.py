@@ -13,6 +13,7 @@ from pathlib import Path
 
 from qprompt import __version__, commands
 from qprompt.errors import UserError, did_you_mean
+from qprompt.files import disk_errors_named
 
 
 def _first_line(module_file: Path) -> str:
@@ -68,7 +69,8 @@ def main(argv: list[str] | None = None) -> int:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(parser)
-        return module.run(parser.parse_args(argv[1:])) or 0
+        with disk_errors_named():
+            return module.run(parser.parse_args(argv[1:])) or 0
     except UserError as error:
         print(f"qprompt: {error}", file=sys.stderr)
         return 2

@@ -1,12 +1,18 @@
 """Files that are either whole or not there."""
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from qprompt.errors import UserError
+
+# What a full disk, a quota, a read-only folder, a file in the way or a failing disk raises.
+_OF_THE_DISK = {"ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EEXIST", "ENOTDIR", "EISDIR", "EIO"}
 
 
 @contextlib.contextmanager
@@ -29,10 +35,26 @@ def atomic_open(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+    except BaseException as error:
+        with contextlib.suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a write that fails does not say to which file
         raise
+
+
+@contextlib.contextmanager
+def disk_errors_named() -> Iterator[None]:
+    """A disk that is full or may not be written to is a UserError with the file's name. Around a whole program."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, UserError) or errno.errorcode.get(error.errno or 0) not in _OF_THE_DISK:
+            raise
+        raise UserError(
+            f"{error.filename or 'a file'}: {error.strerror}. No file is left half-written; "
+            "what was written before stays, and the same command goes on from there."
+        ) from None
 
 
 def remove_unfinished(folder: str | os.PathLike[str]) -> None:

@@ -1,6 +1,7 @@
 """Kill training runs at random moments, start them again, and compare what they leave with runs nobody touched.
 
   python tests/kill_runs.py --kills 60 --seed 0
+  python tests/kill_runs.py --kills 0 --full-disks 20     (as root: it mounts small file systems)
 
 A start is a real process and a kill a real SIGKILL: at a random time, or at a random one of the moments at which the
 run opens, renames or removes a file in its folder. Most starts are forked from a process that has torch imported, to
@@ -8,7 +9,8 @@ spare its seconds; every tenth is ``python train.py``, and the untouched run alw
 drawn anew for each start.
 
 After a kill every file under a final name has to be whole. A finished run has to leave the files of the untouched one,
-bit for bit (metrics.json but for times, memory and paths), and nothing else.
+bit for bit (metrics.json but for times, memory and paths), and nothing else. On a disk that fills up at a random moment
+it has to end with one line that says so, and to go on once there is room.
 """
 
 import argparse
@@ -227,6 +229,27 @@ class Killer:
         self.finished += 1
         return survived
 
+    def fill_disk(self) -> None:
+        """One run on a file system that is too small for it, which grows after that."""
+        output = self.folder / f"disk-{self.finished}"
+        output.mkdir()
+        needed = sum(map(len, self.expected.values())) // 1024
+        mount = ["mount", "-t", "tmpfs", "tmpfs", str(output), "-o"]
+        subprocess.run([*mount, f"size={self.random.randint(4, needed)}k"], check=True)
+        try:
+            argv = arguments(self.scenario, self.root, output)
+            code, line = Start(argv, output).wait(), _last_line(output)
+            assert code == 2 and "No space left on device" in line, f"{output}.log: ended with {code}: {line}"
+            assert "Traceback" not in Path(f"{output}.log").read_text(), f"{output}.log"
+            check_whole(output)
+            subprocess.run([*mount, "remount,size=64m"], check=True)
+            code = Start(argv, output).wait()
+            assert code == 0, f"{output}.log: ended with {code}: {_last_line(output)}"
+            assert not difference(files(output), self.expected), difference(files(output), self.expected)
+            self.finished += 1
+        finally:
+            subprocess.run(["umount", str(output)], check=True)
+
 
 def _last_line(output: Path) -> str:
     return Path(f"{output}.log").read_text(errors="replace").rstrip().rpartition("\n")[2]
@@ -245,6 +268,7 @@ def prepare() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=60, help="how many kills to survive, in all")
+    parser.add_argument("--full-disks", type=int, default=0, help="how many disks to fill up")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scenarios", nargs="+", default=list(SCENARIOS), choices=list(SCENARIOS))
     args = parser.parse_args()
@@ -258,6 +282,9 @@ def main() -> None:
         for killer in killers:
             survived += killer.round(random_.randint(2, 8))
             print(f"{survived} kills survived, {sum(k.finished for k in killers)} runs equal", flush=True)
+    for number in range(args.full_disks):
+        killers[number % len(killers)].fill_disk()
+        print(f"{number + 1} full disks survived", flush=True)
     shutil.rmtree(folder)
     for killer in killers:
         moments = ", ".join(f"{n} {moment}" for moment, n in killer.moments.most_common())

@@ -1,6 +1,9 @@
 """A run that was cut off and started again ends as if nothing had happened, bit for bit."""
 
 import json
+import resource
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -34,12 +37,34 @@ def last_checkpoint(output):
     return torch.load(output / "prompt_learner" / "model.pth.tar-4", weights_only=True)
 
 
-def test_resumed_run_equals_an_uninterrupted_one(root, clip_file, tmp_path, monkeypatch, capsys):
+@pytest.fixture(scope="module")
+def whole(root, clip_file, tmp_path_factory):
+    """The output folder of a run that nothing disturbed."""
+    output = tmp_path_factory.mktemp("runs") / "whole"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(train.HERE)
+        assert train.main(arguments(root, clip_file, output, "QCoOp")) == 0
+    return output
+
+
+def assert_same(output, whole):
+    ours, theirs = last_checkpoint(output), last_checkpoint(whole)
+    assert ours["state_dict"].keys() == theirs["state_dict"].keys()
+    for key, tensor in theirs["state_dict"].items():
+        other = ours["state_dict"][key]
+        assert torch.equal(tensor, other) if isinstance(tensor, torch.Tensor) else tensor == other, key
+    for name in ("prompt_learner/prompt.qprompt", "quantization.npz"):
+        assert (output / name).read_bytes() == (whole / name).read_bytes(), name
+    records = [json.loads((folder / "metrics.json").read_text()) for folder in (output, whole)]
+    assert records[0]["results"] == records[1]["results"]
+    assert records[0]["prompt"] == records[1]["prompt"]
+    assert records[0]["prompt"]["refits"] > 0
+
+
+def test_resumed_run_equals_an_uninterrupted_one(root, clip_file, whole, tmp_path, monkeypatch, capsys):
     from trainers.qcoop import QCoOp
 
     monkeypatch.chdir(train.HERE)
-    assert train.main(arguments(root, clip_file, tmp_path / "whole", "QCoOp")) == 0
-
     after_epoch = QCoOp.after_epoch
 
     def cut_off(self):
@@ -53,18 +78,50 @@ def test_resumed_run_equals_an_uninterrupted_one(root, clip_file, tmp_path, monk
     assert "takes the run up" in capsys.readouterr().err
     assert not (tmp_path / "cut" / "metrics.json").exists()
     assert train.main(arguments(root, clip_file, tmp_path / "cut", "QCoOp")) == 0
+    assert_same(tmp_path / "cut", whole)
 
-    whole, cut = last_checkpoint(tmp_path / "whole"), last_checkpoint(tmp_path / "cut")
-    assert whole["state_dict"].keys() == cut["state_dict"].keys()
-    for key, tensor in whole["state_dict"].items():
-        other = cut["state_dict"][key]
-        assert torch.equal(tensor, other) if isinstance(tensor, torch.Tensor) else tensor == other, key
-    for name in ("prompt_learner/prompt.qprompt", "quantization.npz"):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes(), name
-    records = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "cut")]
-    assert records[0]["results"] == records[1]["results"]
-    assert records[0]["prompt"] == records[1]["prompt"]
-    assert records[0]["prompt"]["refits"] > 0
+
+def test_run_on_a_full_disk_says_so_and_goes_on_once_there_is_room(
+    root, clip_file, whole, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(train.HERE)
+    output, before = tmp_path / "full", resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = (whole / "prompt_learner" / "model.pth.tar-1").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, before[1]))  # writes beyond it fail as on a full disk
+    try:
+        assert train.main(arguments(root, clip_file, output, "QCoOp")) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("train.py: ") and "model.pth.tar-1: File too large" in last
+    assert not list((output / "prompt_learner").iterdir())
+    assert train.main(arguments(root, clip_file, output, "QCoOp")) == 0
+    assert_same(output, whole)
+
+
+def test_file_in_the_way_of_checkpoints_is_named(root, clip_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(train.HERE)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "prompt_learner").write_text("mine")
+    assert train.main(arguments(root, clip_file, tmp_path / "out", "QCoOp")) == 2
+    assert f"train.py: {tmp_path / 'out' / 'prompt_learner'}" in capsys.readouterr().err.splitlines()[-1]
+    assert (tmp_path / "out" / "prompt_learner").read_text() == "mine"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_same_bits_with_any_number_of_workers(root, clip_file, whole, tmp_path, monkeypatch, workers):
+    monkeypatch.chdir(train.HERE)
+    monkeypatch.setattr("dassl.data.data_manager._num_workers", lambda cfg: cfg.DATALOADER.NUM_WORKERS)
+    settings = arguments(root, clip_file, tmp_path / "out", "QCoOp")
+    assert train.main([*settings, "DATALOADER.NUM_WORKERS", str(workers)]) == 0
+    assert_same(tmp_path / "out", whole)
+
+
+@pytest.mark.slow
+def test_killed_runs_equal_untouched_ones():
+    command = [sys.executable, "tests/kill_runs.py", "--kills", "6", "--scenarios", "QCoOp", "QMaPLe"]
+    done = subprocess.run(command, cwd=train.HERE, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_run_cut_off_while_a_checkpoint_is_written_takes_up_the_one_before(root, clip_file, tmp_path, monkeypatch):
@@ -92,12 +149,10 @@ def test_run_cut_off_while_a_checkpoint_is_written_takes_up_the_one_before(root,
     assert epochs == [1, 2, 3]
 
 
-def test_early_checkpoint_of_a_long_run_is_evaluated(root, clip_file, tmp_path, monkeypatch):
+def test_early_checkpoint_of_a_long_run_is_evaluated(root, clip_file, whole, tmp_path, monkeypatch):
     monkeypatch.chdir(train.HERE)
-    settings = arguments(root, clip_file, tmp_path / "whole", "QCoOp")
-    assert train.main([*settings, "OPTIM.MAX_EPOCH", "4"]) == 0
-    settings[settings.index("--output-dir") + 1] = str(tmp_path / "eval")
-    how = ["--eval-only", "--model-dir", str(tmp_path / "whole"), "--load-epoch", "all"]
+    settings = arguments(root, clip_file, tmp_path / "eval", "QCoOp")
+    how = ["--eval-only", "--model-dir", str(whole), "--load-epoch", "all"]
     assert train.main(how + settings) == 0
     curve = json.loads((tmp_path / "eval" / "metrics.json").read_text())["curve"]
     assert [point["epoch"] for point in curve] == [1, 2, 3, 4]

@@ -1,5 +1,6 @@
 """Checkpoints, and opening, counting and initialising a network's layers."""
 
+import io
 import os
 import shutil
 from collections import Counter, OrderedDict
@@ -38,7 +39,8 @@ def _plain(value, where="checkpoint"):
     """`value` with only what torch's weights-only reader takes: tensors, numbers, strings and containers of them."""
     if isinstance(value, torch.Tensor):
         # A view would drag its whole storage into the file.
-        is_view = value.untyped_storage().nbytes() > value.numel() * value.element_size()
+        storage = value.untyped_storage() if hasattr(value, "untyped_storage") else value.storage()  # torch 1
+        is_view = storage.nbytes() > value.numel() * value.element_size()
         return value.detach().clone() if is_view else value
     if isinstance(value, np.generic):  # before float: np.float64 is one
         return value.item()
@@ -71,8 +73,10 @@ def save_checkpoint(state, save_dir, is_best=False, remove_module_from_keys=True
         state["state_dict"] = _without_module_prefix(state["state_dict"])
 
     fpath = os.path.join(save_dir, model_name or f"model.pth.tar-{state['epoch']}")
+    content = io.BytesIO()  # torch.save into a file hides why the disk refused it
+    torch.save(_plain(state), content)
     with atomic_open(fpath) as file:
-        torch.save(_plain(state), file)
+        file.write(content.getbuffer())
     print(f"Checkpoint saved to {fpath}")
 
     # written last: it must never name a file that is not there
