@@ -37,7 +37,7 @@ def floor(layout, clip_model, rate):
     """Seconds that the unavoidable matrix products take at `rate` FLOP/s, forward and backward to the inputs."""
     width, layers = clip_model.transformer.width, clip_model.transformer.layers
     rows = len(layout.rows)
-    last = 3 * rows + 9 * layout.n_classes  # of width**2: keys, values and queries of all, the rest at EOT
+    last = 2 * rows + 10 * layout.n_classes  # of width**2: keys and values of all, the rest at EOT
     return 2 * 2 * width**2 * (12 * rows * (layers - 1) + last) / rate
 
 

@@ -10,14 +10,23 @@ from torch import Tensor
 def layer(block: Any, x: Tensor, attend: Callable[..., Tensor], keep: Any = None) -> Tensor:
     """A residual attention block on rows x (B, n, D).
 
-    `attend` maps queries, keys and values, (B, H, n, d) each, to what each row has gathered, (B, n, D).
-    `keep` selects rows: those whose result is read further on.
+    `attend` maps queries (B, H, m, d), keys and values (B, H, n, d) to what each query has gathered, (B, m, D).
+    `keep` selects the m rows whose result is read further on: the others are keys and values only.
     """
-    qkv = F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)
-    # (B, n, 3D) -> (3, B, H, n, d)
-    out = attend(*qkv.unflatten(-1, (3, block.attn.num_heads, -1)).permute(2, 0, 3, 1, 4))
-    if keep is not None:
-        x, out = x[:, keep], out[:, keep]
+    weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
+    normed = block.ln_1(x)
+
+    def heads(x: Tensor, first: int, last: int) -> Tensor:
+        """Rows `first` to `last` of queries, keys, values: (B, n, D) -> (last - first, B, H, n, d)."""
+        width = x.shape[-1]
+        rows = slice(first * width, last * width)
+        out = F.linear(x, weight[rows], bias[rows])
+        return out.unflatten(-1, (last - first, block.attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+
+    if keep is None:
+        out = attend(*heads(normed, 0, 3))
+    else:
+        x, out = x[:, keep], attend(*heads(normed[:, keep], 0, 1), *heads(normed, 1, 3))
     x = x + block.attn.out_proj(out)
     return x + _mlp(block, block.ln_2(x))
 

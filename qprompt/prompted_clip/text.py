@@ -99,7 +99,14 @@ def _encode_rows(clip_model: ClipModel, layout: Any, context: Tensor | None, dee
         if 0 < number <= len(deep):
             values = deep[number - 1].type(x.dtype).index_select(0, layout.context_slots)
             x = x.index_copy(1, layout.context_rows, values.expand(len(x), -1, -1))
-        x = layer(block, x, attend, keep=layout.eot_rows if number == len(blocks) - 1 else None)
+        if number < len(blocks) - 1:
+            x = layer(block, x, attend)
+    eot = layout.eot_rows
+
+    def attend_at_eot(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return attend(torch.zeros_like(key).index_copy(2, eot, query), key, value)[:, eot]
+
+    x = layer(blocks[-1], x, attend_at_eot, keep=eot)
     x = clip_model.ln_final(x).type(clip_model.dtype) @ clip_model.text_projection  # (G, C, E)
     return x if context is not None and context.dim() == 4 else x[0]
 
