@@ -1,8 +1,10 @@
 """docs/your_data.md, step by step, with the embedded CLIP in place of ViT-B/16."""
 
+import ast
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -51,12 +53,20 @@ def test_from_a_folder_of_pictures_to_a_prediction(tmp_path):
     subprocess.run(command, cwd=tmp_path, env=env(), check=True, capture_output=True)
     assert json.loads((tmp_path / "output/drinks/metrics.json").read_text())["results"]["total"] == 9
 
-    code = blocks("python")[0].replace('"ViT-B/16"', '"tiny"')
-    shown = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=env(), check=True, capture_output=True, text=True
+    def printed(*arguments):
+        run = subprocess.run(
+            [sys.executable, *arguments], cwd=tmp_path, env=env(), check=True, capture_output=True, text=True
+        )
+        return run.stdout
+
+    predict = shlex.split(blocks("bash")[2].replace("\\\n", " "))
+    out = json.loads(printed("-m", "qprompt", *predict[1:], "--json"))
+    assert [entry["image"] for entry in out] == ["drinks/latte/a.jpg", "drinks/espresso/b.jpg"]
+    shares = ast.literal_eval(printed("-c", blocks("python")[0]))
+    by_name = {entry["name"]: entry["probability"] for entry in out[0]["classes"]}
+    assert [by_name[name] for name in ("espresso", "green tea", "latte")] == pytest.approx(
+        list(map(float, shares)), abs=1e-4
     )
-    shares = [float(line.rpartition(": ")[2].rstrip("%")) for line in shown.stdout.splitlines()]
-    assert len(shares) == 3 and sum(shares) == pytest.approx(100, abs=0.2)
 
 
 def env():
