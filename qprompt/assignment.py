@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 TABLE_FROM, CELLS = 2**13, 2**12  # values from which a table pays on a CPU; its size
+# torch.compiler came in 2.1; code compiled by an older one has no table to leave out.
+is_compiling = getattr(getattr(torch, "compiler", None), "is_compiling", lambda: False)
 
 
 class Table(NamedTuple):
@@ -50,7 +52,7 @@ def make_table(bounds: Tensor) -> Table | None:
 
 def assign(x: Tensor, bounds: Tensor, table: Table | None = None) -> Tensor:
     """Indices (G, L), an integer type, of x (G, L) among bounds (G, k - 1); `table`: of the bounds of one group."""
-    if table is not None and x.device.type == "cpu" and not torch.compiler.is_compiling():
+    if table is not None and x.device.type == "cpu" and not is_compiling():
         return table.assign(x[0])[None]
     if bounds.shape[1] == 1:
         return (x > bounds).long()

@@ -206,11 +206,11 @@ class FakeQuantize(nn.Module):
         self.active, self.kl = self.fits > 0, math.nan
         self._derive()
 
-    def _apply(self, fn: Any, recurse: bool = True) -> nn.Module:
+    def _apply(self, *args: Any, **kwargs: Any) -> nn.Module:
         # The device follows the module around it; .half() must not round the levels.
         own = {**self._buffers, **self._parameters}
         before = {name: tensor.detach().clone() for name, tensor in own.items() if tensor is not None}
-        super()._apply(fn, recurse)
+        super()._apply(*args, **kwargs)
         for name, old in before.items():
             now = getattr(self, name)
             if now.dtype != old.dtype:

@@ -32,7 +32,7 @@ class GaussianNoise(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         if not self.training:
             return weight
-        strength = self.sigma * (weight.detach().float().std(correction=0) if self.relative else 1.0)
+        strength = self.sigma * (weight.detach().float().std(unbiased=False) if self.relative else 1.0)
         return weight + (self.noise * strength).to(weight.dtype)
 
     def draw(self) -> None:

@@ -17,7 +17,7 @@ from qprompt.fake_quant import QuantConfig, finish_, quantize_, quantized_parame
 
 def test_equals_the_formula():
     module, fake, w = one(weights(4, 500), bits=2)
-    mu, sigma = w.double().mean(), w.double().std(correction=0)
+    mu, sigma = w.double().mean(), w.double().std(unbiased=False)
     normalized = (w.double() - mu) / sigma
     c = fake.codebook[0].double()
     nearest = (normalized[..., None] - c).abs().argmin(-1)
@@ -128,7 +128,7 @@ def test_gradient_through_sigma_is_the_formula():
     g = torch.randn(4, 500)
     (module.ctx * g).sum().backward()
     coded = fake.encode(original)
-    normalized = ((original - original.mean()) / original.std(correction=0)).detach()
+    normalized = ((original - original.mean()) / original.std(unbiased=False)).detach()
     rounding = fake.codebook[0][coded.indices].view_as(normalized) - normalized
     assert torch.allclose(original.grad, g + normalized * (g * rounding).sum() / g.numel(), atol=1e-5)
     plain, *_ = one(weights(4, 500), bits=2)
@@ -217,7 +217,7 @@ def test_gate_needs_both_time_and_divergence():
 def test_divergence_is_the_formula():
     module, fake, original = one(weights(4, 500), bits=2)
     drift(original, 0)
-    normalized = (original - original.mean()) / original.std(correction=0)
+    normalized = (original - original.mean()) / original.std(unbiased=False)
     indices = (normalized.view(-1, 1) - fake.codebook[0]).abs().argmin(1)
     now = torch.stack([(indices == i).sum() for i in range(4)]).double() + 0.5
     reference = fake.reference[0].double() * 2000 + 0.5

@@ -1,5 +1,6 @@
 """CLIP weights drawn at random in the true shapes of OpenAI's models: for tests, benchmarks and dry runs."""
 
+import contextlib
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -49,7 +50,7 @@ def random_state_dict(shape: str | ClipShape, seed: int = 0) -> dict[str, Tensor
         if shape not in SHAPES:
             raise UserError(f"no shape {shape!r}.{did_you_mean(shape, SHAPES)} Known: {', '.join(SHAPES)}.")
         shape = SHAPES[shape]
-    with torch.device("meta"):
+    with torch.device("meta") if hasattr(torch, "compile") else contextlib.nullcontext():  # torch 1 has no such block
         shapes = import_clip().model.CLIP(**asdict(shape)).state_dict()
     generator = np.random.PCG64(seed)
     weights = {name: _draw(generator, name, tuple(value.shape)) for name, value in shapes.items()}

@@ -6,7 +6,12 @@ CoOp's: constant warm-up of one epoch, then a cosine over MAX_EPOCH that starts 
 
 from collections import Counter
 
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, StepLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR, StepLR
+
+try:
+    from torch.optim.lr_scheduler import LRScheduler
+except ImportError:  # torch 1
+    from torch.optim.lr_scheduler import _LRScheduler as LRScheduler  # type: ignore[assignment]
 
 AVAI_SCHEDS = ["single_step", "multi_step", "cosine"]
 _PLAIN = (bool, int, float, str, list, tuple, dict, Counter, type(None))
