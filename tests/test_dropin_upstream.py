@@ -92,7 +92,6 @@ def run(engine, data, archives, tmp_path):
             engine="none" if launched and engine == "bundled" else engine,
             program=[RECORDING, str(logits), *(["-m", "qprompt", *precision] if launched else []), "train.py"],
             env={"QPROMPT_ENGINE": engine},
-            timeout=2500,
         )
         if os.environ.get("QPROMPT_KEEP_LOGS"):
             kept = Path(os.environ["QPROMPT_KEEP_LOGS"]) / f"{engine}-{repository}-{trainer}-{output}.txt"

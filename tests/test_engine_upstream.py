@@ -19,7 +19,7 @@ from tests.upstream import (
     train_args,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]  # half precision on a busy CPU takes minutes
 
 COCOOP = "CoCoOp/vit_b16_c4_ep10_batch1_ctxv1.yaml"
 MAPLE = "MaPLe/vit_b16_c2_ep5_batch4_2ctx.yaml"

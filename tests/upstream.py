@@ -42,6 +42,8 @@ def checkout(name: str) -> Path:
     path = os.environ.get(VARIABLES[name])
     if not path:
         pytest.skip(f"set {VARIABLES[name]} to a checkout of {name} to run this")
+    if name != "dassl" and not (Path(path) / "train.py").is_file():
+        pytest.fail(f"{VARIABLES[name]} is {path}, which holds no train.py (KgCoOp's is in its folder KgCoOp)")
     return Path(path)
 
 
@@ -138,7 +140,7 @@ def run_checkout(
     python: str = sys.executable,
     env: Mapping[str, str] | None = None,
     check: bool = True,
-    timeout: float = 300,
+    timeout: float = 2500,
 ) -> str:
     """Run ``python train.py ARGS`` in the checkout `folder` and return what it printed (both streams).
 
