@@ -6,10 +6,13 @@ import platform
 import statistics
 import sys
 import time
+import weakref
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -54,6 +57,38 @@ def kept_for_backward(forward, frozen=()):
         result = forward()
     del result
     return sum(sizes.values())
+
+
+class LiveTensors(TorchDispatchMode):
+    """While it is on: bytes of all tensors that are alive, those in `known` included, and the `peak` of it."""
+
+    def __init__(self, known):
+        super().__init__()
+        self.now = self.peak = 0
+        self.storages = {}
+        for tensor in known:
+            self.add(tensor)
+
+    def add(self, tensor):
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.storages:
+            return
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+        def gone(_):
+            self.now -= size
+            del self.storages[key]
+
+        self.storages[key] = weakref.ref(storage, gone)
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        result = function(*arguments, **(keywords or {}))
+        for tensor in tree_leaves((arguments, result)):
+            if isinstance(tensor, torch.Tensor):
+                self.add(tensor)
+        return result
 
 
 def matrix_rate(size=1024, seconds=1.0):

@@ -15,18 +15,13 @@ import statistics
 import torch
 from measure import clock, save
 from text_encoding import class_names
-from training_step import BATCH, ours, step
+from training_step import BATCH, QUANTIZED, ours, step
 
 from qprompt.backbones import load_clip
 from qprompt.backbones.load import build_clip
 from qprompt.backbones.random_weights import random_state_dict
 from qprompt.engine import activate
 from qprompt.fake_quant import quantize_, quantized_parameters, refresh_
-
-QUANTIZED = {
-    "CoOp": (["prompt_learner.ctx"], 1),
-    "MaPLe": (["prompt_learner.ctx", "*proj.weight", "*compound_prompts_text.*", "*projections.*.weight"], 4),
-}
 
 
 def measure(method, clip_model, given, n_classes, steps, fit_every):

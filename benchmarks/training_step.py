@@ -2,26 +2,34 @@
 """A whole training step (images, text, loss, backward, update): our plain path, our fast one, upstream's trainer.
 
     python benchmarks/training_step.py --coop ../CoOp --maple ../multimodal-prompt-learning
-    python benchmarks/training_step.py --methods MaPLe --classes 50 --repeat 3
+    python benchmarks/training_step.py --cases MaPLe:50:4 --repeat 3
 
-Random ViT-B/16 weights, fp32. CoOp: batch 32, as published; "features" is the step where no transform is random and
-image features are kept. MaPLe: batch 4, depth 9.
+A case is METHOD:CLASSES:BATCH. Random ViT-B/16 weights, fp32; CoOp with 4 context vectors, MaPLe with depth 9.
+"features" is the step where image features are kept, "quantized" that of QCoOp or QMaPLe. The floor is the arithmetic
+that has to be done at the matrix rate measured here. Rows of other cases in the results file stay.
 """
 
 import argparse
+import json
 from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
-from measure import reference, save, side_by_side, upstream
-from text_encoding import class_names
+from measure import RESULTS, machine, matrix_rate, reference, save, side_by_side, upstream
+from text_encoding import class_names, floor
 
 from qprompt.backbones.load import build_clip
 from qprompt.backbones.random_weights import SHAPES, random_state_dict
 from qprompt.engine import activate
+from qprompt.fake_quant import quantize_, refresh_
 from qprompt.prompted_clip import PromptedCLIP, initial_context, prompt_layout
 
-BATCH = {"CoOp": 32, "MaPLe": 4}
+BATCH = {"CoOp": 32, "MaPLe": 4}  # as published
+CASES = ("CoOp:100:32", "CoOp:50:8", "CoOp:100:8", "MaPLe:50:4", "MaPLe:100:4")
+QUANTIZED = {
+    "CoOp": (["prompt_learner.ctx"], 1),
+    "MaPLe": (["prompt_learner.ctx", "*proj.weight", "*compound_prompts_text.*", "*projections.*.weight"], 4),
+}
 
 
 def step(model, image, label, optimizer):
@@ -63,17 +71,33 @@ def upstream_model(method, module, weights, names):
     return model
 
 
-def measure(method, weights, clip_model, n_classes, repeat, module):
-    names, batch = class_names(n_classes), BATCH[method]
-    model = ours(method, clip_model, names)
+def image_floor(visual, batch, n_prompts, rate):
+    """Seconds of the forward pass through the image branch: products with weights, scores and what they gather."""
+    width, layers, patches = visual.transformer.width, visual.transformer.layers, len(visual.positional_embedding) - 1
+    rows = 1 + patches + n_prompts
+    products = rows * (12 * (layers - 1) + 2) + 10 + patches * visual.conv1.weight[0].numel() / width
+    return 2 * batch * (products * width**2 + 2 * layers * rows * rows * width) / rate
+
+
+def measure(case, weights, clip_model, repeat, rate, modules):
+    method, n_classes, batch = case.split(":")
+    n_classes, batch, module = int(n_classes), int(batch), modules[method]
+    names = class_names(n_classes)
+    model, quantized = ours(method, clip_model, names), ours(method, clip_model, names)
     image, label = torch.randn(batch, 3, 224, 224), torch.arange(batch) % n_classes
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.002, momentum=0.9)
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.002, momentum=0.9) for m in (model, quantized)]
+    to_quantize, bits = QUANTIZED[method]
+    quantize_(quantized, names=to_quantize, bits=bits)
 
     def run(plain, given=image):
         with reference(plain):
-            step(model, given, label, optimizer)
+            step(model, given, label, optimizers[0])
 
-    calls = {"fast": lambda: run(False), "plain": lambda: run(True)}
+    def run_quantized():
+        refresh_(quantized)
+        step(quantized, image, label, optimizers[1])
+
+    calls = {"fast": lambda: run(False), "quantized": run_quantized, "plain": lambda: run(True)}
     if method == "CoOp":
         with torch.no_grad():
             features = model.image_features(image)
@@ -85,15 +109,16 @@ def measure(method, weights, clip_model, n_classes, repeat, module):
         calls["upstream"] = lambda: step(theirs, image, label, their_optimizer)
     timed = side_by_side(calls, repeat)
     row = {"method": method, "classes": n_classes, "batch": batch, "rows": len(model.layout.rows)}
+    images = image_floor(clip_model.visual, batch, 2 * (method == "MaPLe"), rate) * (1 + (method == "MaPLe"))
+    row |= {"floor_s": floor(model.layout, clip_model, rate) + images, "floor_images_s": images}
     return row | {n: {"median_s": m, "fastest_s": f, "slowest_s": s} for n, (m, f, s) in timed.items()}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", nargs="+", default=list(BATCH), choices=BATCH)
+    parser.add_argument("--cases", nargs="+", default=CASES)
     parser.add_argument("--backbone", default="ViT-B/16", choices=SHAPES)
-    parser.add_argument("--classes", type=int, nargs="+", default=[50, 100])
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--coop", help="path of a CoOp checkout to measure beside ours")
     parser.add_argument("--maple", help="path of a MaPLe checkout to measure beside ours")
     args = parser.parse_args()
@@ -101,20 +126,32 @@ def main():
     weights = random_state_dict(args.backbone)
     clip_model = build_clip(weights, args.backbone)
     checkouts = {"CoOp": args.coop, "MaPLe": args.maple}
+    modules = {method: upstream(path, method.lower()) if path else None for method, path in checkouts.items()}
+    rate = matrix_rate()
     rows = []
-    for method in args.methods:
-        module = upstream(checkouts[method], method.lower()) if checkouts[method] else None
-        for n_classes in args.classes:
-            row = measure(method, weights, clip_model, n_classes, args.repeat, module)
-            rows.append(row)
-            base = row.get("upstream", row["plain"])["median_s"]
-            print(f"{method}, {n_classes} classes, batch {row['batch']}")
-            for name in ("upstream", "plain", "fast", "features"):
-                if name in row:
-                    r = row[name]
-                    spread = f"({r['fastest_s']:.2f} to {r['slowest_s']:.2f})"
-                    print(f"  {name:9} {r['median_s']:8.2f} s {spread} {base / r['median_s']:6.1f}x")
-    save("training_step", rows, backbone=args.backbone)
+    for case in args.cases:
+        row = measure(case, weights, clip_model, args.repeat, rate, modules)
+        rows.append(row)
+        base = row.get("upstream", row["plain"])["median_s"]
+        print(f"{row['method']}, {row['classes']} classes, batch {row['batch']}, floor {row['floor_s']:.2f} s")
+        for name in ("upstream", "plain", "fast", "quantized", "features"):
+            if name in row:
+                r = row[name]
+                spread = f"({r['fastest_s']:.2f} to {r['slowest_s']:.2f})"
+                print(f"  {name:9} {r['median_s']:8.2f} s {spread} {base / r['median_s']:6.1f}x", flush=True)
+    save("training_step", rows + others(rows), backbone=args.backbone, gflops=rate / 1e9)
+
+
+def others(rows):
+    """Rows of the results file that were measured on this machine with these versions, for other cases."""
+    path = RESULTS / "training_step.json"
+    if not path.exists() or (kept := json.loads(path.read_text()))["machine"] != machine():
+        return []
+
+    def case(row):
+        return row["method"], row["classes"], row["batch"]
+
+    return [row for row in kept["rows"] if case(row) not in map(case, rows)]
 
 
 if __name__ == "__main__":
