@@ -80,7 +80,7 @@ def kind_of(keys: Mapping[str, Any]) -> str:
 
 def prompts_in(state: Mapping[str, Any]) -> Found:
     """The prompts of a state dict; UserError where none of `KINDS` is in it."""
-    state = {key.removeprefix("prompt_learner."): value for key, value in state.items()}
+    state = {str(key).removeprefix("prompt_learner."): value for key, value in state.items()}
     prompts = {key: Prompt(value, None) for key, value in state.items() if isinstance(value, Tensor)}
     for key in state:
         if key.endswith(".original") and "parametrizations." in key:
@@ -124,6 +124,6 @@ def _quantized(state: Mapping[str, Any], key: str) -> tuple[str, Prompt]:
         config = QuantConfig(**FakeQuantize.saved(own["_extra_state"])["config"])
         fake = FakeQuantize(weight, config)
         fake.load_state_dict(own)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"the quantization of {path}{leaf} in it cannot be read: {error}") from None
     return path + leaf, Prompt(weight, fake if fake.active else None)

@@ -62,18 +62,14 @@ def merge_file(cfg: CfgNode, path: str) -> None:
     """Merge one yaml file. A missing or malformed file, an unknown key and a wrong type raise UserError."""
     if not Path(path).is_file():
         raise UserError(f"no config file {path!r}. configs/datasets/ and configs/trainers/ hold the ready ones.")
-    try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is not a yaml file: {reason}") from None
+    data = parse_yaml(Path(path).read_bytes(), path)
     if data is None:
         return
     if not isinstance(data, dict):
         raise UserError(f"{path} holds a {type(data).__name__}, not 'KEY: value' lines.")
     for key, value in _leaves(data, path):
         # As yacs does: the text "(224, 224)" is a tuple, which yaml cannot write otherwise.
-        set_key(cfg, key, CfgNode._decode_cfg_value(value), path)
+        set_key(cfg, key, _decoded(value), path)
 
 
 def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
@@ -83,7 +79,31 @@ def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
     for key, text in zip(options[::2], options[1::2], strict=True):
         if key.startswith("-"):
             raise UserError(f"{key} stands after the first KEY VALUE pair: put all --options before it.")
-        set_key(cfg, key, CfgNode._decode_cfg_value(text), "the command line")
+        set_key(cfg, key, _decoded(text), "the command line")
+
+
+def parse_yaml(text: str | bytes, where: str) -> Any:
+    """The value of a yaml text; UserError, which names `where`, for what is none or uses aliases."""
+    try:
+        return yaml.load(text, _Loader)
+    # Its dates and numbers raise errors of their own, deep nesting another.
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError, AttributeError, TypeError) as error:
+        raise UserError(f"{where} is not yaml: {' '.join(str(error).split())}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):  # a few lines of them can stand for gigabytes, or for themselves
+            raise yaml.YAMLError(f"aliases (*{self.peek_event().anchor}) are not taken: write the value out")
+        return super().compose_node(parent, index)
+
+
+def _decoded(value: Any) -> Any:
+    """`value`, or what Python's literals make of it if it is a text, as yacs does."""
+    try:
+        return CfgNode._decode_cfg_value(value)
+    except (TypeError, MemoryError, RecursionError):  # "{[]: 1}", "(((((...": texts
+        return value
 
 
 def _leaves(data: dict[Any, Any], path: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -114,12 +134,10 @@ def _as_type_of(default: Any, value: Any, key: str, where: str) -> Any:
     """`value` in the type of `default`; the harmless conversions only (1 -> 1.0, list <-> tuple, 2 -> "2")."""
     if default is None or type(default) is type(value):
         return value
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(default, float) and isinstance(value, str):  # yaml reads 1e-4 as a string
+    if isinstance(default, float) and isinstance(value, (int, str)) and not isinstance(value, bool):
         try:
-            return float(value)
-        except ValueError:
+            return float(value)  # yaml reads 1e-4 as a string
+        except (ValueError, OverflowError):
             pass
     if isinstance(default, (list, tuple)) and isinstance(value, (list, tuple)):
         return type(default)(value)

@@ -63,6 +63,19 @@ def remove_unfinished(folder: str | os.PathLike[str]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """The JSON value in a file. OSError, or ValueError for whatever is not JSON."""
+    return parse_json(Path(path).read_text(encoding="utf-8"))
+
+
+def parse_json(text: str) -> Any:
+    """`json.loads` with one kind of error for all that is not JSON."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def write_json(path: str | os.PathLike[str], data: Any) -> None:
     """Write `data` as indented JSON, atomically. NaN is refused: it is not JSON."""
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)

@@ -7,6 +7,7 @@ none and doubles none. `Recorder.close` turns them into one npz file; `read` rea
 import json
 import math
 import os
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from torch import Tensor, nn
 from qprompt.errors import UserError
 from qprompt.fake_quant import quantized_parameters
 from qprompt.fake_quantize import FakeQuantize
-from qprompt.files import atomic_open
+from qprompt.files import atomic_open, parse_json
 
 QUANTITIES = ("mu", "sigma", "kl", "mse", "snr_db", "refit")
 BINS = 64
+LARGEST_RECORD = 2**28  # bytes that are read
 LARGEST_CODEBOOK = 4096  # entries; larger ones (many groups) are not recorded
 
 
@@ -98,7 +100,10 @@ class Recorder:
         """Write the npz file, whole or not at all, and remove the lines it was made from."""
         if not self.part.exists():
             return
-        arrays = _arrays(_lines(self.part))
+        try:
+            arrays = _arrays(_lines(self.part))
+        except Exception as error:  # whatever damage brings about
+            raise UserError(f"{self.part} is damaged ({error}): delete it, the run goes on without.") from None
         with atomic_open(self.path) as file:
             np.savez_compressed(file, **arrays)
         self.part.unlink()
@@ -117,13 +122,32 @@ class Recorder:
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """The arrays of a file that a `Recorder` wrote; UserError where it is none."""
     try:
+        _check_sizes(path)
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} is no record of a quantized run: {error}") from None
+    # A damaged file can raise nearly anything on its way.
+    except Exception as error:
+        raise UserError(f"{path} is no record of a quantized run: {error or type(error).__name__}") from None
     if "step" not in arrays or "name" not in arrays:
         raise UserError(f"{path} is no record of a quantized run: it has no steps")
     return arrays
+
+
+def _check_sizes(path: str | os.PathLike[str]) -> None:
+    """ValueError unless each array of an npz file is as long as it says, and the whole as small as records are."""
+    total = 0
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            with archive.open(info) as file:
+                version = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(file)
+                size = math.prod(shape) * dtype.itemsize
+                if min(shape, default=0) < 0 or size != info.file_size - file.tell():
+                    raise ValueError(f"{info.filename} is not as long as it says")
+            total += size
+    if total > LARGEST_RECORD:
+        raise ValueError(f"it unpacks to {total:,} bytes")
 
 
 def _last_step(quantized: dict[str, Any]) -> int:
@@ -142,8 +166,14 @@ def _measure(fake: FakeQuantize, weight: nn.Parameter) -> Tensor:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a part file; a killed run may leave half a line at the end."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        found = [parse_json(line) for line in lines if line.endswith("\n")]
+        if not all(isinstance(line, dict) and isinstance(line["step"], int) for line in found):
+            raise ValueError("a line has no step")
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{path} is damaged ({error}): delete it, the run goes on without.") from None
+    return found
 
 
 def _arrays(lines: list[dict[str, Any]]) -> dict[str, Any]:

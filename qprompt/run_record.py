@@ -6,7 +6,6 @@ metrics.json is the only interface between runs and what reads them (sweeps, rep
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
 import platform
 import resource
@@ -19,7 +18,7 @@ from typing import Any
 
 import torch
 
-from qprompt import __version__, config
+from qprompt import __version__, config, files
 from qprompt.errors import AlreadyFinished, UserError
 from qprompt.files import remove_unfinished, write_json
 
@@ -43,7 +42,7 @@ _NOT_SETTINGS = (
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from `path`; UserError when it is broken."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = files.read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}). Delete it if it is a leftover.") from None
     if not isinstance(data, dict):
@@ -117,7 +116,8 @@ def _changed(settings: dict[str, Any], record: Path, defaults: dict[str, Any]) -
             "go on with the version that wrote it, or choose another --output-dir."
         )
     theirs = config.flatten(saved["settings"])
-    was_set = saved.get("changed", theirs)
+    was_set = saved.get("changed")
+    was_set = was_set if isinstance(was_set, dict) else theirs
     gone = {k for k in theirs.keys() - config.flatten(settings).keys() if k.removeprefix("config.") not in was_set}
     theirs = {**config.flatten({"config": defaults.get("config", {})}), **theirs}
     return config.difference(settings, {key: value for key, value in theirs.items() if key not in gone})

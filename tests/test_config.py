@@ -81,10 +81,10 @@ def test_empty_file_changes_nothing(cfg, tmp_path):
     ("content", "word"),
     [
         ("- a\n- b\n", "list"),
-        ("a: [1, 2\n", "not a yaml file"),
+        ("a: [1, 2\n", "not yaml"),
         ("OPTIM:\n  LRR: 1\n", "'OPTIM.LR'"),
         ("1: 2\n", "not a config key"),
-        ("!!python/object/apply:os.system ['true']\n", "not a yaml file"),
+        ("!!python/object/apply:os.system ['true']\n", "not yaml"),
     ],
 )
 def test_broken_file_is_named(cfg, tmp_path, content, word):

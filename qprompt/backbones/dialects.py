@@ -1,8 +1,5 @@
 """Other people's CLIPs as openai's: their weights renamed, and the few things changed that names don't tell."""
 
-import argparse
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,14 +137,3 @@ def same_features(theirs: Any, ours: ClipModel, origin: str) -> None:
             wanted, got = (getattr(model, f"encode_{branch}")(given) for model in (theirs, ours))
         if wanted.shape != got.shape or (wanted - got).abs().max() > 1e-3 * wanted.abs().max():
             raise UserError(f"{origin} can't be prompted: its {branch} side computes something else than CLIP's.")
-
-
-@contextlib.contextmanager
-def plain_objects() -> Iterator[None]:
-    """Lets torch's weights-only reader pass over the command line that SLIP's checkpoints hold beside the weights."""
-    if hasattr(torch.serialization, "safe_globals"):
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            yield
-    else:  # torch 2.4
-        torch.serialization.add_safe_globals([argparse.Namespace])
-        yield

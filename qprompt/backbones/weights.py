@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import pickle
 import urllib.error
 import urllib.request
 import warnings
@@ -14,9 +13,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from qprompt.backbones.dialects import plain_objects
 from qprompt.errors import UserError
 from qprompt.files import atomic_open
+from qprompt.torch_files import read_torch_file
 
 CACHE = Path("~/.cache/clip")  # where OpenAI's package keeps its downloads
 
@@ -25,7 +24,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The tensors of a TorchScript archive, a ``torch.save``d state dict or a safetensors file.
 
     A state dict may lie under "state_dict" or "model", with DataParallel's "module." before its names.
-    Pickles are read with ``weights_only=True``: a file can't run code.
+    Nothing in a pickle is run (see `qprompt.torch_files`).
 
     Raises UserError for a file that is missing, cut short, or holds something else.
     """
@@ -34,7 +33,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise UserError(f"no file {path}. MODEL.BACKBONE.PATH expects CLIP weights (.pt, .pth, .safetensors).")
     try:
         loaded = _read(path)
-    except (RuntimeError, ValueError, EOFError, OSError, KeyError, pickle.UnpicklingError) as error:
+    except (RuntimeError, ValueError, OSError, zipfile.BadZipFile, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"{path} can't be read as CLIP weights; it may be cut short ({path.stat().st_size:,} bytes): {reason}"
@@ -61,8 +60,7 @@ def _read(path: Path) -> Any:
             # torch warns that TorchScript is deprecated; it is what OpenAI ships.
             warnings.simplefilter("ignore")
             return torch.jit.load(str(path), map_location="cpu").state_dict()
-    with plain_objects():
-        return torch.load(path, map_location="cpu", weights_only=True)
+    return read_torch_file(path, map_location="cpu")
 
 
 def _is_torchscript(path: Path) -> bool:

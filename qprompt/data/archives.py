@@ -65,10 +65,13 @@ def members(archive: Path, stream: IO[bytes] | None = None) -> Iterator[Iterator
         else:
             with tarfile.open(archive if stream is None else None, fileobj=stream) as opened_tar:
                 yield _tar_members(opened_tar, archive)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+    except UserError:
+        raise
+    # A damaged archive can raise nearly anything on its way.
+    except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk, not the archive
             raise UserError(f"{error.strerror}: {error.filename or archive}.") from None
-        raise UserError(f"{archive} is damaged ({error}): fetch it again.") from None
+        raise UserError(f"{archive} is damaged ({error or type(error).__name__}): fetch it again.") from None
 
 
 def _zip_members(opened: zipfile.ZipFile, archive: Path) -> Iterator[Member]:

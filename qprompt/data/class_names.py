@@ -1,11 +1,11 @@
 """Other class names than those of the data: config key DATASET.CLASSNAMES."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from qprompt.data.items import Split
 from qprompt.errors import UserError, did_you_mean
+from qprompt.files import parse_json
 
 
 def read_renames(path: str) -> Callable[[Split], Split]:
@@ -16,7 +16,7 @@ def read_renames(path: str) -> Callable[[Split], Split]:
     """
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8")
-        names = json.loads(text) if path.endswith(".json") else text.splitlines()
+        names = parse_json(text) if path.endswith(".json") else text.splitlines()
     except (OSError, ValueError) as error:
         raise UserError(f"DATASET.CLASSNAMES {path!r} cannot be read: {error}.") from None
     values = list(names.values()) if isinstance(names, dict) else names

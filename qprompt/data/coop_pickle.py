@@ -9,6 +9,7 @@ from typing import Any
 
 from qprompt.data.items import Item, Split, by_label
 from qprompt.errors import UserError
+from qprompt.pickles import BoundedUnpickler
 
 
 class DatumRecord:
@@ -19,11 +20,8 @@ class DatumRecord:
     _classname: Any = None
 
 
-class _DatumUnpickler(pickle._Unpickler):
-    """Knows one class. Any other name in the pickle, a function above all, is refused.
-
-    The unpickler written in Python: of the one in C, five bytes can ask for 32 GB (its memo is an array).
-    """
+class _DatumUnpickler(BoundedUnpickler):
+    """Knows one class. Any other name in the pickle, a function above all, is refused."""
 
     def find_class(self, module: str, name: str) -> Any:
         if name == "Datum" and re.fullmatch(r"dassl\.data\.datasets(\.\w+)?", module):
@@ -34,7 +32,8 @@ class _DatumUnpickler(pickle._Unpickler):
 def read_records(path: Path) -> dict[str, list[tuple[str, int, str]]]:
     """(absolute path, label, class name) of every Datum, by the name of its list. UserError if it is anything else."""
     try:
-        data = _DatumUnpickler(io.BytesIO(path.read_bytes())).load()
+        content = path.read_bytes()
+        data = _DatumUnpickler(io.BytesIO(content), len(content)).load()
     # A damaged pickle can raise nearly anything on its way.
     except Exception as error:
         raise UserError(f"{path} is refused: {error or type(error).__name__}.") from None

@@ -1,6 +1,5 @@
 """From a source of items to the split that a run trains and tests on: CoOp's few-shot protocol, with its caches."""
 
-import json
 import os
 import random
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from qprompt.data import coop_pickle
 from qprompt.data.items import Item, Split, check_subset, class_names, draw_shots, split_hash, subset_classes
 from qprompt.data.split_file import publish, read_items, read_split
 from qprompt.errors import UserError
+from qprompt.files import read_json
 
 FORMAT = 1
 
@@ -129,7 +129,7 @@ def _publish(path: Path, data: dict, replace: bool = False, durable: bool = True
 def _read_cache(path: Path, full: Split, key: str) -> dict[str, list[Item]]:
     """The draw kept in `path`, if it is one from this very split."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
         if data["format"] != FORMAT:
             raise UserError(f"{path} has format {data['format']!r}, expected {FORMAT}.")
         if data["split"] != key:

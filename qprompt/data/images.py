@@ -1,5 +1,6 @@
 """Decodes images that may come from anyone: a bad file gives one clear error, not a crash, a hang or full memory."""
 
+import io
 import os
 import stat
 import warnings
@@ -14,6 +15,7 @@ from qprompt.errors import UserError
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 # A decoded image takes 3 bytes a pixel. This is where Pillow itself raises rather than warns.
 MAX_PIXELS = 178_956_970
+PIXELS_PER_BYTE = 10_000  # what the best compression makes of a blank picture
 
 _cache: DecodeCache | None = None
 
@@ -52,10 +54,13 @@ def decode(path: str | os.PathLike[str]) -> Image.Image:
             raise ImageError(f"{path} is not a file.")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of sizes and of odd metadata; the size is checked here
-            with Image.open(path, formats=FORMATS) as image:
+            # From memory: Pillow asks for as many bytes as the file says, and a file makes a buffer for them first.
+            with Image.open(io.BytesIO(Path(path).read_bytes()), formats=FORMATS) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise ImageError(f"{path} has {width} x {height} pixels, more than the {MAX_PIXELS} allowed.")
+                if width * height > PIXELS_PER_BYTE * (size := os.path.getsize(path)):
+                    raise ImageError(f"{path} claims {width} x {height} pixels in {size} bytes.")
                 return image.convert("RGB")
     except ImageError:
         raise

@@ -1,7 +1,6 @@
 """A list of images as CSV, TSV, JSON or JSON lines: path, class, and which part of the split."""
 
 import csv
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from qprompt.data.items import Item, Split
 from qprompt.data.own import PARTS, complete
 from qprompt.data.split_file import read_split
 from qprompt.errors import UserError
+from qprompt.files import parse_json
 
 # column or key -> the names under which it is taken
 COLUMNS = {
@@ -35,11 +35,11 @@ def read_item_list(file: Path, root: Path) -> Split:
     try:
         text = file.read_text(encoding="utf-8-sig")
         if suffix == ".json":
-            rows = json.loads(text)
+            rows = parse_json(text)
             if isinstance(rows, dict) and rows.keys() >= set(PARTS):
                 return read_split(file)
         elif suffix == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = [parse_json(line) for line in text.splitlines() if line.strip()]
         else:
             rows = list(csv.DictReader(text.splitlines(), delimiter="\t" if suffix == ".tsv" else _delimiter(text)))
     except (OSError, ValueError, csv.Error) as error:
@@ -103,9 +103,9 @@ def _classes(names: list[Any] | None, labels: list[Any] | None, where: str) -> t
     if min(numbers) == 1:
         print(f"{where}: labels count from 1; taken as 0 to {max(numbers) - 1}.")
         numbers = [number - 1 for number in numbers]
-    missing = set(range(max(numbers))) - set(numbers)
-    if missing:
-        raise UserError(f"{where}: labels go up to {max(numbers)}, but none is {min(missing)}.")
+    for expected, label in enumerate(sorted(set(numbers))):
+        if label != expected:
+            raise UserError(f"{where}: labels go up to {max(numbers)}, but none is {expected}.")
     return ([str(name).strip() for name in names] if names else [str(n) for n in numbers]), numbers
 
 
@@ -116,6 +116,10 @@ def _relative(path: Any, root: Path, where: str) -> str:
             raise UserError(f"{where}: {text} is not below --root {root}.")
         text = Path(text).relative_to(root).as_posix()
     text = text.removeprefix("./")
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        text = ""
     if not text or ".." in text.split("/"):
         raise UserError(f"{where}: path {str(path)!r} is empty or leaves --root.")
     return text

@@ -9,12 +9,13 @@ from typing import Any
 
 from qprompt.data.items import Item, Split
 from qprompt.errors import UserError
+from qprompt.files import read_json
 
 
 def read_split(path: Path) -> Split:
     """``{"train": [[path, label, classname], ...], "val": ..., "test": ...}``; UserError names what is wrong."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}): fetch it again.") from None
     if not isinstance(data, dict) or not all(isinstance(data.get(part), list) for part in Split._fields):
@@ -30,7 +31,8 @@ def read_items(rows: Sequence[Any], where: str) -> list[Item]:
         try:
             path, label, name = row
             item = Item(path, int(label), names.setdefault(name, name))
-        except (TypeError, ValueError):
+            f"{path}{name}".encode("utf-8", "surrogateescape")  # what no file system and no tokenizer takes
+        except (TypeError, ValueError, OverflowError):
             raise UserError(f"{where}, entry {number}: expected [path, label, classname], got {row!r}.") from None
         if not isinstance(path, str) or not isinstance(name, str) or item.label < 0:
             raise UserError(f"{where}, entry {number}: expected [path, label >= 0, classname], got {row!r}.")

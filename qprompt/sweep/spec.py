@@ -9,12 +9,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from qprompt import config
 from qprompt.errors import UserError, did_you_mean
 
 PROTOCOLS = ("base2new", "few_shot", "cross_dataset")
+LONGEST_RANGE = 100_000
 # A variant's name becomes a folder's name.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
@@ -75,22 +74,15 @@ def read_spec(path: str, overrides: Sequence[str] = ()) -> Spec:
     if not file.is_file():
         ready = [str(p) for p in sorted(Path("configs/sweeps").rglob("*.yaml"))]
         raise UserError(f"no sweep spec {path!r}.{did_you_mean(path, ready)} configs/sweeps/ holds the ready ones.")
-    data = _yaml(file.read_text(encoding="utf-8", errors="replace"), path)
+    data = config.parse_yaml(file.read_bytes(), path)
     if not isinstance(data, dict):
         raise UserError(f"{path} holds a {type(data).__name__}, not 'key: value' lines.")
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
             raise UserError(f"{override!r} is no KEY=VALUE. The keys of a spec: {', '.join(KEYS)}.")
-        data[key] = _yaml(text, f"the value of {key}")
+        data[key] = config.parse_yaml(text, f"the value of {key}")
     return _check({"name": file.stem, **data}, path)
-
-
-def _yaml(text: str, where: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{where} is not yaml: {' '.join(str(error).split())}") from None
 
 
 def _check(data: dict[Any, Any], path: str) -> Spec:
@@ -148,7 +140,7 @@ def _numbers(entry: Any, where: str) -> Iterable[int]:
     if isinstance(entry, int) and not isinstance(entry, bool) and entry >= 0:
         return [entry]
     bounds = re.fullmatch(r"(\d+)-(\d+)", str(entry))
-    if bounds and int(bounds[1]) <= int(bounds[2]):
+    if bounds and int(bounds[1]) <= int(bounds[2]) < int(bounds[1]) + LONGEST_RANGE:
         return range(int(bounds[1]), int(bounds[2]) + 1)
     raise UserError(f"{where} takes numbers or ranges such as 1-3, got {entry!r}.")
 

@@ -11,9 +11,9 @@ from torch import nn
 
 from qprompt.errors import UserError
 from qprompt.files import atomic_open
+from qprompt.torch_files import read_torch_file
 
-from ._safe_load import read_checkpoint
-from .tools import mkdir_if_missing
+from .tools import BadFile, mkdir_if_missing
 
 __all__ = [
     "count_num_param",
@@ -100,7 +100,10 @@ def load_checkpoint(fpath):
         raise ValueError("File path is None")
     if not os.path.isfile(fpath):
         raise CheckpointMissing(f'File is not found at "{fpath}"')
-    return read_checkpoint(fpath, map_location=None if torch.cuda.is_available() else "cpu")
+    try:
+        return read_torch_file(fpath, map_location=None if torch.cuda.is_available() else "cpu")
+    except ValueError as error:
+        raise BadFile(f"{fpath} is not a readable checkpoint: {error}") from error
 
 
 def load_into(checkpoint, fpath, model, optimizer=None, scheduler=None):

@@ -1,0 +1,132 @@
+"""Reading what `torch.save` wrote without running what is in it, and without believing what it says of its sizes.
+
+A pickle can name any function and have it called: here every name but a few is replaced by an inert placeholder
+(checkpoints of real Dassl hold a live scheduler, SLIP's an argparse.Namespace). torch's own weights-only reader refuses
+such files, takes the size of a storage from the pickle, beyond the end of the bytes that are there, and lets a tensor
+grow its storage.
+"""
+
+import math
+import os
+import pickle
+import warnings
+import zipfile
+from collections import Counter, OrderedDict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from qprompt.pickles import BoundedUnpickler
+
+
+def read_torch_file(path: str | os.PathLike[str], map_location: Any = None) -> Any:
+    """The content of a file that `torch.save` wrote, with live objects as `Inert`; ValueError where it is none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice to the author of the file
+            unpickler = _reader(_sizes(path), os.path.getsize(path))
+            reader = SimpleNamespace(Unpickler=unpickler, __name__="restricted_pickle")
+            reader.load = lambda file, **kwargs: unpickler(file, **kwargs).load()
+            return torch.load(path, map_location=map_location, weights_only=False, pickle_module=reader)
+    # A damaged file can raise nearly anything on its way.
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ValueError(f"it is truncated, damaged or something else ({reason})") from error
+
+
+class Inert:
+    """Stands for an object that was not admitted: keeps its attributes, does nothing."""
+
+    def __new__(cls, *args: Any, **kwargs: Any):
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):
+            self.__dict__.update(state)
+
+    def _ignore(self, *args: Any) -> None:
+        pass
+
+    __setitem__ = append = extend = add = _ignore
+
+    def __call__(self, *args: Any) -> "Inert":
+        return self
+
+    def __format__(self, spec: str) -> str:
+        return repr(self)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}, not loaded>"
+
+
+def _rebuild_tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: Any) -> Any:
+    """torch's, for a tensor that lies within its storage."""
+    numbers = (offset, *size, *stride)
+    if len(size) != len(stride) or not all(isinstance(n, int) and n >= 0 for n in numbers):
+        raise pickle.UnpicklingError("a tensor's shape is malformed")
+    entries = storage.nbytes() // storage._element_size()
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if math.prod(size) > entries or (0 not in size and last >= entries):
+        raise pickle.UnpicklingError(f"a tensor of shape {tuple(size)} is larger than its storage")
+    return torch._utils._rebuild_tensor_v2(storage, offset, size, stride, *rest)  # type: ignore[no-untyped-call]
+
+
+_ADMITTED = {
+    ("collections", "Counter"): Counter,
+    ("collections", "OrderedDict"): OrderedDict,
+    ("builtins", "set"): set,
+    ("__builtin__", "set"): set,
+    ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),  # bytes, in old protocols
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+    ("torch", "Size"): torch.Size,
+    ("torch", "device"): torch.device,
+    **{("torch", str(t).removeprefix("torch.")): t for t in vars(torch).values() if isinstance(t, torch.dtype)},
+}
+
+
+def _sizes(path: str | os.PathLike[str]) -> dict[str, int] | int:
+    """Bytes of each storage by its key; of the whole file in torch's old format, which does not say."""
+    size = Path(path).stat().st_size
+    if not zipfile.is_zipfile(path):
+        return size
+    found = {}
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.compress_type != zipfile.ZIP_STORED or info.header_offset + info.file_size > size:
+                raise ValueError(f"{info.filename} in it is not as large as it says")
+            found[info.filename.rpartition("/data/")[2]] = info.file_size
+    return found
+
+
+def _reader(sizes: dict[str, int] | int, limit: int) -> type:
+    class Unpickler(BoundedUnpickler):
+        def __init__(self, file: Any, **kwargs: Any) -> None:
+            super().__init__(file, limit, **kwargs)
+
+        @property
+        def persistent_load(self) -> Any:
+            return self._checked
+
+        @persistent_load.setter
+        def persistent_load(self, load: Any) -> None:  # torch sets it
+            self._load = load
+
+        def _checked(self, claim: Any) -> Any:
+            kind, dtype, key, _, count = claim[:5]
+            item = torch._utils._element_size(getattr(dtype, "dtype", torch.uint8))
+            held = sizes if isinstance(sizes, int) else sizes.get(key, 0)
+            if kind != "storage" or not isinstance(count, int) or not 0 <= count * item <= held:
+                raise pickle.UnpicklingError(f"storage {key!r} of {count!r} entries is not in the file")
+            return self._load(claim)
+
+        def find_class(self, module: str, name: str) -> Any:
+            admitted = _ADMITTED.get((module, name))
+            return admitted if admitted is not None else type(f"{module}.{name}", (Inert,), {})
+
+    return Unpickler
