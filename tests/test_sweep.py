@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from sweep_project import HERE, make_project, write
 
 from qprompt.__main__ import main
+from qprompt.sweep.process import start
 
 SPEC = "protocol: base2new\ndatasets: [pets]\ntrainers: {CoOp: tiny}\nseeds: [1, 2]\n"
 TEST_NEW = "output/base2new/test_new/pets/shots_16/CoOp/tiny/seed1"
@@ -157,3 +159,43 @@ def test_the_same_sweep_twice_at_a_time_is_refused(sweep, project):
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
     assert (code, "is running already" in out) == (2, True)
+
+
+def test_a_run_from_the_fork_server_equals_one_from_a_shell(tmp_path, monkeypatch):
+    monkeypatch.chdir(HERE.parent)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    words = "--seed 1 --trainer QCoOp --dataset-config-file configs/datasets/tiny_world.yaml"
+    words += " --config-file configs/trainers/QCoOp/tiny.yaml"
+    options = ["OPTIM.MAX_EPOCH", "2", "DATASET.SUBSAMPLE_CLASSES", "base"]
+    argv = ["--root", str(tmp_path), *words.split(), "--output-dir"]
+
+    log = tmp_path / "log.txt"
+    process = start("train.py", [*argv, str(tmp_path / "forked"), *options], environment, log)
+    process.join()
+    assert process.exitcode == 0, log.read_text()
+    shell = [sys.executable, "train.py", *argv, str(tmp_path / "shell"), *options]
+    subprocess.run(shell, env=environment, check=True, capture_output=True)
+
+    forked, other = (
+        torch.load(tmp_path / name / "prompt_learner/model.pth.tar-2", weights_only=True)["state_dict"]
+        for name in ("forked", "shell")
+    )
+    assert forked.keys() == other.keys()
+    assert all(torch.equal(forked[key], other[key]) for key in forked)
+    one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("forked", "shell"))
+    assert one["results"] == two["results"]
+    assert one["hardware"] == two["hardware"]
+
+
+def test_a_forked_run_is_a_process_of_its_own(tmp_path):
+    script = write(
+        tmp_path / "script.py",
+        "import os, sys, torch\n"
+        "print(os.environ['MARK'], 'HOME' in os.environ, torch.get_num_threads(), torch.cuda.is_initialized())\n"
+        "print(os.getpgid(0) == os.getpid(), sys.argv[1:], __name__)\n"
+        "sys.exit(7)\n",
+    )
+    process = start(str(script), ["a", "b c"], {"MARK": "x", "OMP_NUM_THREADS": "3"}, tmp_path / "log.txt")
+    process.join()
+    assert process.exitcode == 7
+    assert (tmp_path / "log.txt").read_text() == "x False 3 False\nTrue ['a', 'b c'] __main__\n"

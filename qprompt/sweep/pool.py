@@ -7,14 +7,14 @@ import contextlib
 import dataclasses
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from qprompt.errors import UserError
+from qprompt.sweep import process
 from qprompt.sweep.plan import Run
 from qprompt.sweep.progress import Progress
 from qprompt.sweep.record import finished
@@ -27,12 +27,12 @@ _USER_ERROR = 2  # train.py's exit code for a mistake: trying again would end th
 
 
 @dataclasses.dataclass
-class _Process:
+class _Started:
     run: Run
     slot: Slot
     log: Path
-    popen: "subprocess.Popen[bytes]"
-    started: float
+    process: BaseProcess
+    since: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Pool:
         self.unfinished = {run.folder for run in runs}
         self.free = list(reversed(slots))
         self.train, self.logs, self.progress, self.retry = train, logs, progress, retry
-        self.running: list[_Process] = []
+        self.running: list[_Started] = []
         self.retried: set[str] = set()
         self.failures: dict[str, Failure] = {}
 
@@ -72,9 +72,9 @@ class Pool:
                 while (self.waiting or self.running) and not signals.stops:
                     self._start_what_can()
                     self.progress.show(len(self.running))
-                    signals.wait(timeout=1.0)
-                    for process in [p for p in self.running if p.popen.poll() is not None]:
-                        self._collect(process)
+                    signals.wait(1.0, *(s.process.sentinel for s in self.running))
+                    for started in [s for s in self.running if s.process.exitcode is not None]:
+                        self._collect(started)
             finally:
                 self._end_all(signals)
             if signals.stops:
@@ -95,21 +95,13 @@ class Pool:
         log = self.logs / f"{run.folder.strip('/')}.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", **slot.environment()}
-        with open(log, "ab") as output:
-            popen = subprocess.Popen(
-                [sys.executable, self.train, *run.argv],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,
-            )
-        self.running.append(_Process(run, slot, log, popen, time.monotonic()))
+        started = process.start(self.train, run.argv, environment, log)
+        self.running.append(_Started(run, slot, log, started, time.monotonic()))
 
-    def _collect(self, process: _Process) -> None:
-        self.running.remove(process)
-        self.free.append(process.slot)
-        run, code = process.run, process.popen.returncode
+    def _collect(self, started: _Started) -> None:
+        self.running.remove(started)
+        self.free.append(started.slot)
+        run, code = started.run, started.process.exitcode
         try:
             done = finished(run) if code == 0 else None
             reason = "no metrics.json was written"
@@ -117,9 +109,9 @@ class Pool:
             done, reason = None, str(error)
         if done is not None:
             self.unfinished.discard(run.folder)
-            self.progress.done(run, done, time.monotonic() - process.started)
+            self.progress.done(run, done, time.monotonic() - started.since)
             return
-        tail = _tail(process.log)
+        tail = _tail(started.log)
         if code == 0:
             tail = (*tail, reason)
         if self.retry and code != _USER_ERROR and run.folder not in self.retried:
@@ -127,27 +119,23 @@ class Pool:
             self.waiting.append(run)
             self.progress.note(f"again later: {run.label} ({describe(code)})")
             return
-        self.failures[run.folder] = Failure(run, code, process.log, tail)
+        self.failures[run.folder] = Failure(run, code, started.log, tail)
         self.progress.failed(run, describe(code))
 
     def _end_all(self, signals: Signals) -> None:
         """End every process group: SIGTERM, then SIGKILL after a while, or at once on a second interrupt."""
-        for process in self.running:
-            _signal_group(process.popen, signal.SIGTERM)
+        for started in self.running:
+            process.signal_group(started.process, signal.SIGTERM)
         deadline = time.monotonic() + _GRACE_S
-        while any(p.popen.poll() is None for p in self.running) and signals.stops < 2:
-            if time.monotonic() > deadline:
+        while signals.stops < 2 and time.monotonic() < deadline:
+            alive = [s.process.sentinel for s in self.running if s.process.exitcode is None]
+            if not alive:
                 break
-            signals.wait(timeout=0.5)
+            signals.wait(0.5, *alive)
         # Data loader workers may outlive their parent: the whole group goes, whether or not its leader has.
-        for process in self.running:
-            _signal_group(process.popen, signal.SIGKILL)
-            process.popen.wait()
-
-
-def _signal_group(popen: "subprocess.Popen[bytes]", number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(popen.pid, number)
+        for started in self.running:
+            process.signal_group(started.process, signal.SIGKILL)
+            started.process.join()
 
 
 def _tail(log: Path) -> tuple[str, ...]:

@@ -3,15 +3,14 @@
 Nothing is raised in the middle of starting a process, so none is ever started and then forgotten.
 """
 
-import contextlib
 import os
-import selectors
 import signal
+from multiprocessing import connection
 from types import FrameType, TracebackType
 
 
 class Signals:
-    """Within the ``with`` block SIGINT, SIGTERM and SIGHUP only count in ``stops``; SIGCHLD ends a wait.
+    """Within the ``with`` block SIGINT, SIGTERM and SIGHUP only count in ``stops``.
 
     A signal that was ignored (SIGHUP under nohup) stays ignored. Main thread only.
     """
@@ -23,29 +22,24 @@ class Signals:
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._reader, selectors.EVENT_READ)
         self._old_fd = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         stopping = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
         stopping = [s for s in stopping if signal.getsignal(s) is not signal.SIG_IGN]
         self._old = {number: signal.signal(number, self._stop) for number in stopping}
-        # Without a handler of its own SIGCHLD would not reach the wake-up pipe.
-        self._old[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         return self
 
     def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._old_fd)
-        self._selector.close()
         os.close(self._reader)
         os.close(self._writer)
 
-    def wait(self, timeout: float) -> None:
-        """Return after `timeout` seconds, or as soon as a signal comes (or came since the last wait)."""
-        if self._selector.select(timeout):
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._reader, 4096)
+    def wait(self, timeout: float, *sentinels: int) -> None:
+        """Return after `timeout` seconds, or as soon as a signal comes (or came since the last wait) or a process ends
+        whose sentinel is given."""
+        if self._reader in connection.wait([self._reader, *sentinels], timeout):
+            os.read(self._reader, 4096)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.stops += 1

@@ -14,8 +14,8 @@ class Slot:
     threads: int
 
     def environment(self) -> dict[str, str]:
-        """Variables for the process. A thread count that the user set already stays."""
-        found = {name: os.environ.get(name, str(self.threads)) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        """Variables for the process. A thread count that the user set already stays; MKL follows OpenMP's."""
+        found = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(self.threads))}
         if self.gpu is not None:
             found["CUDA_VISIBLE_DEVICES"] = self.gpu
         return found
