@@ -1,0 +1,87 @@
+"""Runs that released versions wrote are loaded, taken up and reported by this one.
+
+tests/golden/run_VERSION holds a finished and an unfinished run of a version, as it wrote them; such files are never
+written anew. Each release adds its own:
+
+    python train.py (as `arguments` has it) --root data --output-dir finished      (in a folder with `trees`' EuroSAT)
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import trees
+
+import qprompt
+import train
+from qprompt import __main__ as command
+from qprompt import recorder
+from qprompt.engine import activate
+
+RUNS = sorted(Path(__file__).parent.glob("golden/run_*"))
+bundled = pytest.mark.skipif(activate().name != "bundled", reason="the bundled engine's checkpoints")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    trees.build(folder, "EuroSAT", content=trees.jpeg())
+    return folder
+
+
+@pytest.fixture(params=RUNS, ids=lambda run: run.name)
+def old(request, tmp_path, monkeypatch):
+    """A copy of the runs of one version."""
+    monkeypatch.chdir(train.HERE)
+    return Path(shutil.copytree(request.param, tmp_path / "runs"))
+
+
+def arguments(root, output, *flags):
+    return [
+        *("--root", str(root), "--trainer", "QCoOp", "--output-dir", str(output), "--seed", "1"),
+        *("--dataset-config-file", "configs/datasets/eurosat.yaml"),
+        *("--config-file", "configs/trainers/QCoOp/tiny.yaml", *flags),
+        *("DATASET.NUM_SHOTS", "2", "OPTIM.MAX_EPOCH", "2", "TRAIN.CHECKPOINT_FREQ", "1"),
+        *("DATALOADER.TRAIN_X.BATCH_SIZE", "8", "TRAINER.QUANT.MIN_INTERVAL", "1", "TRAINER.QUANT.KL_THRESHOLD", "0"),
+    ]
+
+
+@bundled
+def test_unfinished_run_is_taken_up(old, root, capsys):
+    assert train.main(arguments(root, old / "unfinished")) == 0
+    out = capsys.readouterr().out
+    assert "Previous epoch: 1" in out and "epoch [2/2]" in out and "epoch [1/2]" not in out
+    assert recorder.read(old / "unfinished" / "quantization.npz")["step"][0] == 0
+
+
+@bundled
+def test_finished_run_is_known_and_its_checkpoint_evaluated(old, root, tmp_path, capsys):
+    assert train.main(arguments(root, old / "finished", "--skip-finished")) == 0
+    assert "Skipped" in capsys.readouterr().out
+    how = ("--eval-only", "--model-dir", str(old / "finished"), "--load-epoch", "2")
+    assert train.main(arguments(root, tmp_path / "eval", *how)) == 0
+    accuracy = [
+        json.loads((f / "metrics.json").read_text())["results"]["accuracy"]
+        for f in (old / "finished", tmp_path / "eval")
+    ]
+    assert accuracy[0] == pytest.approx(accuracy[1], abs=5)  # libraries decode JPEG differently
+
+
+@bundled
+def test_prompt_file_holds_the_prompt_of_the_checkpoint(old):
+    from dassl.utils import load_checkpoint
+
+    tensor = qprompt.load(old / "finished/prompt_learner/prompt.qprompt")["prompt_learner.ctx"]
+    state = load_checkpoint(str(old / "finished/prompt_learner/model.pth.tar-2"))["state_dict"]
+    from qprompt.checkpoints import prompts_in
+
+    prompt = prompts_in(state).prompts["ctx"]
+    assert torch.equal(tensor, prompt.fake(prompt.weight).detach())
+
+
+def test_finished_run_is_reported(old, tmp_path, capsys):
+    assert command.main(["report", str(old / "finished"), "--out", str(tmp_path / "report")]) == 0
+    assert "QCoOp" in capsys.readouterr().out
+    assert recorder.read(old / "finished" / "quantization.npz")["refit"].any()
