@@ -1,0 +1,83 @@
+"""The compatibility matrix and the long checks, each one command (docs/reliability.md has what they gave).
+
+  nox                      every cell of the matrix
+  nox -s newest-3.13       one cell
+  nox -s coverage          line and branch coverage of qprompt
+  nox -s kills fuzz mutation
+
+QPROMPT_DASSL names a checkout of Dassl.pytorch for the cell ``dassl``.
+"""
+
+import os
+
+import nox
+
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.sessions = ["newest", "oldest", "extras", "dassl"]
+nox.options.stop_on_first_error = False
+PYTEST = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis")
+
+
+def run_tests(session: nox.Session, *options: str, **env: str) -> None:
+    arguments = session.posargs or ["-n", str(len(os.sched_getaffinity(0)))]
+    session.run("python", "-m", "pytest", *options, *arguments, env={"OMP_NUM_THREADS": "1", **env})
+
+
+@nox.session(python=["3.10", "3.11", "3.12", "3.13"])
+def newest(session: nox.Session) -> None:
+    """Newest torch and numpy, none of the extras."""
+    session.install("-e", ".", *PYTEST)
+    run_tests(session)
+
+
+@nox.session(python="3.10")
+def oldest(session: nox.Session) -> None:
+    """The oldest torch and numpy that are supported, none of the extras."""
+    session.install("-e", ".", "torch==2.4.*", "torchvision==0.19.*", "numpy==1.26.*", *PYTEST)
+    run_tests(session)
+
+
+@nox.session(python="3.13")
+def extras(session: nox.Session) -> None:
+    """All extras: matplotlib, onnx, open_clip, submitit."""
+    session.install("-e", ".[plot,onnx,open_clip,slurm]", *PYTEST)
+    run_tests(session)
+
+
+@nox.session(python="3.11")
+def dassl(session: nox.Session) -> None:
+    """Real Dassl in place of the bundled engine."""
+    checkout = os.environ.get("QPROMPT_DASSL")
+    if not checkout:
+        session.skip("QPROMPT_DASSL names no checkout of Dassl.pytorch")
+    session.install("-e", ".", "torch==2.5.1", "torchvision==0.20.1", "numpy==1.26.*", *PYTEST)
+    session.install("-r", f"{checkout}/requirements.txt")
+    run_tests(session, QPROMPT_ENGINE="dassl", PYTHONPATH=checkout)
+
+
+@nox.session(python="3.11")
+def coverage(session: nox.Session) -> None:
+    """Line and branch coverage of qprompt by the default suite."""
+    session.install("-e", ".[plot]", "pytest-cov", *PYTEST)
+    run_tests(session, "--cov=qprompt", "--cov-branch", "--cov-report=term:skip-covered")
+
+
+@nox.session(python="3.11")
+def kills(session: nox.Session) -> None:
+    """Runs killed at random moments; as root also full disks."""
+    session.install("-e", ".", *PYTEST)
+    session.run("python", "tests/kill_runs.py", *session.posargs)
+
+
+@nox.session(python="3.11")
+def fuzz(session: nox.Session) -> None:
+    """100,000 damaged files for each reader."""
+    session.install("-e", ".", *PYTEST)
+    session.run("python", "tests/fuzz_readers.py", *session.posargs)
+
+
+@nox.session(python="3.11")
+def mutation(session: nox.Session) -> None:
+    """Small faults in K-Means, fake quantization and packing, each to be caught by a test."""
+    session.install("-e", ".", *PYTEST)
+    session.run("python", "tests/mutate_code.py", *session.posargs)
