@@ -8,6 +8,7 @@ from report_runs import write_base2new, write_run
 
 from qprompt.__main__ import main
 from qprompt.report.figures import make_figures
+from qprompt.report.plotting import to_bytes
 from qprompt.report.records import read_runs
 from qprompt.report.scores import pair
 
@@ -115,6 +116,28 @@ def test_quantization_figures_show_the_fits_and_the_stages(tmp_path):
     assert [label.get_text() for label in kl.legends[0].texts] == ["ctx", "proj", "T_KL (threshold)"]
     assert len(weights.axes) == 4  # two methods, two tensors
     assert [label.get_text() for label in weights.axes[0].get_yticklabels()] == [*map(str, range(0, 100, 10)), "95"]
+
+
+def test_a_run_that_was_never_fitted_leaves_the_layout_alone(tmp_path):
+    for mode, fitted in (("qat", True), ("ptq", False)):
+        folder = write_run(tmp_path / mode, "QCoOp", settings={"TRAINER.QUANT.MODE": mode})
+        write_record(folder)
+        if not fitted:
+            arrays = dict(np.load(folder / "quantization.npz"))
+            shape = arrays["kl"].shape
+            arrays |= {"kl": np.full(shape, np.nan), "refit": np.zeros(shape, bool)}
+            np.savez(folder / "quantization.npz", **arrays)
+    _, figure = make_figures(scores_of(tmp_path), ["kl"])["kl"]
+    to_bytes(figure, "png")  # matplotlib warns when a layout collapses, and warnings are errors here
+
+
+def test_points_of_one_size_are_not_joined(tmp_path):
+    for mode in ("qat", "ptq"):
+        where = {"settings": {"TRAINER.QUANT.MODE": mode}, "prompt": {"payload_bytes": 68}}
+        train = write_run(tmp_path / mode, "QCoOp", **where)
+        write_run(tmp_path / f"n{mode}", "QCoOp", mode="eval", classes="new", accuracy=70, model_dir=str(train))
+    _, figure = make_figures(scores_of(tmp_path), ["size"])["size"]
+    assert figure.axes[0].lines[0].get_linestyle() == "None"
 
 
 def test_a_damaged_record_is_named_and_left_out(tmp_path, capsys):

@@ -84,7 +84,10 @@ def divergence_over_steps(scores: Sequence[Score]) -> Any:
             # Below the axis, where they hide nothing; one row of ticks a tensor.
             at = np.full(len(fits), -0.05 - 0.05 * index)
             transform = column[0].get_xaxis_transform()
-            column[0].plot(fits, at, "|", color=style["color"], transform=transform, clip_on=False, markersize=5)
+            ticks = column[0].plot(
+                fits, at, "|", color=style["color"], transform=transform, clip_on=False, markersize=5
+            )
+            ticks[0].set_in_layout(False)
         threshold = record.run.config.get("TRAINER.QUANT.KL_THRESHOLD")
         if isinstance(threshold, (int, float)) and threshold > 0:
             column[0].axhline(threshold, color="#000000", linewidth=1, linestyle=(0, (1, 2)), label="T_KL (threshold)")
@@ -92,6 +95,7 @@ def divergence_over_steps(scores: Sequence[Score]) -> Any:
         column[0].tick_params(axis="x", length=0)
         column[0].set_title(record.title, loc="left")
         column[2].set_xlabel("step")
+        column[2].locator_params(axis="x", nbins=5)
     for axis, label in zip(axes[:, 0], ("KL to the last fit", "std of the weights", "SNR (dB)"), strict=True):
         axis.set_ylabel(label)
     legend_below(figure, axes)
@@ -101,8 +105,8 @@ def divergence_over_steps(scores: Sequence[Score]) -> Any:
 def weights_over_steps(scores: Sequence[Score]) -> Any:
     """A column a method, a row a tensor: histograms of the full-precision weights, the first at the bottom.
 
-    Each has its own height, so that shapes can be compared while the spread grows; the outermost weights (one in a
-    thousand on either side) may lie outside.
+    Each has its own height, so that shapes can be compared while the spread grows; the outermost weights (one
+    in two hundred on either side) may lie outside.
     """
     records = [r for r in records_of(scores) if any(f"histogram/{name}" in r.arrays for name in r.tensors)]
     if not records:
@@ -137,11 +141,11 @@ def weights_over_steps(scores: Sequence[Score]) -> Any:
 
 
 def _middle(stages: Sequence[tuple[int, np.ndarray, np.ndarray]]) -> tuple[float, float]:
-    """Ends between which all but one in a thousand weights on either side lie, at every stage."""
+    """Ends between which all but one in two hundred weights on either side lie, at every stage."""
     ends = []
     for _, edges, density in stages:
         below = np.concatenate([[0.0], np.cumsum(density * np.diff(edges))])
-        ends.append(np.interp([0.001, 0.999], below, edges))
+        ends.append(np.interp([0.005, 0.995], below, edges))
     return float(np.min(ends)), float(np.max(ends))
 
 

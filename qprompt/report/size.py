@@ -10,7 +10,7 @@ from qprompt.report.tables import Stat
 
 
 def h_over_bytes(scores: Sequence[Score]) -> Any:
-    """A point a method (bar: +- std); methods of one trainer share a colour and are joined in order of size.
+    """A point a method (bar: +- std); methods of one trainer share a colour, and are joined if their sizes differ.
 
     Zero-shot stores nothing, which a log scale has no place for: a level line. None where no size is known.
     """
@@ -33,6 +33,8 @@ def h_over_bytes(scores: Sequence[Score]) -> Any:
         sizes, means = [stored for _, stored, _ in line], [h.mean for _, _, h in line]
         errors = [h.std or 0.0 for _, _, h in line]
         style = marker_style(index)
+        if len(set(sizes)) < len(sizes):  # other settings of one size: a line between them would say nothing
+            style["linestyle"] = "none"
         axis.errorbar(sizes, means, yerr=errors, label=trainer, capsize=2, linewidth=0.8, markersize=6, **style)
         for label, stored, h in line:
             if setting := label.partition(" ")[2]:
@@ -41,7 +43,12 @@ def h_over_bytes(scores: Sequence[Score]) -> Any:
         axis.axhline(h.mean, color="#000000", linewidth=1, linestyle=(0, (1, 2)), label=f"{label} (0 B)")
     axis.set_xscale("log")
     axis.margins(x=0.15, y=0.15)
-    axis.xaxis.set_major_formatter(matplotlib().ticker.FuncFormatter(lambda size, _: _bytes(size)))
+    sizes = [stored for _, stored, _ in points]
+    ticker = matplotlib().ticker
+    subs = (1.0,) if max(sizes) > 100 * min(sizes) else (1.0, 2.0, 5.0)
+    axis.xaxis.set_major_locator(ticker.LogLocator(subs=subs))
+    axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda size, _: _bytes(size)))
+    axis.xaxis.set_minor_formatter(ticker.NullFormatter())
     axis.set_xlabel("stored prompt")
     axis.set_ylabel("H (%)")
     datasets = unique(s.dataset for s in scores)
