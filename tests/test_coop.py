@@ -94,6 +94,44 @@ def test_a_loss_that_is_no_number_stops_the_run(clip_file, tmp_path):
         trainer.forward_backward(next(iter(batches())))
 
 
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("pixels", "the pixels hold NaN"),
+        ("gradient", "the gradient of prompt_learner.ctx holds NaN"),
+        ("weights", "the weights of prompt_learner.ctx holds NaN"),
+    ],
+)
+def test_numbers_that_are_none_are_named_and_earlier_checkpoints_stay(clip_file, tmp_path, where, words):
+    trainer = toy_trainer(tmp_path, clip_file, "CoOp", *CONTEXT)
+    trainer.save_model(0, str(tmp_path))
+    trainer.num_batches, trainer.batch_idx, trainer.epoch = 9, 4, 1
+    batch = next(iter(batches()))
+    context = trainer.model.prompt_learner.ctx
+    if where == "pixels":
+        batch["img"][0, 0, 0, 0] = float("inf")
+    elif where == "gradient":
+        context.register_hook(lambda grad: grad * float("nan"))
+    else:
+        step = trainer.optim.step
+        trainer.optim.step = lambda: (step(), context.data.mul_(float("inf")))
+    with pytest.raises(UserError, match=f"{words}.* at epoch 2, batch 5: training stopped"):
+        trainer.forward_backward(batch)
+    trainer.load_model(str(tmp_path), epoch=1)
+    assert trainer.model_inference(batch["img"].nan_to_num(posinf=0)).isfinite().all()
+
+
+def test_a_checkpoint_and_logits_that_are_no_numbers_are_refused(clip_file, tmp_path):
+    trainer = toy_trainer(tmp_path, clip_file, "CoOp", *CONTEXT)
+    with torch.no_grad():
+        trainer.model.prompt_learner.ctx[0, 0] = float("nan")
+    with pytest.raises(UserError, match="the logits hold NaN"):
+        trainer.model_inference(next(iter(batches()))["img"])
+    trainer.save_model(0, str(tmp_path))
+    with pytest.raises(UserError, match="model.pth.tar-1 holds NaN or infinite values in ctx"):
+        trainer.load_model(str(tmp_path), epoch=1)
+
+
 def test_logit_scale_can_be_set(clip_file, tmp_path):
     own = toy_trainer(tmp_path, clip_file, "CoOp", *CONTEXT)
     assert own.model.logit_scale == pytest.approx(100, rel=1e-3)

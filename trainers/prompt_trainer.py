@@ -155,26 +155,55 @@ class PromptTrainer(TrainerX):
             self.scaler.step(self.optim)
             self.scaler.update()
         accuracy = (logits.argmax(dim=1) == label).float().mean() * 100
-        loss_value, accuracy_value = torch.stack([loss.detach(), accuracy]).tolist()  # one wait for the device
-        self.stop_unless_finite(loss_value)
+        weights = sum(p.detach().sum(dtype=torch.float32) for _, p in self.learned())
+        numbers = torch.stack([loss.detach(), accuracy, weights]).tolist()  # one wait for the device
+        loss_value, accuracy_value, _ = numbers
+        self.stop_unless_finite(image, *numbers)
         if (self.batch_idx + 1) == self.num_batches:
             self.update_lr()
         return {"loss": loss_value, "acc": accuracy_value}
 
-    def stop_unless_finite(self, loss):
-        """A loss that is no number ends the run; checkpoints written before it stay."""
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss is {loss} at epoch {self.epoch + 1}, batch {self.batch_idx + 1}: training stopped; "
-                f"checkpoints from before stay. Try TRAINER.{self.node}.PREC fp32 or a lower OPTIM.LR."
-            )
+    def learned(self):
+        """Name and tensor of everything that is trained."""
+        return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+
+    def stop_unless_finite(self, image, loss, accuracy, weights):
+        """A number that is none ends the run and is named; checkpoints written before it stay.
+
+        image: pixels or features of the batch; weights: the sum over all that is learned, after the step.
+        """
+        if math.isfinite(loss) and math.isfinite(weights):
+            return
+        hint = f"Try TRAINER.{self.node}.PREC fp32 or a lower OPTIM.LR."
+        bad = {
+            "gradient": [name for name, p in self.learned() if p.grad is not None and not p.grad.isfinite().all()],
+            "weights": [name for name, p in self.learned() if not p.isfinite().all()],
+        }
+        if not image.isfinite().all():
+            what = f"the {'pixels' if image.ndim == 4 else 'image features'} hold NaN or infinite values"
+            hint = f"Is the backbone sound? Try TRAINER.{self.node}.PREC fp32."
+        elif not math.isfinite(loss):
+            what = f"the loss is {loss}"
+        else:
+            kind = next((kind for kind in bad if bad[kind]), "weights")
+            what = f"the {kind} of {', '.join(bad[kind][:3]) or 'the prompts, summed,'} holds NaN or infinite values"
+        raise UserError(
+            f"{what} at epoch {self.epoch + 1}, batch {self.batch_idx + 1}: training stopped; "
+            f"checkpoints from before stay. {hint}"
+        )
 
     def parse_batch_train(self, batch):
         return batch["img"].to(self.device), batch["label"].to(self.device)
 
     def model_inference(self, image):
         with self.autocast():
-            return self.model(image)
+            logits = self.model(image)
+        if not bool(logits.isfinite().all()):
+            raise UserError(
+                "the logits hold NaN or infinite values: the backbone or the prompts are no numbers in this precision. "
+                f"Try TRAINER.{self.node}.PREC fp32, or an earlier checkpoint."
+            )
+        return logits
 
     def set_model_mode(self, mode="train", names=None):
         super().set_model_mode(mode, names)
@@ -209,6 +238,9 @@ class PromptTrainer(TrainerX):
         state = {key: value for key, value in state.items() if self.is_learned(key)}
         self.check_settings(checkpoint.get("run") or {}, path)
         print(f'Loading weights to {self.registered_name} from "{path}" (epoch = {checkpoint.get("epoch")})')
+        bad = [k for k, v in state.items() if v.is_floating_point() and not bool(v.isfinite().all())]
+        if bad:
+            raise UserError(f"{path} holds NaN or infinite values in {', '.join(bad[:3])}: load an earlier epoch.")
         known = module.state_dict()
         # A quantized prompt is stored in both ways; a plain one takes what it knows.
         unknown = [key for key in state if key not in known and "parametrizations." not in key]
