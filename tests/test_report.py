@@ -136,7 +136,9 @@ def test_few_shot_and_transfer_tables(tmp_path):
     more = {"mode": "eval", "classes": "all", "model_dir": str(tmp_path / "16-1")}
     for number, target in enumerate(("DTD", "EuroSAT")):
         write_run(tmp_path / target, dataset=target, accuracy=40 + number, **more)
-    write_run(tmp_path / "zs", "ZeroshotCLIP", "ImageNet", mode="eval", classes="all", accuracy=58.0)
+    for draw in (0, 1):  # nothing was learned on draw 1
+        where = tmp_path / f"zs{draw}"
+        write_run(where, "ZeroshotCLIP", "ImageNet", mode="eval", classes="all", accuracy=58.0 + draw, draw=draw)
     (few, transfer), _ = tables_of(tmp_path)
     rows = rows_of(few)
     assert rows["ImageNet", "CoOp"]["1 shot"].mean == 62.5 and rows["ImageNet", "CoOp"]["16 shots"].n == 2

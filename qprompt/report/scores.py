@@ -102,9 +102,9 @@ def base_to_new(scores: Sequence[Score]) -> list[Score]:
 
 
 def few_shot(scores: Sequence[Score]) -> list[Score]:
-    """Scores on all classes, by number of shots; zero-shot where there is a learned one on the same data set."""
-    learned = {s.dataset for s in scores if "all" in s.accuracy and not s.source and s.shots}
-    return [s for s in scores if "all" in s.accuracy and not s.source and s.dataset in learned]
+    """Scores on all classes, by number of shots; zero-shot where there is a learned one on the same draw."""
+    learned = {(s.dataset, s.draw) for s in scores if "all" in s.accuracy and not s.source and s.shots}
+    return [s for s in scores if "all" in s.accuracy and not s.source and (s.dataset, s.draw) in learned]
 
 
 def transfer(scores: Sequence[Score]) -> list[Score]:
