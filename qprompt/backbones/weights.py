@@ -1,23 +1,25 @@
 """Read CLIP weights from a file, without running anything that is in it, and fetch OpenAI's."""
 
+import fcntl
 import hashlib
+import http.client
 import os
 import urllib.error
 import urllib.request
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from qprompt.errors import UserError
-from qprompt.files import atomic_open
 from qprompt.torch_files import read_torch_file
 
 CACHE = Path("~/.cache/clip")  # where OpenAI's package keeps its downloads
+MIRROR = "QPROMPT_CLIP_MIRROR"  # environment: an address below which <SHA-256>/<file> lie, in place of OpenAI's
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -88,7 +90,8 @@ def openai_file(name: str, url: str) -> Path:
     expected, file_name = url.split("/")[-2:]
     target = CACHE.expanduser() / file_name
     if not target.exists():
-        _download(name, url, target, expected)
+        mirror = os.environ.get(MIRROR)
+        _download(name, f"{mirror.rstrip('/')}/{expected}/{file_name}" if mirror else url, target, expected)
     elif (got := sha256(target)) != expected:
         raise UserError(
             f"{target} is not OpenAI's {name}: SHA-256 is {got[:12]}..., expected {expected[:12]}.... "
@@ -98,24 +101,57 @@ def openai_file(name: str, url: str) -> Path:
 
 
 def _download(name: str, url: str, target: Path, expected: str) -> None:
-    print(f"Downloading {name} to {target}")
-    digest = hashlib.sha256()
+    """Fetch `url` into a file beside `target`, from where an earlier try ended; rename it once it is right.
+
+    Of several processes one downloads and the others wait.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part")
+    with open(part, "ab") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        if target.exists():  # another process was first
+            part.unlink(missing_ok=True)
+            return
+        print(f"Downloading {name} to {target}")
+        try:
+            _fetch(url, file)
+        except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
+            if not (kept := file.tell()):
+                part.unlink()
+            raise UserError(
+                f"{name} could not be downloaded from {url} ({error}); the {kept:,} bytes that came are kept, the same "
+                f"command goes on from there. Or download it on a machine that can and put it at {target}, "
+                f"name its place by MODEL.BACKBONE.PATH, or set {MIRROR} to a server that has it."
+            ) from error
+        os.fsync(file.fileno())
+        if (got := sha256(part)) != expected:
+            part.unlink()
+            raise UserError(
+                f"the download of {name} from {url} has SHA-256 {got[:12]}..., expected {expected[:12]}...: "
+                "nothing was kept. Try again."
+            )
+        os.replace(part, target)
+
+
+def _fetch(url: str, file: BinaryIO) -> None:
+    """Append to `file` what it lacks of `url`."""
+    done = file.tell()
     try:
-        with atomic_open(target) as file:
-            with urllib.request.urlopen(url, timeout=60) as source:
-                total = int(source.headers.get("Content-Length") or 0)
-                with tqdm(total=total or None, unit="B", unit_scale=True, ncols=80) as progress:
-                    while chunk := source.read(1 << 20):
-                        file.write(chunk)
-                        digest.update(chunk)
-                        progress.update(len(chunk))
-            if digest.hexdigest() != expected:
-                raise UserError(
-                    f"the download of {name} from {url} has SHA-256 {digest.hexdigest()[:12]}..., "
-                    f"expected {expected[:12]}...: nothing was kept. Try again."
-                )
-    except (urllib.error.URLError, OSError) as error:
-        raise UserError(
-            f"{name} could not be downloaded from {url} ({error}). Download it on a machine that can, "
-            f"put it at {target}, or give its place as MODEL.BACKBONE.PATH."
-        ) from error
+        source = urllib.request.urlopen(urllib.request.Request(url, headers={"Range": f"bytes={done}-"}), timeout=60)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:  # nothing is beyond what is there: it is whole, or of another file
+            raise
+        return
+    with source:
+        if source.status != 206:  # the server sends everything
+            file.truncate(0)
+            done = 0
+        left = int(source.headers.get("Content-Length") or 0)
+        with tqdm(total=done + left or None, initial=done, unit="B", unit_scale=True, ncols=80) as progress:
+            while chunk := source.read(1 << 20):
+                file.write(chunk)
+                left -= len(chunk)
+                progress.update(len(chunk))
+        file.flush()
+        if left > 0:
+            raise OSError(f"the connection ended {left:,} bytes too early")
