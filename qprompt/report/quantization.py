@@ -11,6 +11,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from qprompt.report.accuracy import unique
 from qprompt.report.plotting import legend_below, line_style, new_figure
 from qprompt.report.records import Run
 from qprompt.report.scores import Score
@@ -38,13 +39,13 @@ class Record(NamedTuple):
 
 
 def records_of(scores: Sequence[Score]) -> list[Record]:
-    """The first run (by data set, draw and seed) of each method that recorded its quantization."""
+    """Of each method that recorded its quantization one run: of most shots, then the first by data set, draw, seed."""
     found: dict[str, Record] = {}
-    for score in scores:
+    for score in sorted(scores, key=lambda score: -score.shots):
         for run in score.runs:
             if score.method not in found and run.mode == "train" and (arrays := _read(run.folder / FILE)):
                 found[score.method] = Record(score.method, run, arrays)
-    return list(found.values())[:_RUNS]
+    return [found[method] for method in unique(s.method for s in scores) if method in found][:_RUNS]
 
 
 @cache

@@ -37,6 +37,7 @@ def accuracy_over_shots(scores: Sequence[Score]) -> Any:
                 label = f"{method} (0 shots)"
                 axis.axhline(level.mean, color="#000000", linewidth=1, linestyle=(0, (1, 2)), label=label)
         axis.set_xscale("log", base=2)
+        axis.margins(y=0.1)
         axis.set_xticks(shots)
         axis.xaxis.set_major_formatter(matplotlib().ticker.FuncFormatter(lambda value, _: f"{value:g}"))
         axis.xaxis.set_minor_locator(matplotlib().ticker.NullLocator())
