@@ -92,7 +92,8 @@ class FakeQuantize(nn.Module):
         codebook = self.normalized_levels()
         mids = self.mids if self.step_size is None else boundaries(codebook)
         indices = assign(normalized, mids, self.table)
-        return Coded(indices, torch.addcmul(mu, sigma, codebook).half(), normalized, sigma)
+        levels = torch.addcmul(mu, sigma, codebook).to(torch.float16)  # not .half(), which --fp32 makes float32
+        return Coded(indices, levels, normalized, sigma)
 
     def normalized_levels(self) -> Tensor:
         """c: (G, k) float32."""
