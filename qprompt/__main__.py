@@ -14,6 +14,7 @@ from pathlib import Path
 from qprompt import __version__, commands
 from qprompt.errors import UserError, did_you_mean
 from qprompt.files import disk_errors_named
+from qprompt.launcher import FLAGS, launch
 
 
 def _first_line(module_file: Path) -> str:
@@ -54,13 +55,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"qprompt {__version__}")
         return 0
     try:
-        if argv[0].endswith(".py") or argv[0] in ("--fp32", "--fast"):
-            from qprompt.launcher import launch
-
+        if argv[0].endswith(".py") or argv[0] in FLAGS:
             return launch(argv) or 0
         if argv[0] not in names:
             raise UserError(
-                f"no command {argv[0]!r}.{did_you_mean(argv[0], names)} 'qprompt --help' lists the commands."
+                f"no command {argv[0]!r}.{did_you_mean(argv[0], [*names, *FLAGS])} 'qprompt --help' lists the commands."
             )
         module = import_module(f"qprompt.commands.{names[argv[0]]}")
         parser = argparse.ArgumentParser(

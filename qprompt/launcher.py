@@ -10,6 +10,7 @@ import runpy
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from qprompt import __version__, compat
@@ -29,7 +30,9 @@ def launch(argv: list[str]) -> int | None:
     argv = [word for word in argv if word not in FLAGS]
     script = argv[0] if argv else ""
     if not os.path.isfile(script):
-        raise UserError(f"there is no script {script!r} in {os.getcwd()}: go to the checkout that holds it first.")
+        beside = [os.path.join(os.path.dirname(script), f.name) for f in Path(script).parent.glob("*.py")]
+        hint = did_you_mean(script, beside) or " Go to the checkout that holds it: cd CoOp"
+        raise UserError(f"there is no script {script!r} in {os.getcwd()}.{hint}")
 
     sys.argv = argv
     sys.path[0] = os.path.dirname(os.path.abspath(script))  # as Python does: the checkout's own `clip` comes first
@@ -39,14 +42,12 @@ def launch(argv: list[str]) -> int | None:
         print(note)
     try:
         runpy.run_path(script, run_name="__main__")
-    except RuntimeError as error:
-        if isinstance(error, UserError) or not _mixes_precisions(error):
+    except (RuntimeError, FileNotFoundError) as error:
+        advice = None if isinstance(error, UserError) else _advice(error, script)
+        if advice is None:
             raise
         traceback.print_exc()
-        raise UserError(
-            "this trainer mixes half and full precision. With --fp32 everything is computed in float32: "
-            f"python -m qprompt --fp32 {script} ..."
-        ) from None
+        raise UserError(advice) from None
     return None
 
 
@@ -74,11 +75,20 @@ def _prepare(fp32: bool) -> list[str]:
     return notes
 
 
-def _mixes_precisions(error: RuntimeError) -> bool:
+def _advice(error: Exception, script: str) -> str | None:
+    """What to type after an error of the script's that is often a mistake on the command line."""
     text = str(error)
-    return any(
-        f in text for f in ("same dtype", "same type", "scalar type", "not implemented for 'Half'", "unscale FP16")
-    )
+    if isinstance(error, FileNotFoundError):
+        return (
+            f"{error.filename or text}: not there. Data sets are looked for below --root; --config-file, "
+            f"--dataset-config-file and --model-dir start at {os.getcwd()}."
+        )
+    if any(f in text for f in ("same dtype", "same type", "scalar type", "not implemented for 'Half'", "unscale FP16")):
+        return (
+            "this trainer mixes half and full precision. With --fp32 everything is computed in float32: "
+            f"python -m qprompt --fp32 {script} ..."
+        )
+    return None
 
 
 # --- what scripts find in dassl
@@ -96,7 +106,8 @@ def _hook_dassl(argv: list[str], fast: bool) -> None:
     for key, value in PUBLISHED.get(_requested(argv), {}).items():
         _C.TRAINER.QUANT[key] = value
     _name_mistakes_in_quant()
-    dassl.config.clean_cfg = _keep_quant(dassl.config.clean_cfg)
+    if hasattr(dassl.config, "clean_cfg"):  # not in Dassl 0.5
+        dassl.config.clean_cfg = _keep_quant(dassl.config.clean_cfg)
     if not hasattr(dassl.engine.TrainerBase, "prograd_backward_and_update"):
         dassl.engine.TrainerBase.prograd_backward_and_update = compat.prograd_step
     registry = dassl.engine.TRAINER_REGISTRY
@@ -160,7 +171,8 @@ def _checked(build: Callable[[Any], Any], registry: Any, fast: bool = False) -> 
     def build_trainer(cfg: Any) -> Any:
         name, known = cfg.TRAINER.NAME, registry.registered_names()
         if name not in known:
-            raise UserError(f"no trainer {name!r} is registered here.{did_you_mean(name, known)} There are: {known}")
+            got = f"no trainer {name!r} is registered here.{did_you_mean(name, known)}" if name else "name a trainer."
+            raise UserError(f"{got} --trainer takes: {', '.join(known)}")
         if not cfg.USE_CUDA:
             compat.stay_on_cpu()
         trainer = build(cfg)

@@ -28,7 +28,8 @@ def match_parameters(module: nn.Module, patterns: Iterable[str], exclude: Iterab
     for pattern in (patterns,) if isinstance(patterns, str) else patterns:
         hits = [name for name in known if fnmatchcase(name, pattern)]
         if not hits:
-            some = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+            first = sorted(known, key=lambda name: not module.get_parameter(name).requires_grad)  # those that train
+            some = ", ".join(first[:12]) + (", ..." if len(first) > 12 else "")
             raise UserError(
                 f"no parameter matches {pattern!r}.{did_you_mean(pattern, known)} There are: {some or 'none'}"
             )

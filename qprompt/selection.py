@@ -60,7 +60,7 @@ def prompt_names(trainer: Any, module: nn.Module) -> list[str]:
     candidates = {n: tuple(p.shape) for n, p in module.named_parameters() if p.requires_grad and id(p) in trained}
     name = type(trainer).__name__
     if not candidates:
-        raise UserError(f"{name} trains no parameter: there is nothing to quantize.")
+        raise UserError(f"{name} trains no parameter, so there is nothing to quantize: run it without the Q.")
     chosen = [n for n, shape in candidates.items() if len(shape) > 1 and any(w in n.lower() for w in WORDS)]
     if not chosen:
         listed = ", ".join(f"{n} {shape}" for n, shape in candidates.items())

@@ -13,6 +13,7 @@ from dassl.config import get_cfg_default
 from yacs.config import CfgNode
 
 from qprompt import compat, launcher, packing
+from qprompt.__main__ import main
 from qprompt.errors import UserError
 from qprompt.trainer import add_quant_cfg
 
@@ -78,7 +79,6 @@ def test_evaluates_in_both_worlds(checkout):
     assert plain.partition("=> result")[2] == quantized.partition("=> result")[2]
 
 
-@pytest.mark.slow
 def test_mixed_precisions_name_the_flag_that_mends_them(checkout):
     log = run(checkout, "mixed", "QHalf", code=2)
     assert "python -m qprompt --fp32 train.py" in log.splitlines()[-1]
@@ -95,7 +95,12 @@ def test_mixed_precisions_name_the_flag_that_mends_them(checkout):
     [
         ("QPromtped", (), "Did you mean 'QPrompted'?"),
         ("QPrompted", ("TRAINER.QUANT.BIT", "2"), "Did you mean 'TRAINER.QUANT.BITS'?"),
-        ("QPrompted", ("TRAINER.QUANT.INCLUDE", "*.ctxx"), "no parameter matches '*.ctxx'"),
+        ("QPrompted", ("TRAINER.QUANT.INCLUDE", "*.ctxx"), "no parameter matches '*.ctxx'. There are: prompt_learner."),
+        (
+            "QPrompted",
+            ("--config-file", "nowhere.yaml"),
+            "nowhere.yaml: not there. Data sets are",
+        ),
     ],
 )
 def test_mistakes_end_in_one_line(checkout, trainer, arguments, said):
@@ -146,13 +151,21 @@ def test_unknown_trainers_are_named_before_anything_is_built(cfg):
     cfg.TRAINER.NAME, cfg.USE_CUDA = "QCoop", True
     with pytest.raises(UserError, match="no trainer 'QCoop' .* Did you mean 'QCoOp'"):
         launcher._checked(lambda cfg: None, Registry)(cfg)
+    cfg.TRAINER.NAME = ""
+    with pytest.raises(UserError, match="name a trainer. --trainer takes: CoOp, QCoOp"):
+        launcher._checked(lambda cfg: None, Registry)(cfg)
     cfg.TRAINER.NAME = "QCoOp"
     assert launcher._checked(lambda cfg: "built", Registry)(cfg) == "built"
 
 
-def test_a_script_that_is_not_there_is_named():
-    with pytest.raises(UserError, match=r"no script 'trane\.py'"):
+def test_a_script_that_is_not_there_is_named(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"no script 'trane\.py' in .* Go to the checkout"):
         launcher.launch(["--fp32", "trane.py"])
+    with pytest.raises(UserError, match=r"Did you mean '.*dropin_checkout/train\.py'"):
+        launcher.launch([str(MINIATURE / "trane.py")])
+    assert main(["--fats", "train.py"]) == 2
+    assert "Did you mean '--fast'" in capsys.readouterr().err
 
 
 def test_the_requested_trainer_and_its_published_bits():
