@@ -15,6 +15,7 @@ from yacs.config import CfgNode
 from qprompt import compat, launcher, packing
 from qprompt.__main__ import main
 from qprompt.errors import UserError
+from qprompt.fake_quant import quantize_
 from qprompt.trainer import add_quant_cfg
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,6 +80,7 @@ def test_evaluates_in_both_worlds(checkout):
     assert plain.partition("=> result")[2] == quantized.partition("=> result")[2]
 
 
+@pytest.mark.slow
 def test_mixed_precisions_name_the_flag_that_mends_them(checkout):
     log = run(checkout, "mixed", "QHalf", code=2)
     assert "python -m qprompt --fp32 train.py" in log.splitlines()[-1]
@@ -207,6 +209,8 @@ def test_what_stays_on_the_cpu_and_in_full_precision(monkeypatch):
     compat.full_precision()
     assert tensor.half().dtype == torch.float32
     assert layer.half().weight.dtype == torch.float32
+    quantize_(layer, names="weight")
+    assert torch.equal(layer.weight, layer.weight.to(torch.float16).float())  # levels are what the file stores
 
 
 def test_half_precision_is_probed_without_an_exception(monkeypatch):
