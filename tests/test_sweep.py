@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import torch
 from sweep_project import HERE, make_project, write
 
 from qprompt.__main__ import main
-from qprompt.sweep.process import start
+from qprompt.sweep import process
 
 SPEC = "protocol: base2new\ndatasets: [pets]\ntrainers: {CoOp: tiny}\nseeds: [1, 2]\n"
 TEST_NEW = "output/base2new/test_new/pets/shots_16/CoOp/tiny/seed1"
@@ -170,9 +171,9 @@ def test_a_run_from_the_fork_server_equals_one_from_a_shell(tmp_path, monkeypatc
     argv = ["--root", str(tmp_path), *words.split(), "--output-dir"]
 
     log = tmp_path / "log.txt"
-    process = start("train.py", [*argv, str(tmp_path / "forked"), *options], environment, log)
-    process.join()
-    assert process.exitcode == 0, log.read_text()
+    run = process.start("train.py", [*argv, str(tmp_path / "forked"), *options], environment, log)
+    run.join()
+    assert run.exitcode == 0, log.read_text()
     shell = [sys.executable, "train.py", *argv, str(tmp_path / "shell"), *options]
     subprocess.run(shell, env=environment, check=True, capture_output=True)
 
@@ -187,7 +188,9 @@ def test_a_run_from_the_fork_server_equals_one_from_a_shell(tmp_path, monkeypatc
     assert one["hardware"] == two["hardware"]
 
 
-def test_a_forked_run_is_a_process_of_its_own(tmp_path):
+@pytest.mark.parametrize("how", ["forkserver", "spawn"])
+def test_a_run_is_a_process_of_its_own(tmp_path, monkeypatch, how):
+    monkeypatch.setattr(process, "_CONTEXT", multiprocessing.get_context(how))
     script = write(
         tmp_path / "script.py",
         "import os, sys, torch\n"
@@ -195,7 +198,7 @@ def test_a_forked_run_is_a_process_of_its_own(tmp_path):
         "print(os.getpgid(0) == os.getpid(), sys.argv[1:], __name__)\n"
         "sys.exit(7)\n",
     )
-    process = start(str(script), ["a", "b c"], {"MARK": "x", "OMP_NUM_THREADS": "3"}, tmp_path / "log.txt")
-    process.join()
-    assert process.exitcode == 7
+    run = process.start(str(script), ["a", "b c"], {"MARK": "x", "OMP_NUM_THREADS": "3"}, tmp_path / "log.txt")
+    run.join()
+    assert run.exitcode == 7
     assert (tmp_path / "log.txt").read_text() == "x False 3 False\nTrue ['a', 'b c'] __main__\n"

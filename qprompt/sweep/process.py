@@ -10,20 +10,22 @@ import multiprocessing
 import os
 import runpy
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-_CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+# The server's socket lies in a folder of its own there, and a socket's path has at most 107 bytes.
+_FORKS = sys.platform == "linux" and len(os.fsencode(tempfile.gettempdir())) < 70
+_CONTEXT: Any = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
 # What every run imports and takes long. A name that is not there is passed over.
 _PRELOADED = ["torch", "torchvision", "torch.utils.tensorboard"]
 
 
 def start(script: str, argv: Sequence[str], environment: Mapping[str, str], log: Path) -> BaseProcess:
     """``python script argv...`` with this environment, its output appended to `log`; leads a process group."""
-    if sys.platform == "linux":
-        _CONTEXT.set_forkserver_preload(_PRELOADED)
+    _CONTEXT.set_forkserver_preload(_PRELOADED)
     process: BaseProcess = _CONTEXT.Process(target=_run, args=(script, list(argv), dict(environment), log))
     process.start()
     return process
