@@ -229,6 +229,8 @@ def run(args, cfg, defaults, engine, learns):
     else:
         trainer.train()
         mode, more = "train", {"prompt": getattr(trainer, "prompt_record", None) or fp16_prompt(trainer)}
+    if deviations := getattr(trainer, "deviations", None):
+        more["deviations"] = deviations
     path = run_record.finish(
         cfg.OUTPUT_DIR, trainer, mode, evaluations.last, started, engine=str(engine), defaults=defaults, **more
     )

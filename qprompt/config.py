@@ -27,7 +27,8 @@ def extend_cfg(cfg: CfgNode) -> None:
     cfg.MODEL.BACKBONE.PATH = ""  # a CLIP state dict or TorchScript archive of one's own
     cfg.MODEL.LOGIT_SCALE = 0.0  # 0: the model's own
     cfg.TEXT_MEMORY_MB = -1  # what text encoding may keep for backward: -1 half of the GPU's free memory; 0 no bound
-    cfg.FEATURE_CACHE = "auto"  # auto: features of a frozen image branch once, where that is exact; off
+    cfg.FEATURE_CACHE = "auto"  # features of a frozen image branch: off, auto, epochs or "8 views"; docs/performance.md
+    cfg.FEATURE_CACHE_MB = 2000  # of them on disk, beside the data; 0 none
 
     cfg.TRAINER.COOP = CfgNode(
         {"N_CTX": 16, "CSC": False, "CTX_INIT": "", "PREC": "fp16", "CLASS_TOKEN_POSITION": "end"}

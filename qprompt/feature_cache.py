@@ -1,37 +1,86 @@
-"""Features of a frozen image branch, computed once instead of once an epoch.
+"""Features of a frozen image branch, computed once instead of once an epoch or once a run.
 
 A cached loader gives the batches that the loader it replaces would give (same order, same use of the random
 state), with features under "img" where there were pixels.
 """
 
-from collections.abc import Callable, Sequence
+import os
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from qprompt.errors import UserError
+from qprompt.feature_files import FeatureFiles, key_of
+
 # Entries of INPUT.TRANSFORMS that draw no random number. What is not listed counts as random.
 DETERMINISTIC = frozenset({"normalize", "center_crop", "instance_norm"})
+Encode = Callable[[Tensor], Tensor]
+
+
+def parse_feature_cache(text: str) -> tuple[str, int]:
+    """FEATURE_CACHE as its kind (off, auto, epochs or views) and a number of views."""
+    views = re.fullmatch(r"(\d+) views?", text)
+    if views and int(views[1]):
+        return "views", int(views[1])
+    if text not in ("off", "auto", "epochs"):
+        raise UserError(f"FEATURE_CACHE is off, auto, epochs or a number of views such as '8 views'; got {text!r}.")
+    return text, 1
+
+
+def one_image_an_item(cfg: Any) -> bool:
+    """Whether an item of the training set is one image, and not several views of it."""
+    return cfg.DATALOADER.K_TRANSFORMS == 1 and not cfg.DATALOADER.RETURN_IMG0
 
 
 def is_deterministic(cfg: Any) -> bool:
     """Whether the transform for training gives the same tensor each time, so that its features can be kept."""
-    loader = cfg.DATALOADER
-    once = loader.K_TRANSFORMS == 1 and not loader.RETURN_IMG0
-    return once and (cfg.INPUT.NO_TRANSFORM or DETERMINISTIC.issuperset(cfg.INPUT.TRANSFORMS))
+    fixed = cfg.INPUT.NO_TRANSFORM or DETERMINISTIC.issuperset(cfg.INPUT.TRANSFORMS)
+    return one_image_an_item(cfg) and fixed
 
 
-def cached_loader(loader: DataLoader, encode: Callable[[Tensor], Tensor], device: torch.device) -> DataLoader:
+def cached_loader(
+    loader: DataLoader, encode: Encode, device: torch.device, store: "Store | None" = None, views: int = 1
+) -> DataLoader:
     """A loader like `loader` whose "img" is ``encode(img)``, a (B, E) tensor on `device`.
 
-    Each item is read and encoded once, at the first batch asked for. `encode` must not depend on what is trained.
+    Each item is read and encoded once, at the first batch asked for, or found in `store`. `encode` must not depend on
+    what is trained. With several `views` each item is drawn and encoded so often, and a batch takes any of them.
     """
     return DataLoader(
-        _Features(loader, encode, device),  # type: ignore[arg-type]
+        _Features(loader, encode, device, store, views),  # type: ignore[arg-type]
         batch_sampler=loader.batch_sampler,
         collate_fn=_as_it_is,
     )
+
+
+class Store:
+    """Feature files, and what features depend on beside the images and their order.
+
+    Args:
+        files: where features are kept.
+        depends_on: the backbone's hash, the config of the transform, the precision, versions, ...
+    """
+
+    def __init__(self, files: FeatureFiles, *depends_on: Any):
+        self.files, self.depends_on = files, depends_on
+
+    def key(self, loader: DataLoader, *more: Any) -> str | None:
+        """A key for all items of `loader`; None when they are not files."""
+        data = loader.dataset
+        try:
+            items = [(item.impath, item.label, item.domain) for item in data.data_source]  # type: ignore[attr-defined]
+            status = [os.stat(path) for path, _, _ in items]
+        except (AttributeError, OSError):
+            return None
+        identity = [(s.st_size, s.st_mtime_ns, s.st_ino) for s in status]
+        transform = getattr(data, "transform", None), getattr(data, "is_train", None)
+        return key_of([*self.depends_on, items, identity, transform, loader.batch_size, *more])
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -41,8 +90,8 @@ def _as_it_is(batch: Any) -> Any:
 class _Features(Dataset):
     """The data set of `loader`, encoded; whole batches are taken out by their indices at once."""
 
-    def __init__(self, loader: DataLoader, encode: Callable[[Tensor], Tensor], device: torch.device):
-        self.loader, self.encode, self.device = loader, encode, device
+    def __init__(self, loader: DataLoader, encode: Encode, device: torch.device, store: Store | None, views: int):
+        self.loader, self.encode, self.device, self.store, self.views = loader, encode, device, store, views
         self.tensors: dict[str, Tensor] | None = None
         self.lists: dict[str, list[Any]] = {}
 
@@ -56,29 +105,94 @@ class _Features(Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
         if self.tensors is None:
-            self.tensors = self._encode_all()
+            self._load()
+        assert self.tensors is not None
         index = torch.as_tensor(indices, device=self.device)
-        batch: dict[str, Any] = {key: value[index] for key, value in self.tensors.items()}
+        row = index
+        if self.views > 1:
+            row = index + len(self) * torch.randint(self.views, (len(indices),)).to(self.device)
+        batch: dict[str, Any] = {key: value[row if key == "img" else index] for key, value in self.tensors.items()}
         return batch | {key: [value[i] for i in indices] for key, value in self.lists.items()}
 
+    def _load(self) -> None:
+        seed = torch.initial_seed() if self.views > 1 else 0
+        key = self.store.key(self.loader, self.views, seed) if self.store else None
+        kept = self.store.files.read(key) if self.store and key else None
+        if kept is None:
+            generator = torch.Generator().manual_seed(seed)
+            kept = self._encode_all(generator)
+            for _ in range(self.views - 1):
+                kept["img"] = torch.cat([kept["img"], self._encode_all(generator)["img"]])
+            if self.store and key:
+                self.store.files.write(key, kept)
+        self.lists = {name: value for name, value in kept.items() if not isinstance(value, Tensor)}
+        self.tensors = {name: value.to(self.device) for name, value in kept.items() if isinstance(value, Tensor)}
+
     @torch.no_grad()
-    def _encode_all(self) -> dict[str, Tensor]:
-        """Encode all items in order. The loader has a generator of its own: the global random state stays."""
+    def _encode_all(self, generator: torch.Generator) -> dict[str, Any]:
+        """Encode all items in order, with a generator that is not the global one: its state stays."""
+        data, loader = self.loader.dataset, self.loader
+        if self.views > 1 and hasattr(data, "epoch_seed"):  # the engine's augmentation is seeded by it
+            data.epoch_seed = int(torch.empty((), dtype=torch.int64).random_(generator=generator))
         ordered = DataLoader(
-            self.loader.dataset,
-            batch_size=self.loader.batch_size,
-            num_workers=self.loader.num_workers,
-            pin_memory=self.loader.pin_memory,
-            generator=torch.Generator(),
+            data,
+            batch_size=loader.batch_size,
+            num_workers=loader.num_workers,
+            pin_memory=loader.pin_memory,
+            generator=generator,
         )
         parts: dict[str, list[Any]] = {}
         for batch in ordered:
             batch["img"] = self.encode(batch["img"].to(self.device))
             for key, value in batch.items():
-                parts.setdefault(key, []).append(value)
-        self.lists = {key: sum(map(list, value), []) for key, value in parts.items() if not _is_tensor(value[0])}
-        return {key: torch.cat(value).to(self.device) for key, value in parts.items() if _is_tensor(value[0])}
+                parts.setdefault(key, []).append(value.cpu() if isinstance(value, Tensor) else list(value))
+        return {key: torch.cat(v) if isinstance(v[0], Tensor) else sum(v, []) for key, v in parts.items()}
 
 
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor)
+class EpochLoader:
+    """`loader` with features in place of random views, each epoch drawn whole before its first batch.
+
+    An epoch whose random state, items and settings were met before is taken from `store` as it was, and the random
+    state is left as drawing it leaves it: runs with the same seed share their epochs.
+    """
+
+    def __init__(self, loader: DataLoader, encode: Encode, device: torch.device, store: Store | None):
+        self.loader, self.encode, self.device, self.store = loader, encode, device, store
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("loader", "__setstate__"):
+            raise AttributeError(name)
+        return getattr(self.loader, name)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        loader, state = self.loader, _random_state()
+        shape = type(loader.sampler).__name__, loader.num_workers, loader.drop_last
+        key = self.store.key(loader, "epoch", shape, state) if self.store else None
+        kept = self.store.files.read(key) if self.store and key else None
+        if kept is None:
+            batches = []
+            for batch in loader:
+                with torch.no_grad():
+                    batches.append(batch | {"img": self.encode(batch["img"].to(self.device)).cpu()})
+            kept = {"batches": batches, "state": _random_state()}
+            if self.store and key:
+                self.store.files.write(key, kept)
+        _set_random_state(kept["state"])
+        for batch in kept["batches"]:
+            yield batch | {"img": batch["img"].to(self.device)}
+
+
+def _random_state() -> tuple[Any, Any, list[int]]:
+    """The global states of Python, numpy and torch (CPU), as plain numbers."""
+    numpy: Any = np.random.get_state()  # noqa: NPY002 (Dassl seeds this one)
+    return random.getstate(), (numpy[0], numpy[1].tolist(), *numpy[2:]), torch.get_rng_state().tolist()
+
+
+def _set_random_state(state: tuple[Any, Any, list[int]]) -> None:
+    python, numpy, cpu = state
+    random.setstate(python)
+    np.random.set_state(numpy)  # noqa: NPY002
+    torch.set_rng_state(torch.tensor(cpu, dtype=torch.uint8))

@@ -12,12 +12,13 @@ from qprompt.report.records import Run
 
 # What a report has columns or rows of its own for, and what changes no result.
 _NOT_METHOD = {
-    "OUTPUT_DIR", "RESUME", "SEED", "VERBOSE", "USE_CUDA", "FEATURE_CACHE", "TRAINER.NAME", "MODEL.BACKBONE.NAME",
+    "OUTPUT_DIR", "RESUME", "SEED", "VERBOSE", "USE_CUDA", "FEATURE_CACHE_MB", "TRAINER.NAME", "MODEL.BACKBONE.NAME",
     "DATASET.ROOT", "DATASET.NAME", "DATASET.LIST", "DATASET.DRAW", "DATASET.NUM_SHOTS", "DATASET.SUBSAMPLE_CLASSES",
     "DATASET.SOURCE_DOMAINS", "DATASET.TARGET_DOMAINS", "DATASET.WRITE_CACHE",
     "DATALOADER.NUM_WORKERS", "DATALOADER.DECODE_CACHE_MB", "DATALOADER.TEST.BATCH_SIZE", "TEXT_MEMORY_MB",
     "TRAIN.PRINT_FREQ", "TRAIN.CHECKPOINT_FREQ", "TEST.FINAL_MODEL",
 }  # fmt: skip
+_EXACT = (("FEATURE_CACHE", "off"), ("FEATURE_CACHE", "epochs"))  # "8 views" is another method
 # Protocols set these by data set or by shots (ImageNet 50 epochs, others 200): they make another method only
 # where the same trainer, data set and shots were run with several.
 _BY_PROTOCOL = ("OPTIM.MAX_EPOCH", "DATALOADER.TRAIN_X.BATCH_SIZE")
@@ -57,7 +58,7 @@ def owners_of(runs: Sequence[Run]) -> list[Run]:
 
 def settings_of(run: Run) -> dict[str, Any]:
     """Config keys (those away from the defaults) that make the method of `run` what it is."""
-    settings = {key: value for key, value in run.settings.items() if key not in _NOT_METHOD}
+    settings = {k: v for k, v in run.settings.items() if k not in _NOT_METHOD and (k, v) not in _EXACT}
     if not run.learns:  # a zero-shot run under another trainer's yaml is the same zero-shot run
         training = ("OPTIM.", "TRAINER.", "TRAIN.", "DATALOADER.TRAIN_X.")
         settings = {key: value for key, value in settings.items() if not key.startswith(training)}

@@ -1,0 +1,77 @@
+"""Features on disk, for the runs to come: files that are whole or not used, of a bounded size together."""
+
+import contextlib
+import hashlib
+import io
+import os
+import pickle
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qprompt.files import atomic_open
+
+_DIGEST = hashlib.sha256().digest_size
+
+
+class FeatureFiles:
+    """A folder of at most `limit` bytes; what was used longest ago goes first.
+
+    Any number of processes may use it at once. A file that is damaged, or that cannot be written, is as if it were not
+    there: its features are computed again.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], limit: int):
+        self.folder, self.limit = Path(folder), limit
+
+    def read(self, key: str) -> Any:
+        """What was written under `key`, or None."""
+        path = self._path(key)
+        try:
+            data = path.read_bytes()
+            if hashlib.sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
+                return None
+            value = torch.load(io.BytesIO(data[_DIGEST:]), map_location="cpu", weights_only=True)
+        except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError):
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        return value
+
+    def write(self, key: str, value: Any) -> None:
+        """Keep `value`: tensors, numbers and strings in dicts, lists and tuples."""
+        buffer = io.BytesIO()
+        torch.save(value, buffer)
+        data = buffer.getvalue()
+        if len(data) + _DIGEST > self.limit:
+            return
+        with contextlib.suppress(OSError):
+            self._make_room(len(data) + _DIGEST)
+            with atomic_open(self._path(key)) as file:
+                file.write(hashlib.sha256(data).digest() + data)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.features"
+
+    def _make_room(self, size: int) -> None:
+        files = []
+        for path in self.folder.glob("*.features"):
+            with contextlib.suppress(FileNotFoundError):  # another process removed it
+                files.append((path.stat().st_mtime_ns, path.stat().st_size, path))
+        total = size + sum(file[1] for file in files)
+        for _, freed, path in sorted(files):
+            if total <= self.limit:
+                return
+            path.unlink(missing_ok=True)
+            total -= freed
+
+
+def key_of(parts: Iterable[Any]) -> str:
+    """A key that is the same only where all `parts` are: SHA-256 over their representations."""
+    digest = hashlib.sha256()
+    for part in parts:
+        text = repr(part).encode()
+        digest.update(len(text).to_bytes(8, "big") + text)
+    return digest.hexdigest()
