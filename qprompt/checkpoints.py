@@ -71,7 +71,7 @@ def kind_of(keys: Mapping[str, Any]) -> str:
     """A name in `KINDS`, from names without ``prompt_learner.``; "coop" where nothing says otherwise."""
     if "proj.weight" in keys:
         return "maple"
-    if any(key.startswith("meta_net.") for key in keys):
+    if "meta_net.linear2.weight" in keys:  # KgCoOp's checkpoints hold one layer of it, which does not train
         return "cocoop"
     if any("VPT" in key for key in keys):
         return "ivlp" if "ctx" in keys else "vpt"

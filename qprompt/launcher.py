@@ -80,8 +80,8 @@ def _advice(error: Exception, script: str) -> str | None:
     text = str(error)
     if isinstance(error, FileNotFoundError):
         return (
-            f"{error.filename or text}: not there. Data sets are looked for below --root; --config-file, "
-            f"--dataset-config-file and --model-dir start at {os.getcwd()}."
+            f"{f'{error.filename}: not there' if error.filename else text}. Data sets are looked for below --root; "
+            f"--config-file, --dataset-config-file and --model-dir start at {os.getcwd()}."
         )
     if any(f in text for f in ("same dtype", "same type", "scalar type", "not implemented for 'Half'", "unscale FP16")):
         return (

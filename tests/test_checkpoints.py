@@ -40,6 +40,11 @@ def test_coop(tmp_path):
     assert len(state["ctx"].unique()) == 2
 
 
+def test_kgcoop_is_packed_without_the_layer_that_it_never_trains(tmp_path):
+    pack({**COOP, "meta_net.linear1.weight": weights(64, 64), "meta_net.linear1.bias": weights(64)}, tmp_path / "p")
+    assert set(load(tmp_path / "p")) == {"ctx"}
+
+
 def test_maple(tmp_path):
     pack(MAPLE, tmp_path / "p", backbone="ViT-B/16")
     about = inspect(tmp_path / "p")

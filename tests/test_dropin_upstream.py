@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from qprompt.__main__ import main
 from tests.test_engine_parity import usable_here
 from tests.upstream import (
     PIXELS,
@@ -138,6 +139,22 @@ def test_full_precision_checkpoint_starts_a_quantized_run(run, tmp_path, reposit
     log, _ = run(repository, f"Q{trainer}", "started", *options)
     assert "Successfully loaded pretrained weights" in log
     assert "8 bit" in log
+
+
+@pytest.mark.parametrize(
+    ("repository", "trainer", "kind"),
+    [("coop", "CoOp", "coop"), ("maple", "MaPLe", "maple"), ("maple", "IVLP", "ivlp"), ("kgcoop", "KgCoOp", "coop")],
+)
+def test_full_precision_checkpoint_is_quantized_afterwards(run, tmp_path, repository, trainer, kind):
+    """And an unmodified ``--eval-only`` evaluates what came of it."""
+    run(repository, trainer, "plain", launched=False)
+    checkpoint = tmp_path / "plain" / TRAINERS[repository, trainer][0]
+    assert main(["pack", str(checkpoint), "--bits", "4"]) == 0
+    packed = str(checkpoint / "prompt.qprompt")
+    assert main(["unpack", packed, "--as", kind, "--output-dir", str(tmp_path / "unpacked")]) == 0
+    evaluate = ("--eval-only", "--model-dir", tmp_path / "unpacked", "--load-epoch", 1)
+    _, logits = run(repository, trainer, "evaluated", *evaluate, launched=False)
+    assert torch.isfinite(logits).all()
 
 
 @pytest.mark.parametrize(("repository", "trainer", "module"), [("coop", "CoOp", "coop"), ("maple", "MaPLe", "maple")])
