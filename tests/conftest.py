@@ -14,7 +14,7 @@ from qprompt.backbones import load_clip  # noqa: E402
 from qprompt.backbones.random_weights import TEST_SHAPE, random_state_dict  # noqa: E402
 from qprompt.engine import activate  # noqa: E402
 
-activate()
+ENGINE = activate()
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
@@ -23,6 +23,13 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def pytest_configure(config):
+    """Real Dassl's own warnings are not ours to mend."""
+    if ENGINE.name == "dassl":
+        for line in ("ignore:The verbose parameter", "ignore:You are using `torch.load`:FutureWarning"):
+            config.addinivalue_line("filterwarnings", line)
 
 
 @pytest.fixture(scope="session")
