@@ -101,9 +101,10 @@ class Method:
                 raise UserError(f"no method {name!r}: expected zeroshot, coop, qcoop<bits> or ptq<bits>")
             quant = QuantConfig(bits=int(name.removeprefix(kind)), mode=known[kind])
             types = {f.name: type(f.default) for f in dataclasses.fields(QuantConfig)}
+            types["normalize"] = {"True": True, "False": False}.__getitem__
             try:
                 quant = dataclasses.replace(quant, **{k: types[k](given.pop(k)) for k in list(given) if k in types})
-            except ValueError as error:
+            except (KeyError, ValueError) as error:
                 raise UserError(f"{text}: {error}") from None
         if given:
             raise UserError(f"{text}: {name} has no setting {', '.join(given)}")
