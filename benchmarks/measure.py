@@ -1,6 +1,7 @@
 """What the benchmarks share: timing side by side, memory kept for backward, the machine's matrix rate."""
 
 import importlib
+import json
 import os
 import platform
 import statistics
@@ -30,14 +31,14 @@ def clock():
     return time.process_time()
 
 
-def side_by_side(calls, repeat):
-    """{name: function} -> {name: (median, fastest, slowest) in seconds}; they take turns, after one unmeasured turn."""
+def side_by_side(calls, repeat, burn_in=1):
+    """{name: function} -> {name: (median, fastest, slowest) in seconds}; they take turns, the first ones unmeasured."""
     seconds = {name: [] for name in calls}
-    for turn in range(repeat + 1):
+    for turn in range(repeat + burn_in):
         for name, call in calls.items():
             start = clock()
             call()
-            if turn:
+            if turn >= burn_in:
                 seconds[name].append(clock() - start)
     return {name: (statistics.median(s), min(s), max(s)) for name, s in seconds.items()}
 
@@ -156,7 +157,12 @@ def machine():
     }
 
 
-def save(name, rows, **more):
-    path = RESULTS / f"{name}.json"
-    write_json(path, {"machine": machine(), **more, "rows": rows})
+def save(name, rows, keys=(), **more):
+    """Write results. Rows of other cases (that differ in `keys`) stay if this machine and these versions made them."""
+    path, now = RESULTS / f"{name}.json", machine()
+    before = json.loads(path.read_text()) if keys and path.exists() else {"machine": None}
+    cases = [[row[key] for key in keys] for row in rows]
+    if before["machine"] == now:
+        rows = rows + [row for row in before["rows"] if [row[key] for key in keys] not in cases]
+    write_json(path, {"machine": now, **more, "rows": rows})
     print(f"Wrote {path}")

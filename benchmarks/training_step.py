@@ -10,12 +10,11 @@ that has to be done at the matrix rate measured here. Rows of other cases in the
 """
 
 import argparse
-import json
 from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
-from measure import RESULTS, machine, matrix_rate, reference, save, side_by_side, upstream
+from measure import matrix_rate, reference, save, side_by_side, upstream
 from text_encoding import class_names, floor
 
 from qprompt.backbones.load import build_clip
@@ -139,19 +138,7 @@ def main():
                 r = row[name]
                 spread = f"({r['fastest_s']:.2f} to {r['slowest_s']:.2f})"
                 print(f"  {name:9} {r['median_s']:8.2f} s {spread} {base / r['median_s']:6.1f}x", flush=True)
-    save("training_step", rows + others(rows), backbone=args.backbone, gflops=rate / 1e9)
-
-
-def others(rows):
-    """Rows of the results file that were measured on this machine with these versions, for other cases."""
-    path = RESULTS / "training_step.json"
-    if not path.exists() or (kept := json.loads(path.read_text()))["machine"] != machine():
-        return []
-
-    def case(row):
-        return row["method"], row["classes"], row["batch"]
-
-    return [row for row in kept["rows"] if case(row) not in map(case, rows)]
+    save("training_step", rows, ("method", "classes", "batch"), backbone=args.backbone, gflops=rate / 1e9)
 
 
 if __name__ == "__main__":

@@ -200,6 +200,42 @@ def test_half_precision_stays_near(clip_file, clip_model, reference, dtype):
         assert torch.cosine_similarity(got.float(), wanted).min() > 0.99
 
 
+@pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 0.06), (torch.float16, 0.01)])
+@pytest.mark.parametrize("branch", ["text", "image"])
+def test_half_precision_fast_against_plain(clip_file, reference, dtype, tolerance, branch):
+    """Features and gradients as near to the plain path's as rounding in that precision allows."""
+    half = load_clip("any", clip_file)
+    convert_weights_(half, dtype)
+    prompts = prompt_layout(half, NAMES, "a photo of a", 4)
+    width = 64 if branch == "text" else 128
+    vectors = [(0.1 * torch.randn(4, width)).requires_grad_() for _ in range(2)]
+    image = torch.randn(2, 3, 32, 32)
+
+    def compute():
+        encode = (encode_text, half, prompts) if branch == "text" else (encode_image, half, image)
+        features = encode[0](*encode[1:], vectors[0], vectors[1:])
+        assert features.dtype == dtype
+        return with_gradients(features.float(), vectors)
+
+    assert_close(*reference(compute), tolerance)
+
+
+@pytest.mark.parametrize("branch", ["text", "image"])
+def test_autocast_fast_against_plain(clip_model, reference, branch):
+    """fp32 weights under autocast to bfloat16, which a CPU has too."""
+    prompts = prompt_layout(clip_model, NAMES, "a photo of a", 4)
+    vectors = [(0.1 * torch.randn(4, 64 if branch == "text" else 128)).requires_grad_() for _ in range(2)]
+    image = torch.randn(2, 3, 32, 32)
+
+    def compute():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            encode = (encode_text, clip_model, prompts) if branch == "text" else (encode_image, clip_model, image)
+            features = encode[0](*encode[1:], vectors[0], vectors[1:])
+        return with_gradients(features.float(), vectors)
+
+    assert_close(*reference(compute), 0.06)
+
+
 def test_an_exact_gelu_is_respected(clip_weights, reference):
     model = build_clip(clip_weights, "test")
     for block in model.transformer.resblocks:
