@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import io
 import os
-import pickle
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from qprompt.files import atomic_open
+from qprompt.torch_files import read_torch_file
 
 _DIGEST = hashlib.sha256().digest_size
 
@@ -33,8 +33,8 @@ class FeatureFiles:
             data = path.read_bytes()
             if hashlib.sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
                 return None
-            value = torch.load(io.BytesIO(data[_DIGEST:]), map_location="cpu", weights_only=True)
-        except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError):
+            value = read_torch_file(data[_DIGEST:], map_location="cpu")
+        except (OSError, ValueError):
             return None
         with contextlib.suppress(OSError):
             os.utime(path)

@@ -6,13 +6,13 @@ such files, takes the size of a storage from the pickle, beyond the end of the b
 grow its storage.
 """
 
+import io
 import math
 import os
 import pickle
 import warnings
 import zipfile
 from collections import Counter, OrderedDict
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,15 +21,16 @@ import torch
 from qprompt.pickles import BoundedUnpickler
 
 
-def read_torch_file(path: str | os.PathLike[str], map_location: Any = None) -> Any:
-    """The content of a file that `torch.save` wrote, with live objects as `Inert`; ValueError where it is none."""
+def read_torch_file(path: str | os.PathLike[str] | bytes, map_location: Any = None) -> Any:
+    """What `torch.save` wrote to a file, or its bytes; live objects are `Inert`. ValueError where it is none."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice to the author of the file
-            unpickler = _reader(_sizes(path), os.path.getsize(path))
+            size = len(path) if isinstance(path, bytes) else os.path.getsize(path)
+            unpickler = _reader(_sizes(_opened(path), size), size)
             reader = SimpleNamespace(Unpickler=unpickler, __name__="restricted_pickle")
             reader.load = lambda file, **kwargs: unpickler(file, **kwargs).load()
-            return torch.load(path, map_location=map_location, weights_only=False, pickle_module=reader)
+            return torch.load(_opened(path), map_location=map_location, weights_only=False, pickle_module=reader)
     # A damaged file can raise nearly anything on its way.
     except Exception as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
@@ -90,9 +91,12 @@ _ADMITTED = {
 }
 
 
-def _sizes(path: str | os.PathLike[str]) -> dict[str, int] | int:
+def _opened(path: str | os.PathLike[str] | bytes) -> Any:
+    return io.BytesIO(path) if isinstance(path, bytes) else path
+
+
+def _sizes(path: Any, size: int) -> dict[str, int] | int:
     """Bytes of each storage by its key; of the whole file in torch's old format, which does not say."""
-    size = Path(path).stat().st_size
     if not zipfile.is_zipfile(path):
         return size
     found = {}

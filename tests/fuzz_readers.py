@@ -11,6 +11,7 @@ import argparse
 import collections
 import contextlib
 import functools
+import hashlib
 import io
 import json
 import os
@@ -45,6 +46,7 @@ from qprompt.data.items import Item, Split, split_hash  # noqa: E402
 from qprompt.engine import activate  # noqa: E402
 from qprompt.errors import UserError  # noqa: E402
 from qprompt.fake_quant import quantize_  # noqa: E402
+from qprompt.feature_files import FeatureFiles  # noqa: E402
 from qprompt.packing import save  # noqa: E402
 from qprompt.report import records  # noqa: E402
 from qprompt.sweep.spec import read_spec  # noqa: E402
@@ -143,6 +145,22 @@ def in_tar(data: bytes, others: list[bytes], random_: random.Random) -> bytes:
 
 
 # --- the readers and what they are given
+
+
+def in_features(data: bytes, others: list[bytes], random_: random.Random) -> bytes:
+    """Damage that the digest in front does not give away."""
+    data = in_zip(data[32:], [], random_)
+    return hashlib.sha256(data).digest() + data
+
+
+def _feature_seeds() -> list[bytes]:
+    found = [_saved({"img": torch.randn(3, 4), "impath": ["a", "b", "c"], "label": [1, 2, 3]})]
+    return [hashlib.sha256(data).digest() + data for data in found]
+
+
+def _read_features(path: Path) -> None:
+    if FeatureFiles(path.parent, 2**30).read("k") is None:
+        raise UserError("as if it were not there")
 
 
 def _prompt_seeds() -> list[bytes]:
@@ -422,6 +440,7 @@ def targets() -> dict[str, Target]:
         "checkpoint, old format": Target("model.pth.tar-1", _checkpoint_seeds()[3:], _read_checkpoint),
         "CLIP weights": Target("w.pt", _checkpoint_seeds()[:1], _read_weights, in_zip),
         "CLIP weights, safetensors": Target("w.safetensors", [_safetensors()], _read_weights),
+        "features": Target("k.features", _feature_seeds(), _read_features, in_features),
         "CoOp's pickle": Target("shot_1-seed_1.pkl", _pickles(), coop_pickle.read_records),
         "split": Target("split_zhou_X.json", [json.dumps(_SPLIT).encode()], _read_split, in_json),
         "few-shot draw": Target("draw.json", [_draw()], _read_draw, in_json),

@@ -1,0 +1,147 @@
+"""Mutation testing: put one small fault at a time into a module and see whether its tests notice.
+
+  python tests/mutate_code.py [--modules qprompt.kmeans ...] [--sample 100] [--seed 0]
+
+A fault is another comparison or operator, a number off by one, a condition turned round, or a call left out. Each runs
+in a fork of a process that has torch imported, the module's test files one after the other, up to the first failure or
+a time limit (an endless loop is noticed too). Survivors are printed with their line.
+"""
+
+import argparse
+import ast
+import copy
+import importlib.abc
+import importlib.util
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(HERE), str(HERE / "tests")]
+
+TESTS = {
+    "qprompt.kmeans": ["test_kmeans.py", "test_quantizers.py"],
+    "qprompt.assignment": ["test_kmeans.py", "test_fake_quant.py"],
+    "qprompt.fake_quant": ["test_fake_quant_modules.py", "test_fake_quant.py"],
+    "qprompt.fake_quantize": ["test_fake_quant.py", "test_fake_quant_modules.py"],
+    "qprompt.bits": ["test_packing.py"],
+    "qprompt.packing": ["test_packing.py", "test_checkpoints.py"],
+    "qprompt.prompt_file": ["test_packing.py"],
+}
+COMPARISONS = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
+}  # fmt: skip
+OPERATORS = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Pow: ast.Mult,
+    ast.Mod: ast.Mult, ast.LShift: ast.RShift, ast.RShift: ast.LShift, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd,
+}  # fmt: skip
+
+
+def mutants(source: str) -> Iterator[tuple[int, str, str]]:
+    """(line, what was done, the module with that one fault)."""
+    tree = ast.parse(source)
+    nodes = [node for node in ast.walk(tree) if not _is_text(node)]
+    for index, node in enumerate(nodes):
+        for what, change in _changes(node):
+            other = copy.deepcopy(tree)
+            target = [n for n in ast.walk(other) if not _is_text(n)][index]
+            before = ast.unparse(target)
+            change(target)
+            yield node.lineno, f"{what}: {before} -> {ast.unparse(target)}", ast.unparse(other)  # type: ignore[attr-defined]
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def _changes(node: ast.AST) -> Iterator[tuple[str, object]]:
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in COMPARISONS:
+        yield "comparison", lambda n: n.ops.__setitem__(0, COMPARISONS[type(n.ops[0])]())
+    if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS and not _annotation(node):
+        yield "operator", lambda n: setattr(n, "op", OPERATORS[type(n.op)]())
+    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        yield "number", lambda n: setattr(n, "value", n.value + 1)
+    if isinstance(node, ast.Constant) and type(node.value) is bool:
+        yield "truth", lambda n: setattr(n, "value", not n.value)
+    if isinstance(node, ast.BoolOp):
+        yield "logic", lambda n: setattr(n, "op", ast.Or() if isinstance(n.op, ast.And) else ast.And())
+    if isinstance(node, (ast.If, ast.IfExp)):
+        yield "condition", lambda n: setattr(n, "test", ast.UnaryOp(ast.Not(), n.test))
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        yield "call left out", lambda n: setattr(n, "value", ast.Constant(None))
+
+
+def _annotation(node: ast.BinOp) -> bool:
+    """``int | None``: types, which nothing runs."""
+    return isinstance(node.op, ast.BitOr) and any(
+        isinstance(side, ast.Constant) and side.value is None for side in (node.left, node.right)
+    )
+
+
+class _Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def __init__(self, name: str, source: str):
+        self.name, self.source = name, source
+
+    def find_spec(self, name, path=None, target=None):
+        return importlib.util.spec_from_loader(name, self) if name == self.name else None
+
+    def exec_module(self, module):
+        exec(compile(self.source, f"<mutated {self.name}>", "exec"), module.__dict__)
+
+
+def survives(name: str, source: str, seconds: float) -> bool:
+    """Whether the tests pass with the module's source replaced."""
+    child = os.fork()
+    if not child:
+        signal.alarm(int(seconds))
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        code = 1
+        try:
+            import pytest
+
+            sys.meta_path.insert(0, _Mutated(name, source))
+            files = [str(HERE / "tests" / file) for file in TESTS[name]]
+            code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0", *files])
+        finally:
+            os._exit(int(code))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--modules", nargs="+", default=list(TESTS), choices=list(TESTS))
+    parser.add_argument("--sample", type=int, default=0, help="at most so many faults in each module (default: all)")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    os.chdir(HERE)
+    import safetensors.torch  # noqa: F401
+    import torch
+    import torch.nn.utils.parametrize  # noqa: F401
+
+    torch.set_num_threads(1)
+    for name in args.modules:
+        path = HERE / Path(*name.split(".")).with_suffix(".py")
+        source = path.read_text(encoding="utf-8")
+        faults = list(mutants(source))
+        if args.sample and len(faults) > args.sample:
+            faults = sorted(random.Random(args.seed).sample(faults, args.sample))
+        began = time.monotonic()
+        assert survives(name, ast.unparse(ast.parse(source)), 600), f"the tests of {name} fail without any fault"
+        limit = 20 + 10 * (time.monotonic() - began)
+        left = []
+        for line, what, mutated in faults:
+            if survives(name, mutated, limit):
+                left.append((line, what))
+                print(f"{path.name}:{line}: {what}", flush=True)
+        print(f"{name}: {len(faults)} faults, {len(faults) - len(left)} caught, {len(left)} not", flush=True)
+
+
+if __name__ == "__main__":
+    main()
