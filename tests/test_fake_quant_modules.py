@@ -142,6 +142,7 @@ def test_autocast_changes_no_level():
 
 
 @pytest.mark.parametrize("method", ["kmeans", "lsq"])
+@pytest.mark.filterwarnings("ignore:Guards may run slower")  # what torch says of Python 3.13.0
 def test_compiled_equals_eager(method):
     module = Learner()
     quantize_(module, names=NAMES, bits=2, method=method)
