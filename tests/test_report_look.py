@@ -80,9 +80,9 @@ def test_zero_shot_has_no_words(runs, capsys):
 
 
 def test_looking_changes_nothing_in_the_run(runs):
-    before = {path: path.stat().st_mtime_ns for path in runs.rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in (runs / "QCoOp").rglob("*")}
     assert main(["look", str(runs / "QCoOp")]) == 0
-    assert {path: path.stat().st_mtime_ns for path in runs.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in (runs / "QCoOp").rglob("*")} == before
 
 
 def test_mistakes_in_the_arguments(runs, tmp_path, capsys):
