@@ -5,6 +5,7 @@ with QPROMPT_DASSL and a torch that real Dassl supports, the same on real Dassl.
 """
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from qprompt.__main__ import main
 from tests.test_engine_parity import usable_here
 from tests.upstream import (
     PIXELS,
+    ROOT,
     SMALL,
     VARIABLES,
     ClipShape,
@@ -157,20 +159,21 @@ def test_full_precision_checkpoint_is_quantized_afterwards(run, tmp_path, reposi
     assert torch.isfinite(logits).all()
 
 
-@pytest.mark.parametrize(("repository", "trainer", "module"), [("coop", "CoOp", "coop"), ("maple", "MaPLe", "maple")])
-def test_three_explicit_lines_do_without_the_launcher(run, tmp_path, monkeypatch, repository, trainer, module):
+@pytest.mark.parametrize(("repository", "trainer"), [("coop", "CoOp"), ("maple", "MaPLe")])
+def test_three_explicit_lines_do_without_the_launcher(run, tmp_path, monkeypatch, repository, trainer):
     """The lines of docs/dropin.md, put into a copy of the checkout's train.py."""
     folder = shutil.copytree(checkout(repository), tmp_path / "copy", ignore=shutil.ignore_patterns(".git"))
     script = (folder / "train.py").read_text(encoding="utf-8")
-    class_line = f'type("Q{trainer}", (QuantizedPrompts, trainers.{module}.{trainer}), {{}})'
+    documented = (ROOT / "docs" / "dropin.md").read_text(encoding="utf-8")
+    imports, *classes, node = re.findall(r"^\+(.+)$", documented, re.MULTILINE)
+    (register,) = (line for line in classes if f'"Q{trainer}"' in line)
+    engine = "from dassl.engine import {}build_trainer\n"
+    last_import = {"coop": "import trainers.zsclip\n", "maple": "import trainers.vpt\n"}[repository]
     edits = {
-        "from dassl.engine import build_trainer\n": "from dassl.engine import TRAINER_REGISTRY, build_trainer\n"
-        "from qprompt.trainer import QuantizedPrompts, add_quant_cfg\n",
-        "import trainers.zsclip\n": f"import trainers.zsclip\n\nTRAINER_REGISTRY.register({class_line})\n",
-        "    extend_cfg(cfg)\n": "    extend_cfg(cfg)\n    add_quant_cfg(cfg)\n",
+        engine.format(""): engine.format("TRAINER_REGISTRY, ") + f"{imports}\n",
+        last_import: f"{last_import}\n{register}\n",
+        "    extend_cfg(cfg)\n": f"    extend_cfg(cfg)\n{node}\n",
     }
-    if repository == "maple":  # it imports MaPLe below
-        edits["import trainers.vpt\n"] = edits.pop("import trainers.zsclip\n").replace("zsclip", "vpt")
     for place, edited in edits.items():
         assert script.count(place) == 1
         script = script.replace(place, edited)
@@ -182,7 +185,8 @@ def test_three_explicit_lines_do_without_the_launcher(run, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("repository", "trainer"), [("coop", "CoOp"), ("maple", "MaPLe"), ("maple", "CoCoOp"), ("kgcoop", "KgCoOp")]
+    ("repository", "trainer"),
+    [("coop", "CoOp"), ("maple", "MaPLe"), ("maple", "CoCoOp"), ("promptsrc", "PromptSRC"), ("kgcoop", "KgCoOp")],
 )
 def test_fast_path_is_taken(run, repository, trainer):
     log, logits = run(repository, f"Q{trainer}", "fast", precision=("--fp32", "--fast"))
