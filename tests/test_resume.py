@@ -10,6 +10,10 @@ import torch
 import trees
 
 import train
+from qprompt.engine import activate
+
+if activate().name != "bundled":
+    pytest.skip("the bundled engine's promises", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
