@@ -2,7 +2,7 @@
 
   python tests/fuzz_readers.py --inputs 100000 --seed 0 [--readers "prompt file" ...]
 
-A reader fails with any other error, a crash, ten seconds over one file, a file outside its folder, or memory beyond
+A reader fails with any other error, a crash, ten seconds of computing over one file, a file outside its folder, or memory beyond
 512 MB, asked for or taken (a file of a few kB that makes its reader ask for more has put a number into its header).
 The failing file is kept and named. What is damaged is small, so that damage hits something: see mutate.py.
 """
@@ -472,7 +472,7 @@ def fuzz(name: str, target: Target, inputs: int, seed: int, folder: Path) -> col
         path = own / target.name
         path.write_bytes(data)
         (folder / "input").write_bytes(data)
-        signal.setitimer(signal.ITIMER_REAL, 10)
+        signal.setitimer(signal.ITIMER_PROF, 10)
         try:
             target.read(path)
             counts["read"] += 1
@@ -482,7 +482,7 @@ def fuzz(name: str, target: Target, inputs: int, seed: int, folder: Path) -> col
         except BaseException as error:
             raise AssertionError(f"{name}, input {number}: {type(error).__name__}: {error}") from error
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
         if len(os.listdir(own)) > 1:
             for left in own.iterdir():
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -499,7 +499,7 @@ def _asked_for_memory(error: BaseException | None) -> bool:
 
 
 def _too_slow(*_: Any) -> None:
-    raise TimeoutError("ten seconds over one file")
+    raise TimeoutError("ten seconds of computing over one file")
 
 
 def _run(name: str, target: Target, inputs: int, seed: int, folder: Path) -> None:
@@ -507,7 +507,7 @@ def _run(name: str, target: Target, inputs: int, seed: int, folder: Path) -> Non
     with open("/proc/self/statm") as file:
         used = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
-    signal.signal(signal.SIGALRM, _too_slow)
+    signal.signal(signal.SIGPROF, _too_slow)
     began, peak = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         counts = fuzz(name, target, inputs, seed, folder)
