@@ -2,8 +2,9 @@
 
   python tests/fuzz_readers.py --inputs 100000 --seed 0 [--readers "prompt file" ...]
 
-A reader fails with any other error, a crash, ten seconds of computing over one file, a file outside its folder, or memory beyond
-512 MB, asked for or taken (a file of a few kB that makes its reader ask for more has put a number into its header).
+A reader fails with any other error, a crash, ten seconds of computing over one file, a file outside its folder, or
+memory beyond 512 MB, asked for or taken (a file of a few kB that makes its reader ask for more has put a number into
+its header).
 The failing file is kept and named. What is damaged is small, so that damage hits something: see mutate.py.
 """
 
