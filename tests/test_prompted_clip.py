@@ -111,7 +111,8 @@ def test_fast_text(clip_model, reference, monkeypatch, n_context, words, positio
 
 @pytest.mark.parametrize("kind", ["generic", "class_specific", "instance"])
 @pytest.mark.parametrize("allowed", [0.0, 0.5])
-def test_text_within_a_bound_of_memory(clip_model, reference, kind, allowed):
+def test_text_within_a_bound_of_memory(clip_model, reference, monkeypatch, kind, allowed):
+    monkeypatch.setattr("qprompt.prompted_clip.memory.BIN", 1)
     names, groups = [f"{'big ' * (i % 3)}dog {i}" for i in range(20)], 3 if kind == "instance" else 1
     prompts = prompt_layout(clip_model, names, "a photo of a", 4, "end", kind == "class_specific")
     context = initial_context(clip_model, 4, "a photo of a", 20 if kind == "class_specific" else 0)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qprompt.backbones import ClipModel
-from qprompt.prompted_clip.layout import PromptLayout
+from qprompt.prompted_clip.layout import BIN, PromptLayout
 
 PARTS = 8  # of the bound: how finely text is cut when not all of it may be kept
 FP32 = 4  # bytes
@@ -43,10 +43,12 @@ def bound_text_memory_(layout: PromptLayout, clip_model: ClipModel, allowed: int
     """Split `layout` so that encoding it with gradients keeps at most about `allowed` bytes.
 
     What is over the bound is encoded a second time in the backward pass, part by part, the rest is not: time grows by
-    at most a forward pass. Results stay what they were, to rounding. `contexts`: G of `encode_text`.
+    at most a forward pass. Results stay what they were, to rounding. No part is smaller than a bin, which products need
+    to be fast. `contexts`: G of `encode_text`.
     """
     row = contexts * kept_per_row(clip_model.transformer, clip_model.dtype.itemsize)
-    layout.split_(clip_model, len(layout.rows) if len(layout.rows) * row <= allowed else allowed // (PARTS * row))
+    whole = len(layout.rows) * row <= allowed
+    layout.split_(clip_model, len(layout.rows) if whole else max(BIN, allowed // (PARTS * row)))
     layout.recomputed = len(layout.parts)
     for part in reversed(layout.parts):
         allowed -= len(part.rows) * row  # type: ignore[arg-type]
