@@ -2,8 +2,7 @@
 
 A pickle can name any function and have it called: here every name but a few is replaced by an inert placeholder
 (checkpoints of real Dassl hold a live scheduler, SLIP's an argparse.Namespace). torch's own weights-only reader refuses
-such files, takes the size of a storage from the pickle, beyond the end of the bytes that are there, and lets a tensor
-grow its storage.
+such files, and with files of its old format it asks for as much memory as they say.
 """
 
 import io
