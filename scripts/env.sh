@@ -1,11 +1,13 @@
 # shellcheck shell=bash
 # Sourced by the other scripts. Sets PYTHON to an interpreter that has everything installed:
-# the active environment's where torch and torchvision work there, else that of .venv, made on first use.
+# the active environment's where torch (2.4 or newer) and torchvision work there, else that of .venv, made on first use.
 # INSTALL: what to install (default "."), e.g. ".[test]".
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
-_works() { "$1" -c 'import torch, torchvision' >/dev/null 2>&1; }
+_works() {
+    "$1" -c 'import torch, torchvision; assert tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 4)' >/dev/null 2>&1
+}
 
 _new_python() { # the first interpreter of a supported version
     local candidate
@@ -20,7 +22,7 @@ _new_python() { # the first interpreter of a supported version
 }
 
 if [ -n "${PYTHON:-}" ]; then
-    _works "$PYTHON" || { echo "PYTHON=$PYTHON cannot import torch and torchvision." >&2; exit 1; }
+    _works "$PYTHON" || { echo "PYTHON=$PYTHON cannot import torch (2.4 or newer) and torchvision." >&2; exit 1; }
 elif _works python; then
     PYTHON=python
 elif [ -x .venv/bin/python ]; then
