@@ -131,7 +131,7 @@ class FakeQuantize(nn.Module):
             self._reference = self.reference.cpu().numpy().astype(np.float64)
         n, k = self.numel // self.groups, self.config.levels
         now, reference = (counts.numpy() + 0.5) / (n + 0.5 * k), (self._reference * n + 0.5) / (n + 0.5 * k)
-        return float((now * np.log(now / reference)).sum(-1).max())
+        return float(np.max(np.sum(now * np.log(now / reference), axis=-1)))
 
     def fit(self, weight: Tensor) -> None:
         """New levels for `weight` as it is now, and P_ref with them."""
