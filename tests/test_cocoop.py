@@ -1,5 +1,6 @@
 """CoCoOp: prompts that depend on the image."""
 
+import pytest
 import torch
 from equality import batches
 from toy import toy_trainer
@@ -10,6 +11,7 @@ from qprompt.prompted_clip import encode_text, normalize, prompt_layout
 CONTEXT = ("TRAINER.COCOOP.N_CTX", 4)
 
 
+@pytest.mark.bundled_only
 def test_train_save_and_load(clip_file, tmp_path):
     trainer = toy_trainer(tmp_path, clip_file, "CoCoOp", *CONTEXT, "OPTIM.MAX_EPOCH", 1)
     trainer.train()

@@ -10,11 +10,8 @@ from toy import CLASSES, toy_trainer
 import trainers.cocoop
 import trainers.coop  # noqa: F401
 from qprompt.backbones.random_weights import TEST_SHAPE, random_state_dict
-from qprompt.engine import activate
 from qprompt.errors import UserError
 
-# Checkpoints of plain values, one line for damaged ones, the comparison of settings, the exact resumption.
-bundled_only = pytest.mark.skipif(activate().name != "bundled", reason="real Dassl does not promise it")
 CONTEXT = ("TRAINER.COOP.N_CTX", 4)
 
 
@@ -33,7 +30,7 @@ def test_training_learns_the_context_and_nothing_else(trained):
     assert all(p.grad is None for p in trainer.model.clip_model.parameters())
 
 
-@bundled_only
+@pytest.mark.bundled_only
 def test_checkpoint_holds_what_was_learned(trained):
     folder, trainer = trained
     path = folder / "output" / "prompt_learner" / "model.pth.tar-3"
@@ -189,7 +186,7 @@ def test_missing_checkpoints_say_what_is_there(trained, clip_file, tmp_path):
         trainer.load_model(str(tmp_path), epoch=3)
 
 
-@bundled_only
+@pytest.mark.bundled_only
 def test_broken_checkpoints(trained, clip_file, tmp_path):
     folder, _ = trained
     trainer = fresh(folder, clip_file)
@@ -232,7 +229,7 @@ def test_upstream_checkpoints_load_whatever_their_classes(trained, clip_file, tm
     assert torch.equal(trainer.model.prompt_learner.ctx, context.half().float())
 
 
-@bundled_only
+@pytest.mark.bundled_only
 def test_other_settings_than_the_checkpoints(trained, clip_file, tmp_path):
     folder = trained[0]
     other = fresh(folder, clip_file, "TRAINER.COOP.CLASS_TOKEN_POSITION", "front")
@@ -244,7 +241,7 @@ def test_other_settings_than_the_checkpoints(trained, clip_file, tmp_path):
         fresh(folder, tmp_path / "other.pt").load_model(str(folder / "output"), epoch=3)
 
 
-@bundled_only
+@pytest.mark.bundled_only
 def test_class_specific_contexts_belong_to_their_classes(clip_file, tmp_path):
     def build(classes):
         options = ["TRAINER.COOP.CSC", True, "DATASET.SUBSAMPLE_CLASSES", classes]
@@ -263,7 +260,7 @@ def test_initial_weights_from_a_checkpoint(trained, clip_file):
     assert torch.equal(started.model.prompt_learner.ctx, trainer.model.prompt_learner.ctx)
 
 
-@bundled_only
+@pytest.mark.bundled_only
 def test_a_resumed_run_is_the_run_that_was_not_interrupted(clip_file, tmp_path):
     def run(folder, epochs):
         options = ["TRAIN.CHECKPOINT_FREQ", 1]

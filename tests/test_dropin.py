@@ -180,6 +180,7 @@ def test_full_precision_checkpoint_starts_a_quantized_run(build, tmp_path):
         assert torch.equal(weight, plain.model.get_parameter(name))
 
 
+@pytest.mark.bundled_only
 def test_a_full_precision_run_is_not_resumed_as_a_quantized_one(build):
     build("Prompted").train()
     with pytest.raises(UserError, match=r"not of QPrompted\. .*MODEL\.INIT_WEIGHTS"):

@@ -9,18 +9,16 @@ from pathlib import Path
 import engine_probe
 import pytest
 
-from qprompt.engine import activate
 from tests.upstream import BUNDLED, ROOT, checkout
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "dassl.json").read_text(encoding="utf-8"))
-bundled_only = pytest.mark.skipif(activate().name != "bundled", reason="the installed Dassl is in use")
 
 
 def as_json(value):
     return json.loads(json.dumps(value))
 
 
-@bundled_only
+@pytest.mark.bundled_only
 def test_config_has_every_key_type_and_default():
     from dassl.config import clean_cfg, get_cfg_default
 
@@ -32,7 +30,7 @@ def test_config_has_every_key_type_and_default():
     assert set(cfg.TRAINER) == {"NAME", "FIXMATCH"}
 
 
-@bundled_only
+@pytest.mark.bundled_only
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 @pytest.mark.parametrize("schedule", engine_probe.SCHEDULES)
 def test_learning_rates(schedule):
@@ -45,23 +43,23 @@ def test_coop_schedule_as_published():
     assert rates[2] == pytest.approx(1.98769e-3, rel=1e-5)  # 20 epochs; 1.99988e-3 for 200
 
 
-@bundled_only
+@pytest.mark.bundled_only
 def test_optimizers():
     assert engine_probe.updates() == GOLDEN["updates"]
 
 
-@bundled_only
+@pytest.mark.bundled_only
 def test_samplers_and_few_shot_draws(tmp_path):
     assert as_json(engine_probe.draws(engine_probe.items(tmp_path))) == GOLDEN["draws"]
 
 
-@bundled_only
+@pytest.mark.bundled_only
 def test_texts_and_numbers(capsys):
     assert as_json(engine_probe.texts()) == GOLDEN["texts"]
     assert engine_probe.distances() == GOLDEN["distances"]
 
 
-@bundled_only
+@pytest.mark.bundled_only
 def test_every_public_name(monkeypatch):
     import dassl.utils
 

@@ -35,6 +35,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.bundled_only
 def test_train_save_and_load(clip_file, tmp_path, name):
     folder, options = CASES[name]
     trainer = toy_trainer(tmp_path, clip_file, name, *options, "OPTIM.MAX_EPOCH", 1)
@@ -95,6 +96,7 @@ def test_impossible_settings(clip_file, tmp_path, name, options, message):
         toy_trainer(tmp_path, clip_file, name, *options)
 
 
+@pytest.mark.bundled_only
 def test_other_words_than_the_checkpoints(clip_file, tmp_path):
     toy_trainer(tmp_path, clip_file, "MaPLe", *DEPTH).save_model(0, str(tmp_path / "run"))
     other = toy_trainer(tmp_path, clip_file, "MaPLe", *DEPTH, "TRAINER.MAPLE.CTX_INIT", "a drawing of a")

@@ -59,16 +59,15 @@ def checkpoint_file(path: str | Path) -> Path:
 
 
 def read_state_dict(path: str | Path) -> dict[str, Any]:
-    """The state dict in a checkpoint, or one saved by itself. Nothing in the file is run (see the engine's reader)."""
+    """The state dict in a checkpoint, or one saved by itself. Nothing in the file is run (see `torch_files`)."""
     if not os.path.isfile(path):
         raise UserError(f"no checkpoint {path}")
-    from qprompt.engine import VARIABLE, activate
+    from qprompt.torch_files import read_torch_file
 
-    os.environ[VARIABLE] = "bundled"  # its reader takes upstream's checkpoints without running what they hold
-    activate()
-    from dassl.utils import load_checkpoint
-
-    content = load_checkpoint(str(path))
+    try:
+        content = read_torch_file(path, map_location="cpu")
+    except ValueError as error:
+        raise UserError(f"{path} is not a readable checkpoint: {error}") from None
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise UserError(f"{path} holds no state dict, so it is no checkpoint of CoOp or MaPLe")
