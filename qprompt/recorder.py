@@ -104,8 +104,11 @@ class Recorder:
             arrays = _arrays(_lines(self.part))
         except Exception as error:  # whatever damage brings about
             raise UserError(f"{self.part} is damaged ({error}): delete it, the run goes on without.") from None
-        with atomic_open(self.path) as file:
-            np.savez_compressed(file, **arrays)
+        try:
+            with atomic_open(self.path) as file:
+                np.savez_compressed(file, **arrays)
+        except UnicodeError as error:  # a name that no file can hold
+            raise UserError(f"{self.part} is damaged ({error}): delete it, the run goes on without.") from None
         self.part.unlink()
 
     def _append(self, number: int, **record: Any) -> None:

@@ -146,3 +146,10 @@ def test_other_files_are_refused(tmp_path):
 def test_closing_without_a_step_writes_nothing(tmp_path):
     Recorder(tmp_path / "r.npz").close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_no_file_can_hold_is_refused(tmp_path):
+    (tmp_path / "r.npz.part").write_text('{"step": 0, "codebook": {"\\ud800": [[0.0, 1.0]]}}\n')
+    with pytest.raises(UserError, match="damaged"):
+        Recorder(tmp_path / "r.npz").close()
+    assert not (tmp_path / "r.npz").exists()
