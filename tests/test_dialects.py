@@ -132,9 +132,3 @@ def test_open_clip_mistakes(open_clip):
         load_clip("open_clip:small")
     with pytest.raises(UserError, match="can't be loaded"):
         load_clip("open_clip:small/nowhere.pt")
-
-
-def test_open_clip_that_is_not_installed_is_named(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "open_clip", None)
-    with pytest.raises(UserError, match=r"pip install qprompt\[open_clip\]"):
-        check_backbone("open_clip:ViT-B-32/x")

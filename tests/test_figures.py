@@ -1,6 +1,4 @@
-"""The figures: files that open, the lines that the records say, and the error without matplotlib."""
-
-import builtins
+"""The figures: files that open, and the lines that the records say."""
 
 import numpy as np
 import pytest
@@ -50,22 +48,6 @@ def test_a_figure_without_runs_is_said(tmp_path, capsys):
 def test_an_unknown_figure_is_a_user_error(tmp_path, capsys):
     assert main(["figures", str(tmp_path), "--out", str(tmp_path), "--only", "epoch"]) == 2
     assert "Did you mean 'epochs'?" in capsys.readouterr().err
-
-
-def test_without_matplotlib_the_extra_is_named(tmp_path, capsys, monkeypatch):
-    write_base2new(tmp_path / "runs", curves=True)
-    real = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name.partition(".")[0] == "matplotlib":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    assert main(["figures", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 2
-    assert "qprompt[plot]" in capsys.readouterr().err
-    assert main(["report", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0  # the tables need no plots
-    assert "qprompt[plot]" in capsys.readouterr().err
 
 
 def test_size_figure_has_a_point_a_method(tmp_path):

@@ -24,7 +24,7 @@ def import_clip() -> ModuleType:
 
     Raises UserError when there is no `clip`, or when the module of that name is another package.
     """
-    if "clip" not in sys.modules:
+    if sys.modules.get("clip") is None:
         if importlib.util.find_spec("clip") is None:
             raise UserError(f"the Python package 'clip' is not installed. {_INSTALL}")
         _import_with_pkg_resources()

@@ -85,7 +85,7 @@ def import_open_clip() -> Any:
     try:
         import open_clip
     except ImportError:
-        raise UserError("open_clip models need the package open_clip_torch: pip install qprompt[open_clip]") from None
+        raise UserError("open_clip is not installed, which this backbone needs: pip install open_clip_torch") from None
     return open_clip
 
 

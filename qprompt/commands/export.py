@@ -42,6 +42,8 @@ def run(args: argparse.Namespace) -> None:
         return
     if not args.classes:
         raise UserError("--onnx and --features need the classes: type --classes 'cat,dog'.")
+    if args.onnx:
+        import_onnx()
     import numpy as np
 
     from qprompt.files import atomic_open
@@ -80,6 +82,19 @@ def write_projected(source: str, path: str, bits: int) -> None:
     print(f"{path}: {size:,} bytes, {file.file_bytes / size:.1f} times less than {source}")
 
 
+def import_onnx() -> tuple[Any, Any]:
+    """The modules onnx and onnxruntime; UserError where they, or what torch exports with, are not installed."""
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as missing:
+        raise UserError(
+            f"--onnx needs {missing.name}, which is not installed: pip install onnx onnxruntime onnxscript"
+        ) from None
+    return onnx, onnxruntime
+
+
 def write_onnx(model: Any, names: list[str], path: Path) -> float:
     """Export, check against PyTorch, write; returns the largest difference in probability."""
     import torch
@@ -87,12 +102,7 @@ def write_onnx(model: Any, names: list[str], path: Path) -> float:
     from qprompt.files import atomic_open
     from qprompt.prompted_clip import normalize
 
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript  # noqa: F401
-    except ImportError as missing:
-        raise UserError(f"--onnx needs {missing.name}: pip install 'qprompt[onnx]'") from None
+    onnx, onnxruntime = import_onnx()
 
     class Classifier(torch.nn.Module):
         def __init__(self) -> None:

@@ -33,13 +33,13 @@ FORMATS = ("png", "pdf", "svg")
 
 
 def matplotlib() -> Any:
-    """The module, with the submodules that figures need; UserError naming the extra where it is not installed."""
+    """The module, with the submodules that figures need; UserError saying so where it is not installed."""
     try:
         import matplotlib
         import matplotlib.figure
         import matplotlib.ticker
     except ImportError:
-        raise UserError("figures need matplotlib, which is not installed: pip install 'qprompt[plot]'") from None
+        raise UserError("figures need matplotlib, which is not installed: pip install matplotlib") from None
     return matplotlib
 
 

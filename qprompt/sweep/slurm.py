@@ -93,7 +93,7 @@ def submit(spec: Spec, runs: Sequence[Run], folder: Path, cluster: str, parallel
     try:
         import submitit
     except ImportError:
-        raise UserError("a sweep on Slurm needs submitit: type 'pip install submitit'.") from None
+        raise UserError("a sweep on Slurm needs submitit, which is not installed: pip install submitit") from None
     jobs_file = folder / "jobs.json"
     if cluster == "slurm" and (busy := _queued(jobs_file)):
         raise UserError(f"the sweep {spec.name} is in the queue already (job {', '.join(busy)}): wait, or scancel it.")

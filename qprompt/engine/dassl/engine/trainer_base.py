@@ -157,7 +157,7 @@ class TrainerBase:
         try:
             from torch.utils.tensorboard import SummaryWriter  # takes a second: evaluation goes without
         except ImportError:
-            print("Note: tensorboard is not installed; no scalars are written")
+            print("Note: tensorboard is not installed; no scalars are written (pip install tensorboard)")
             return
         print(f"Initialize tensorboard (log_dir={log_dir})")
         self._writer = SummaryWriter(log_dir=log_dir)

@@ -1,0 +1,70 @@
+"""Without an optional package what needs it ends in one line that says what to install, and the rest goes on."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from report_runs import write_base2new
+
+import train
+from qprompt.__main__ import main
+from qprompt.backbones import import_clip
+from qprompt.errors import UserError
+
+
+@pytest.fixture
+def hide(monkeypatch):
+    """Makes ``import name`` fail as where it is not installed."""
+    return lambda name: monkeypatch.setitem(sys.modules, name, None)
+
+
+def only_line(capsys):
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    return line
+
+
+def test_figures_need_matplotlib_and_tables_do_not(hide, tmp_path, capsys):
+    hide("matplotlib")
+    runs, out = write_base2new(tmp_path / "runs", curves=True), tmp_path / "out"
+    assert main(["figures", str(runs), "--out", str(out)]) == 2
+    assert "figures need matplotlib, which is not installed: pip install matplotlib" in only_line(capsys)
+    assert main(["report", str(runs), "--out", str(out)]) == 0
+    assert "warning: no figures: figures need matplotlib" in capsys.readouterr().err
+    assert (out / "report.html").is_file()
+
+
+@pytest.mark.parametrize("name", ["onnx", "onnxruntime", "onnxscript"])
+def test_export_as_onnx_says_so_before_it_loads_anything(hide, monkeypatch, name, capsys):
+    for other in ("onnx", "onnxruntime", "onnxscript"):
+        monkeypatch.setitem(sys.modules, other, sys)  # the others count as installed
+    hide(name)
+    assert main(["export", "nowhere.qprompt", "--classes", "a,b", "--onnx", "out.onnx"]) == 2
+    line = only_line(capsys)
+    assert f"--onnx needs {name}, which is not installed" in line
+    assert "pip install onnx onnxruntime onnxscript" in line
+
+
+def test_backbones_of_open_clip(hide, tmp_path, capsys):
+    hide("open_clip")
+    configs = Path(train.__file__).parent / "configs"
+    argv = ["--trainer", "QCoOp", "--root", str(tmp_path), "--output-dir", str(tmp_path / "out")]
+    argv += ["--dataset-config-file", str(configs / "datasets/tiny_world.yaml")]
+    argv += ["--config-file", str(configs / "trainers/QCoOp/tiny.yaml"), "--backbone", "open_clip:ViT-B-32/x"]
+    assert train.main(argv) == 2
+    assert "pip install open_clip_torch" in only_line(capsys)
+
+
+def test_clip_itself(hide):
+    hide("clip")
+    with pytest.raises(UserError, match="pip install clip-anytorch"):
+        import_clip()
+
+
+@pytest.mark.bundled_only
+def test_downloads_from_google_drive(hide, tmp_path):
+    from dassl.data.datasets import DatasetBase
+
+    hide("gdown")
+    with pytest.raises(UserError, match="pip install gdown"):
+        DatasetBase.download_data(None, "https://drive.google.com/x", str(tmp_path / "x.zip"))
