@@ -15,6 +15,7 @@ from sweep_project import HERE, make_project, write
 
 from qprompt.__main__ import main
 from qprompt.sweep import process
+from qprompt.sweep.signals import Signals
 
 SPEC = "protocol: base2new\ndatasets: [pets]\ntrainers: {CoOp: tiny}\nseeds: [1, 2]\n"
 TEST_NEW = "output/base2new/test_new/pets/shots_16/CoOp/tiny/seed1"
@@ -45,13 +46,20 @@ def sweep(capfd, monkeypatch):
 
 
 @contextlib.contextmanager
-def hanging_sweep(project, part):
-    """A sweep in a process of its own whose runs in folders with `part` hang: (process, id of the first that hangs)."""
+def hanging_sweep(project, part, ignored=""):
+    """A sweep in a process of its own whose runs in folders with `part` hang: (process, id of the first that hangs).
+
+    `ignored`: the signals that are ignored when it starts, e.g. "INT" as a shell without job control does for `cmd &`.
+    """
     os.mkfifo(project / "fifo")
     env = {**os.environ, "PYTHONPATH": str(HERE.parent), "FAKE_TRAIN": f"hang:{part}", "FAKE_FIFO": "fifo"}
-    command = [sys.executable, "-m", "qprompt", "sweep", "spec.yaml", "--jobs", "1"]
+    sweep = [sys.executable, "-m", "qprompt", "sweep", "spec.yaml", "--jobs", "1"]
+    command = ["bash", "-c", f"trap '' {ignored or 'USR1'}; exec \"$@\"", "-", *sweep]
     with subprocess.Popen(command, cwd=project, env=env, stdout=subprocess.PIPE, text=True) as process:
-        yield process, int((project / "fifo").read_text())
+        try:
+            yield process, int((project / "fifo").read_text())
+        finally:
+            process.kill()  # a test that fails is not to wait for it
 
 
 def starts(folder: Path) -> int:
@@ -139,9 +147,12 @@ def test_each_process_gets_its_gpu_and_its_share_of_cores(sweep, project):
     assert {s["OMP_NUM_THREADS"] for s in seen} == {str(max(1, cores // 2))}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_ends_the_children_and_the_next_start_goes_on(sweep, project, number):
-    with hanging_sweep(project, "train_base/pets/shots_16/CoOp/tiny/seed2") as (process, child):
+@pytest.mark.parametrize(
+    ("number", "ignored"),
+    [(signal.SIGTERM, ""), (signal.SIGHUP, ""), (signal.SIGINT, "INT")],
+)
+def test_an_interrupt_ends_the_children_and_the_next_start_goes_on(sweep, project, number, ignored):
+    with hanging_sweep(project, "train_base/pets/shots_16/CoOp/tiny/seed2", ignored) as (process, child):
         process.send_signal(number)
         out, _ = process.communicate(timeout=60)
     assert process.returncode == 130, out
@@ -152,6 +163,21 @@ def test_an_interrupt_ends_the_children_and_the_next_start_goes_on(sweep, projec
     assert code == 0, out
     assert "3 finished already" in out
     assert starts(project / "output/base2new/train_base/pets/shots_16/CoOp/tiny/seed2") == 2
+
+
+def test_the_end_of_a_terminal_does_not_end_a_sweep_under_nohup():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    try:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+        with Signals() as signals:
+            for number in before:
+                os.kill(os.getpid(), number)
+            signals.wait(60)
+            assert signals.stops == 1
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_the_same_sweep_twice_at_a_time_is_refused(sweep, project):

@@ -12,7 +12,8 @@ from types import FrameType, TracebackType
 class Signals:
     """Within the ``with`` block SIGINT, SIGTERM and SIGHUP only count in ``stops``.
 
-    A signal that was ignored (SIGHUP under nohup) stays ignored. Main thread only.
+    SIGHUP that is ignored (nohup) stays ignored. SIGINT counts even so: a shell without job control starts `cmd &` with
+    it ignored, and a sweep that it cannot end would have no other polite end. Main thread only.
     """
 
     def __init__(self) -> None:
@@ -23,8 +24,8 @@ class Signals:
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
         self._old_fd = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        stopping = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-        stopping = [s for s in stopping if signal.getsignal(s) is not signal.SIG_IGN]
+        stopping = [signal.SIGINT, signal.SIGTERM]
+        stopping += [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else []
         self._old = {number: signal.signal(number, self._stop) for number in stopping}
         return self
 
