@@ -1,0 +1,92 @@
+"""A file system that may not be written to: a real mount for root, a folder without permission for others."""
+
+import functools
+import os
+import subprocess
+
+import pytest
+import trees
+from report_runs import write_base2new
+
+import train
+from qprompt.__main__ import main
+
+
+@pytest.fixture
+def read_only():
+    """read_only(folder): nothing below it can be written from then on, until the test ends."""
+    undo = []
+
+    def call(folder):
+        if os.geteuid():
+            for path in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
+                undo.append(functools.partial(path.chmod, 0o755))
+                path.chmod(0o555)
+            return
+        for options in (["--bind", folder], ["-o", "remount,bind,ro"]):
+            if subprocess.run(["mount", *map(str, options), str(folder)], capture_output=True).returncode:
+                pytest.skip("this root may not mount")
+            undo.append(lambda: subprocess.run(["umount", "-l", str(folder)], capture_output=True))
+
+    yield call
+    for step in undo:
+        step()
+
+
+@pytest.fixture
+def run(clip_file, tmp_path, monkeypatch, capsys):
+    """run(data, output, *options) -> (exit code, stdout, stderr) of train.py, a QCoOp of 2 epochs on 2 shots."""
+
+    def call(data, output, *options, dataset="eurosat"):
+        argv = ["--root", str(data), "--trainer", "QCoOp", "--output-dir", str(output), "--seed", "1"]
+        argv += ["--dataset-config-file", f"configs/datasets/{dataset}.yaml", "--backbone", "ViT-B/16"]
+        argv += ["MODEL.BACKBONE.PATH", str(clip_file), "INPUT.SIZE", "(32, 32)", "INPUT.TRANSFORMS", "['normalize']"]
+        argv += ["DATASET.NUM_SHOTS", "2", "DATALOADER.NUM_WORKERS", "0", "OPTIM.NAME", "sgd", "OPTIM.MAX_EPOCH", "2"]
+        return train.main([*argv, "TRAINER.COOP.PREC", "fp32", *options]), *capsys.readouterr()
+
+    monkeypatch.chdir(train.HERE)
+    return call
+
+
+def test_an_output_folder_is_refused_with_one_line(run, read_only, tmp_path):
+    (tmp_path / "disk").mkdir()
+    read_only(tmp_path / "disk")
+    code, _, err = run(tmp_path, tmp_path / "disk" / "out")
+    assert code == 2 and err.count("\n") == 1
+    assert f"cannot write to --output-dir {tmp_path / 'disk' / 'out'}: " in err
+
+
+@pytest.mark.parametrize("cache", ["auto", "epochs"])
+def test_a_data_root_is_trained_on_and_nothing_is_kept_there(run, read_only, tmp_path, cache):
+    data = tmp_path / "data"
+    trees.build(data, "EuroSAT", content=trees.jpeg())
+    read_only(data)
+    before = sorted(data.rglob("*"))
+    prompts = []
+    for output in ("one", "two"):  # both draw their shots and encode their images themselves, and agree
+        code, out, err = run(data, tmp_path / output, "FEATURE_CACHE", cache)
+        assert code == 0, err
+        assert "split_fewshot" in out and "is not written: " in out
+        prompts.append((tmp_path / output / "prompt_learner" / "prompt.qprompt").read_bytes())
+    assert prompts[0] == prompts[1]
+    assert sorted(data.rglob("*")) == before
+
+
+def test_a_data_root_that_is_still_to_be_drawn_is_refused_with_one_line(run, read_only, tmp_path):
+    (tmp_path / "data").mkdir()
+    read_only(tmp_path / "data")
+    code, _, err = run(tmp_path / "data", tmp_path / "out", dataset="tiny_world")
+    assert code == 2 and err.count("\n") == 1
+    assert "cannot draw TinyWorld into" in err and "Name another place with --root" in err
+
+
+def test_reports_and_sweeps_are_refused_with_one_line(read_only, tmp_path, capsys, monkeypatch):
+    runs, disk = write_base2new(tmp_path / "runs"), tmp_path / "disk"
+    disk.mkdir()
+    read_only(disk)
+    monkeypatch.chdir(train.HERE)
+    sweep = ["sweep", "configs/sweeps/tiny_world.yaml", f"root={tmp_path}", f"output={disk / 'out'}"]
+    for argv in (["report", str(runs), "--out", str(disk / "out")], sweep):
+        assert main(argv) == 2
+        err = capsys.readouterr().err
+        assert str(disk) in err and "Traceback" not in err and err.count("\n") == 1
