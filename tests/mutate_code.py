@@ -3,22 +3,29 @@
   python tests/mutate_code.py [--modules qprompt.kmeans ...] [--sample 100] [--seed 0]
 
 A fault is another comparison or operator, a number off by one, a condition turned round, or a call left out. Each runs
-in a fork of a process that has torch imported, the module's test files one after the other, up to the first failure or
-a time limit (an endless loop is noticed too). Survivors are printed with their line.
+in a fork of a process that has imported all but the project: the module's test files, quick tests first, up to the
+first failure or a limit of processor time (an endless loop is noticed too). Survivors are printed with their line.
 """
 
 import argparse
 import ast
+import contextlib
 import copy
 import importlib.abc
 import importlib.util
+import json
 import os
 import random
-import signal
+import resource
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
 
 HERE = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(HERE), str(HERE / "tests")]
@@ -26,6 +33,7 @@ sys.path[:0] = [str(HERE), str(HERE / "tests")]
 TESTS = {
     "qprompt.kmeans": ["test_kmeans.py", "test_quantizers.py"],
     "qprompt.assignment": ["test_kmeans.py", "test_fake_quant.py"],
+    "qprompt.quantizers": ["test_quantizers.py"],
     "qprompt.fake_quant": ["test_fake_quant_modules.py", "test_fake_quant.py"],
     "qprompt.fake_quantize": ["test_fake_quant.py", "test_fake_quant_modules.py"],
     "qprompt.bits": ["test_packing.py"],
@@ -50,16 +58,20 @@ def mutants(source: str) -> Iterator[tuple[int, str, str]]:
         for what, change in _changes(node):
             other = copy.deepcopy(tree)
             target = [n for n in ast.walk(other) if not _is_text(n)][index]
-            before = ast.unparse(target)
+            before = _shown(target)
             change(target)
-            yield node.lineno, f"{what}: {before} -> {ast.unparse(target)}", ast.unparse(other)  # type: ignore[attr-defined]
+            yield node.lineno, f"{what}: {before} -> {_shown(target)}", ast.unparse(other)  # type: ignore[attr-defined]
+
+
+def _shown(node: ast.AST) -> str:
+    return ast.unparse(node.test if isinstance(node, ast.If) else node)
 
 
 def _is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
-def _changes(node: ast.AST) -> Iterator[tuple[str, object]]:
+def _changes(node: Any) -> Iterator[tuple[str, Callable[[Any], Any]]]:
     if isinstance(node, ast.Compare) and type(node.ops[0]) in COMPARISONS:
         yield "comparison", lambda n: n.ops.__setitem__(0, COMPARISONS[type(n.ops[0])]())
     if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS and not _annotation(node):
@@ -94,24 +106,60 @@ class _Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(compile(self.source, f"<mutated {self.name}>", "exec"), module.__dict__)
 
 
-def survives(name: str, source: str, seconds: float) -> bool:
-    """Whether the tests pass with the module's source replaced."""
+class _QuickFirst:
+    """The plugin of pytest that orders the tests, and measures them."""
+
+    def __init__(self, seconds: dict[str, float]):
+        self.seconds, self.measured = seconds, dict[str, float]()
+
+    def pytest_collection_modifyitems(self, items):
+        items.sort(key=lambda item: self.seconds.get(item.nodeid, 0.0))
+
+    def pytest_runtest_logreport(self, report):
+        self.measured[report.nodeid] = self.measured.get(report.nodeid, 0.0) + report.duration
+
+
+def survives(name: str, source: str, cpu_seconds: int, seconds: dict[str, float], measure: str = "") -> bool:
+    """Whether the tests pass with the module's source replaced; `measure`: a file for what a later run starts from."""
     child = os.fork()
     if not child:
-        signal.alarm(int(seconds))
+        resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
         code = 1
         try:
-            import pytest
-
             sys.meta_path.insert(0, _Mutated(name, source))
             files = [str(HERE / "tests" / file) for file in TESTS[name]]
-            code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0", *files])
+            plugin = _QuickFirst(seconds)
+            options = ["-x", "-q", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-seed=0"]
+            options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of hypothesis, which is imported already
+            code = pytest.main([*options, *files], plugins=[plugin])
+            if measure:
+                modules = [m for m, loaded in sys.modules.items() if _others(loaded)]
+                Path(measure).write_text(json.dumps([plugin.measured, modules]))
         finally:
             os._exit(int(code))
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def _others(module: Any) -> bool:
+    """Whether a module is another project's, so that no fault of ours is in it."""
+    file = getattr(module, "__file__", None)
+    return bool(file) and not Path(file).is_relative_to(HERE)
+
+
+def measured(name: str, source: str) -> tuple[int, dict[str, float]]:
+    """A limit of processor seconds, and each test's seconds, from a run without a fault; imports what it imports."""
+    with tempfile.NamedTemporaryFile() as file:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+        assert survives(name, source, 600, {}, file.name), f"the tests of {name} fail without any fault"
+        limit = 10 + 3 * int(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before)
+        seconds, modules = json.loads(Path(file.name).read_text())
+    for module in modules:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
+    return limit, seconds
 
 
 def main() -> None:
@@ -121,9 +169,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     os.chdir(HERE)
-    import safetensors.torch  # noqa: F401
+    # A failing example is enough: it need not be made small, nor kept.
+    hypothesis.settings.register_profile(
+        "mutants", database=None, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate]
+    )
+    hypothesis.settings.load_profile("mutants")
     import torch
-    import torch.nn.utils.parametrize  # noqa: F401
 
     torch.set_num_threads(1)
     for name in args.modules:
@@ -132,15 +183,14 @@ def main() -> None:
         faults = list(mutants(source))
         if args.sample and len(faults) > args.sample:
             faults = sorted(random.Random(args.seed).sample(faults, args.sample))
-        began = time.monotonic()
-        assert survives(name, ast.unparse(ast.parse(source)), 600), f"the tests of {name} fail without any fault"
-        limit = 20 + 10 * (time.monotonic() - began)
-        left = []
+        limit, seconds = measured(name, ast.unparse(ast.parse(source)))
+        began, left = time.monotonic(), 0
         for line, what, mutated in faults:
-            if survives(name, mutated, limit):
-                left.append((line, what))
+            if survives(name, mutated, limit, seconds):
+                left += 1
                 print(f"{path.name}:{line}: {what}", flush=True)
-        print(f"{name}: {len(faults)} faults, {len(faults) - len(left)} caught, {len(left)} not", flush=True)
+        took = time.monotonic() - began
+        print(f"{name}: {len(faults)} faults, {len(faults) - left} caught, {left} not ({took:.0f} s)", flush=True)
 
 
 if __name__ == "__main__":
