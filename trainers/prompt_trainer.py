@@ -1,8 +1,6 @@
-"""What all prompt learners share: backbone, precision, the training step, checkpoints, kept features."""
+"""What all prompt learners share: backbone, precision, the training step, kept features."""
 
 import math
-import os.path as osp
-from glob import glob
 from pathlib import Path
 
 import PIL
@@ -11,7 +9,6 @@ import torch.nn.functional as F
 import torchvision
 from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.utils import load_checkpoint
 
 from qprompt.backbones import backbone_hash, convert_weights_, load_clip
 from qprompt.data.decode_cache import MB
@@ -28,14 +25,12 @@ from qprompt.feature_files import FeatureFiles
 from qprompt.prompted_clip import Prompts, initial_context, prompt_layout
 from qprompt.prompted_clip.memory import bound_text_memory_, training_memory
 from qprompt.prompted_clip.text import use_reference
-from qprompt.states import load_state_dict_
+from trainers.prompt_checkpoints import PromptCheckpoints
 
 PRECISIONS = ("fp16", "fp32", "amp", "bf16")
-# The embeddings of the class tokens: upstream stores them, here they are rebuilt for the classes at hand.
-REBUILT = ("token_prefix", "token_suffix")
 
 
-class PromptTrainer(TrainerX):
+class PromptTrainer(PromptCheckpoints, TrainerX):
     """Base of the trainers in this folder; a subclass says what is learned in `build_prompted_clip`."""
 
     node = ""  # its settings: cfg.TRAINER.<node>
@@ -43,7 +38,6 @@ class PromptTrainer(TrainerX):
     prompts_images = False  # whether image features depend on what is learned
     deviations: list[str] = []  # from the published protocol, as metrics.json says
     conditional = False  # whether text features depend on the image
-    binding_settings: tuple[str, ...] = ()  # settings that a checkpoint must share with the run that loads it
 
     def build_prompted_clip(self, clip_model, classnames):
         """The model: a `PromptedCLIP`."""
@@ -241,75 +235,6 @@ class PromptTrainer(TrainerX):
         super().set_model_mode(mode, names)
         self.model.forget()
 
-    def run_state(self):
-        """Adds to a checkpoint which backbone its prompts belong to; settings and class names are in it already."""
-        return {**super().run_state(), "backbone_sha256": self.backbone_sha256}
-
-    def load_model(self, directory, epoch=None):
-        """Load the prompts of `epoch` (default: the best) from a run's output folder, ours or upstream's.
-
-        Raises UserError when there is none, or when it does not fit this run.
-        """
-        if not directory:
-            print("Note that load_model() is skipped as no pretrained model is given")
-            return
-        file_name = "model-best.pth.tar" if epoch is None else f"model.pth.tar-{epoch}"
-        for name in self.get_model_names():
-            path = osp.join(directory, name, file_name)
-            if not osp.isfile(path):
-                raise UserError(f"no checkpoint {path}. {_what_is_there(osp.join(directory, name))}")
-            self.load_prompts(path, self._models[name])
-        self.model.forget()
-
-    def load_prompts(self, path, module):
-        """Load one checkpoint file into a registered module."""
-        if not osp.isfile(path):
-            raise UserError(f"no checkpoint {path}.")
-        checkpoint = load_checkpoint(path)
-        state = checkpoint.get("state_dict", checkpoint)
-        state = {key: value for key, value in state.items() if self.is_learned(key)}
-        self.check_settings(checkpoint.get("run") or {}, path)
-        print(f'Loading weights to {self.registered_name} from "{path}" (epoch = {checkpoint.get("epoch")})')
-        bad = [k for k, v in state.items() if v.is_floating_point() and not bool(v.isfinite().all())]
-        if bad:
-            raise UserError(f"{path} holds NaN or infinite values in {', '.join(bad[:3])}: load an earlier epoch.")
-        known = module.state_dict()
-        # A quantized prompt is stored in both ways; a plain one takes what it knows.
-        unknown = [key for key in state if key not in known and "parametrizations." not in key]
-        if unknown:
-            raise UserError(
-                f"{path} holds {', '.join(unknown)}, for which {self.cfg.TRAINER.NAME} has no place with these "
-                f"settings (TRAINER.{self.node}: {dict(self.settings)}). Was it trained with others?"
-            )
-        try:
-            load_state_dict_(module, state)
-        except UserError as error:
-            raise UserError(f"{path} does not fit {self.cfg.TRAINER.NAME} with these settings: {error}") from None
-
-    def is_learned(self, key):
-        """Whether `key` of an upstream checkpoint is a learned prompt, not a part of CLIP or a class token."""
-        return key.rpartition(".")[2] not in REBUILT
-
-    def check_settings(self, run, path):
-        """Raise UserError when a checkpoint of ours says that it belongs to other settings or another backbone.
-
-        `run`: what the checkpoint says of the run that wrote it; upstream's say nothing.
-        """
-        config = run.get("config", {})
-        for key in (f"TRAINER.{self.node}.{name}" for name in self.binding_settings):
-            ours = self.settings[key.rpartition(".")[2]]
-            if config.get(key, ours) != ours:
-                raise UserError(
-                    f"{path} was trained with {key} {config[key]}, this run has {ours}: type {key} {config[key]}."
-                )
-        theirs = run.get("backbone_sha256", self.backbone_sha256)
-        if theirs != self.backbone_sha256:
-            raise UserError(
-                f"{path} was trained on other backbone weights ({config.get('MODEL.BACKBONE.NAME')}, SHA-256 "
-                f"{theirs[:12]}...) than those of this run ({self.cfg.MODEL.BACKBONE.NAME}, "
-                f"{self.backbone_sha256[:12]}...)."
-            )
-
 
 def hybrid_context(clip_model, classnames, n_ctx, ctx_init):
     """Context vectors and layout as MaPLe and IVLP start them: up to 4 vectors take the first words of CTX_INIT, whose
@@ -329,10 +254,3 @@ def check_depth(clip_model, depth, key, image=False, text=False):
     layers += [len(clip_model.visual.transformer.resblocks)] if image else []
     if not 1 <= depth <= min(layers):
         raise UserError(f"{key} is {depth}; this backbone takes 1 to {min(layers)} (one for each layer prompted).")
-
-
-def _what_is_there(folder):
-    epochs = sorted(int(p.rpartition("-")[2]) for p in glob(osp.join(folder, "model.pth.tar-*[0-9]")))
-    if not epochs:
-        return f"{folder} holds no checkpoints: is it the output folder of a training run of this trainer?"
-    return f"There are epochs {', '.join(map(str, epochs))}: type --load-epoch {epochs[-1]}."
