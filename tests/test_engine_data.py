@@ -41,6 +41,7 @@ def epochs(cfg, items, count=2):
     return torch.cat([index for index, _ in out]), torch.cat([image for _, image in out]), torch.rand(2)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
 @pytest.mark.parametrize("workers", [1, 2])
 def test_batches_do_not_depend_on_the_number_of_workers(tmp_path, workers, monkeypatch):
     monkeypatch.setattr("dassl.data.data_manager._num_workers", lambda cfg: cfg.DATALOADER.NUM_WORKERS)

@@ -112,6 +112,7 @@ def test_file_in_the_way_of_checkpoints_is_named(root, clip_file, tmp_path, monk
     assert (tmp_path / "out" / "prompt_learner").read_text() == "mine"
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
 @pytest.mark.parametrize("workers", [1, 2])
 def test_same_bits_with_any_number_of_workers(root, clip_file, whole, tmp_path, monkeypatch, workers):
     monkeypatch.chdir(train.HERE)
