@@ -21,7 +21,8 @@ class Kind:
     prefix: str  # of its keys in upstream's checkpoints
     quantized: tuple[str, ...]
     half: tuple[str, ...]
-    bits: int  # of the paper, or by its rule
+    bits: int  # where none are given: of the paper, or by its rule
+    others: tuple[str, ...] = ()  # trainers whose prompts are the same
 
     def names(self, keys: Mapping[str, Any]) -> list[str]:
         return [key for key in keys if any(fnmatchcase(key, p) for p in (*self.quantized, *self.half))]
@@ -42,7 +43,7 @@ KINDS = {
         ("proj.bias", "compound_prompt_projections.*.bias"),
         4,
     ),
-    "ivlp": Kind("QIVLP", "VLPromptLearner", "prompt_learner.", ("ctx", "*_encoder.*VPT*"), (), 4),
+    "ivlp": Kind("QIVLP", "VLPromptLearner", "prompt_learner.", ("ctx", "*_encoder.*VPT*"), (), 4, ("QPromptSRC",)),
     "vpt": Kind("QVPT", "prompt_learner", "", ("image_encoder.*VPT*",), (), 4),
 }
 
@@ -60,6 +61,11 @@ class Found(NamedTuple):
     @property
     def method(self) -> str:
         return KINDS[self.kind].method
+
+
+def starting_bits(trainer: str) -> int:
+    """`TRAINER.QUANT.BITS` of a quantized trainer where nothing sets it: those that its checkpoints are packed with."""
+    return next((k.bits for k in KINDS.values() if trainer in (k.method, *k.others)), QuantConfig.bits)
 
 
 def kind_of_state(state: Mapping[str, Any]) -> Kind:

@@ -5,11 +5,13 @@ that is registered there, and ``TRAINER.QUANT.*`` are config keys. The script ru
 arguments and its own modules. See docs/dropin.md.
 """
 
+import contextlib
 import os
+import re
 import runpy
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,6 @@ FLAGS = {
     "--fp32": "compute everything in float32, whatever PREC says",
     "--fast": "encode less text where one batch shows that nothing changes",
 }
-# What the paper stores in other bits than QuantConfig's default (arXiv 2407.10704, section 4.1).
-PUBLISHED = {"QMaPLe": {"BITS": 4}}
 
 
 def launch(argv: list[str]) -> int | None:
@@ -100,12 +100,12 @@ def _hook_dassl(argv: list[str], fast: bool) -> None:
     import dassl.engine
     from dassl.config.defaults import _C
 
+    from qprompt.checkpoints import starting_bits
     from qprompt.trainer import add_quant_cfg
 
     add_quant_cfg(_C)  # the default itself: every way to a config leads there
-    for key, value in PUBLISHED.get(_requested(argv), {}).items():
-        _C.TRAINER.QUANT[key] = value
-    _name_mistakes_in_quant()
+    _C.TRAINER.QUANT.BITS = starting_bits(_requested(argv))
+    _name_mistakes()
     if hasattr(dassl.config, "clean_cfg"):  # not in Dassl 0.5
         dassl.config.clean_cfg = _keep_quant(dassl.config.clean_cfg)
     if not hasattr(dassl.engine.TrainerBase, "prograd_backward_and_update"):
@@ -194,8 +194,9 @@ def _keep_quant(clean: Callable[[Any, str], None]) -> Callable[[Any, str], None]
     return clean_cfg
 
 
-def _name_mistakes_in_quant() -> None:
-    """Merge ``TRAINER.QUANT.*`` with our own checks (did you mean, 1 for 1.0); yacs merges all else as ever."""
+def _name_mistakes() -> None:
+    """Merge ``TRAINER.QUANT.*`` with our own checks (did you mean, 1 for 1.0). yacs merges all else as ever, but that
+    a key which is not there is named in one line."""
     from yacs.config import CfgNode
 
     from qprompt.config import set_key
@@ -213,13 +214,28 @@ def _name_mistakes_in_quant() -> None:
                 set_key(self, key, self._decode_cfg_value(value), "the command line")
             else:
                 rest += [key, value]
-        merge_list(self, rest + list(options[len(options) // 2 * 2 :]))
+        with _unknown_key_named(self, "the command line"):
+            merge_list(self, rest + list(options[len(options) // 2 * 2 :]))
 
     def merge_from_other_cfg(self: Any, other: Any) -> None:
         if has_quant(self) and has_quant(other):
             other = other.clone()
             for key, value in other.TRAINER.pop("QUANT").items():
                 set_key(self, prefix + key, value, "the config file")
-        merge_node(self, other)
+        with _unknown_key_named(self, "the config file"):
+            merge_node(self, other)
 
     CfgNode.merge_from_list, CfgNode.merge_from_other_cfg = merge_from_list, merge_from_other_cfg
+
+
+@contextlib.contextmanager
+def _unknown_key_named(cfg: Any, where: str) -> Iterator[None]:
+    from qprompt.config import keys
+
+    try:
+        yield
+    except (AssertionError, KeyError) as error:  # the one from a list of options, the other from a file
+        unknown = re.fullmatch(r"Non-existent (?:config )?key: (.+)", str(error.args[0]) if error.args else "")
+        if unknown is None:
+            raise
+        raise UserError(f"{where}: no config key {unknown[1]}.{did_you_mean(unknown[1], keys(cfg))}") from None

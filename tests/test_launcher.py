@@ -14,6 +14,7 @@ from yacs.config import CfgNode
 
 from qprompt import compat, launcher, packing
 from qprompt.__main__ import main
+from qprompt.checkpoints import starting_bits
 from qprompt.errors import UserError
 from qprompt.fake_quant import quantize_
 from qprompt.trainer import add_quant_cfg
@@ -97,6 +98,7 @@ def test_mixed_precisions_name_the_flag_that_mends_them(checkout):
     [
         ("QPromtped", (), "Did you mean 'QPrompted'?"),
         ("QPrompted", ("TRAINER.QUANT.BIT", "2"), "Did you mean 'TRAINER.QUANT.BITS'?"),
+        ("QPrompted", ("OPTIM.LRR", "2"), "Did you mean 'OPTIM.LR'?"),
         ("QPrompted", ("TRAINER.QUANT.INCLUDE", "*.ctxx"), "no parameter matches '*.ctxx'. There are: prompt_learner."),
         (
             "QPrompted",
@@ -116,7 +118,7 @@ def cfg(monkeypatch):
     """A config that merges as in a launched script."""
     for name in ("merge_from_list", "merge_from_other_cfg"):
         monkeypatch.setattr(CfgNode, name, getattr(CfgNode, name))
-    launcher._name_mistakes_in_quant()
+    launcher._name_mistakes()
     cfg = get_cfg_default()
     add_quant_cfg(cfg)
     return cfg
@@ -133,6 +135,11 @@ def test_quant_keys_are_checked_and_converted(cfg, tmp_path):
         cfg.merge_from_list(["TRAINER.QUANT.BIT", "2"])
     file.write_text("TRAINER:\n  QUANT:\n    POLICI: every\n")
     with pytest.raises(UserError, match=r"the config file: .*POLICI\. Did you mean 'TRAINER\.QUANT\.POLICY'"):
+        cfg.merge_from_file(str(file))
+    with pytest.raises(UserError, match=r"the command line: no config key OPTIM\.LRR\. Did you mean 'OPTIM\.LR'"):
+        cfg.merge_from_list(["TRAINER.QUANT.BITS", "2", "OPTIM.LRR", "1"])
+    file.write_text("DATALOADER:\n  TRAIN_X:\n    BACH_SIZE: 2\n")
+    with pytest.raises(UserError, match=r"the config file: .*BACH_SIZE\. Did you .*TRAIN_X\.BATCH_SIZE'"):
         cfg.merge_from_file(str(file))
     with pytest.raises(AssertionError):  # an odd number of words is for yacs to refuse, as ever
         cfg.merge_from_list(["TRAINER.QUANT.BITS", "2", "OPTIM.LR"])
@@ -174,7 +181,8 @@ def test_the_requested_trainer_and_its_published_bits():
     assert launcher._requested(["train.py", "--trainer", "QMaPLe"]) == "QMaPLe"
     assert launcher._requested(["train.py", "--trainer=QMaPLe", "OPTIM.LR", "1"]) == "QMaPLe"
     assert launcher._requested(["train.py"]) == ""
-    assert launcher.PUBLISHED["QMaPLe"] == {"BITS": 4}
+    bits = {name: starting_bits(name) for name in ("QCoOp", "QMaPLe", "QIVLP", "QPromptSRC", "QKgCoOp", "")}
+    assert bits == {"QCoOp": 1, "QMaPLe": 4, "QIVLP": 4, "QPromptSRC": 4, "QKgCoOp": 1, "": 1}
 
 
 def test_pkg_resources_stands_in_where_it_is_gone(monkeypatch):

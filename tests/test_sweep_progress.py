@@ -86,9 +86,9 @@ def test_a_key_that_is_newer_than_the_record_counts_as_its_default(runs):
 
 
 def test_an_unfinished_run_with_other_settings_is_refused(runs):
-    there = {"settings": {"config": runs[0].expected | {"OPTIM.LR": 1.0}}}
+    there = {"settings": {"config": runs[0].expected | {"OPTIM.LR": 1.0}}, "changed": {"TRAINER.GONE": 3}}
     write(Path(runs[0].folder) / "config.json", json.dumps(there))
-    with pytest.raises(UserError, match=r"OPTIM.LR: 1.0 there, 0.002 now"):
+    with pytest.raises(UserError, match=r"OPTIM.LR: 1.0 there, 0.002 now; TRAINER.GONE: 3 there, None now"):
         finished(runs[0])
     assert finished(runs[1]) is None
 

@@ -1,7 +1,8 @@
 """Pack a CoOp or MaPLe checkpoint, upstream's or ours, into a prompt file.
 
-A checkpoint of full precision is quantized here (post-training), with 1 bit for CoOp and 4 for MaPLe unless --bits
-says otherwise. A quantized checkpoint keeps the levels that it was trained with, unless --bits is given.
+A checkpoint of full precision is quantized here (post-training), with 1 bit for CoOp and its like (KgCoOp, ProGrad) and
+4 for MaPLe, IVLP, PromptSRC, VPT and CoCoOp unless --bits says otherwise. A quantized checkpoint keeps the levels that
+it was trained with, unless --bits is given.
 
 Examples:
   qprompt pack output/pets/prompt_learner/model.pth.tar-200

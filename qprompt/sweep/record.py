@@ -27,7 +27,7 @@ def finished(run: Run) -> dict[str, Any] | None:
         begun = _read(Path(run.folder) / "config.json")
         if begun is None:
             return None
-        differs = _differences(run, (begun.get("settings") or {}).get("config") or {}, {})
+        differs = _differences(run, (begun.get("settings") or {}).get("config") or {}, begun.get("changed") or {})
     if differs:
         shown = "; ".join(f"{key}: {there!r} there, {now!r} now" for key, (there, now) in sorted(differs.items()))
         raise UserError(
