@@ -203,7 +203,8 @@ def logging_to(output_dir):
         yield
     finally:
         sys.stdout = console
-        logger.file.close()  # not logger.close(): that closes the console too
+        logger.file.close()  # not logger.close(): that of the real Dassl closes the console too,
+        logger.console = logger.file  # which it would also do once it is collected
 
 
 def run(args, cfg, defaults, engine, learns):

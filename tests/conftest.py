@@ -16,9 +16,9 @@ from qprompt.engine import activate  # noqa: E402
 
 ENGINE = activate().name
 if ENGINE != "bundled":
-    import dassl.utils
+    from dassl.utils.logger import Logger
 
-    dassl.utils.setup_logger = lambda *_: None  # the real one would take pytest's stdout, and close it
+    Logger.__del__ = lambda logger: logger.file.close()  # the real one closes the console too, which is pytest's
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
@@ -35,7 +35,11 @@ def pytest_collection_modifyitems(items):
 def pytest_configure(config):
     """Real Dassl's own warnings are not ours to mend."""
     if ENGINE == "dassl":
-        for line in ("ignore:The verbose parameter", "ignore:You are using `torch.load`:FutureWarning"):
+        for line in (
+            "ignore:The verbose parameter",
+            "ignore:You are using `torch.load`:FutureWarning",
+            "ignore:Failed to check for latest version",  # what it imports asks the internet
+        ):
             config.addinivalue_line("filterwarnings", line)
 
 

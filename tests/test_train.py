@@ -1,6 +1,7 @@
 """The command line, from arguments to metrics.json, on a generated data set and a random CLIP given by path."""
 
 import json
+import pickle
 
 import pytest
 import torch
@@ -113,15 +114,21 @@ def test_mistake_is_one_line_and_exit_code_2_before_any_work(run, tmp_path, trai
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 half an archive"])
+class Program:
+    def __reduce__(self):
+        return print, ("a program in a checkpoint was run",)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 half an archive", pickle.dumps(Program())])
 def test_broken_checkpoint_is_named(run, tmp_path, content):
     folder = tmp_path / "model" / "prompt_learner"
     folder.mkdir(parents=True)
     (folder / "model.pth.tar-2").write_bytes(content)
-    code, _, err = run("CoOp", "out", "--eval-only", "--model-dir", str(tmp_path / "model"), "--load-epoch", "2")
+    code, out, err = run("CoOp", "out", "--eval-only", "--model-dir", str(tmp_path / "model"), "--load-epoch", "2")
     assert code == 2
     assert err.count("\n") == 1, err
     assert "model.pth.tar-2" in err
+    assert "was run" not in out
 
 
 def test_missing_epoch_names_those_that_are_there(run, tmp_path):

@@ -3,10 +3,9 @@
 import os.path as osp
 from glob import glob
 
-from dassl.utils import load_checkpoint
-
 from qprompt.errors import UserError
 from qprompt.states import load_state_dict_
+from qprompt.torch_files import read_torch_file
 
 # The embeddings of the class tokens: upstream stores them, here they are rebuilt for the classes at hand.
 REBUILT = ("token_prefix", "token_suffix")
@@ -41,8 +40,13 @@ class PromptCheckpoints:
         """Load one checkpoint file into a registered module."""
         if not osp.isfile(path):
             raise UserError(f"no checkpoint {path}.")
-        checkpoint = load_checkpoint(path)
-        state = checkpoint.get("state_dict", checkpoint)
+        try:  # not by dassl.utils.load_checkpoint: the real Dassl's runs what a file holds
+            checkpoint = read_torch_file(path, map_location="cpu")
+        except ValueError as error:
+            raise UserError(f"{path} is not a readable checkpoint: {error}") from None
+        state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
+        if not isinstance(state, dict):
+            raise UserError(f"{path} holds no state dict, so it is no checkpoint.")
         state = {key: value for key, value in state.items() if self.is_learned(key)}
         self.check_settings(checkpoint.get("run") or {}, path)
         print(f'Loading weights to {self.registered_name} from "{path}" (epoch = {checkpoint.get("epoch")})')
