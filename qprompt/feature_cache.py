@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from qprompt.errors import UserError
-from qprompt.feature_files import FeatureFiles, key_of
+from qprompt.feature_files import FeatureFiles, description, key_of
 
 # Entries of INPUT.TRANSFORMS that draw no random number. What is not listed counts as random.
 DETERMINISTIC = frozenset({"normalize", "center_crop", "instance_norm"})
@@ -71,7 +71,7 @@ class Store:
         self.files, self.depends_on = files, depends_on
 
     def key(self, loader: DataLoader, *more: Any) -> str | None:
-        """A key for all items of `loader`; None when they are not files."""
+        """A key for all items of `loader`; None when they are not files, or nobody can say what their transform is."""
         data = loader.dataset
         try:
             items = [(item.impath, item.label, item.domain) for item in data.data_source]  # type: ignore[attr-defined]
@@ -79,8 +79,8 @@ class Store:
         except (AttributeError, OSError):
             return None
         identity = [(s.st_size, s.st_mtime_ns, s.st_ino) for s in status]
-        transform = getattr(data, "transform", None), getattr(data, "is_train", None)
-        return key_of([*self.depends_on, items, identity, transform, loader.batch_size, *more])
+        how = description((type(data), getattr(data, "transform", None), getattr(data, "is_train", None)))
+        return key_of([*self.depends_on, items, identity, how, loader.batch_size, *more]) if how else None
 
 
 def _as_it_is(batch: Any) -> Any:

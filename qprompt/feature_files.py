@@ -2,8 +2,10 @@
 
 import contextlib
 import hashlib
+import inspect
 import io
 import os
+import pickle
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -75,3 +77,33 @@ def key_of(parts: Iterable[Any]) -> str:
         text = repr(part).encode()
         digest.update(len(text).to_bytes(8, "big") + text)
     return digest.hexdigest()
+
+
+def description(value: Any) -> bytes | None:
+    """Bytes that are the same, in every process, only where `value` is the same and does the same.
+
+    They are its pickle (attributes, by the names of classes) and the files that define its classes and functions. None
+    where that says too little: for lambdas, and for what cannot be pickled.
+    """
+    buffer = io.BytesIO()
+    pickler = _Pickler(buffer, protocol=4)
+    try:
+        pickler.dump(value)
+        sources = [hashlib.sha256(Path(file).read_bytes()).digest() for file in sorted(pickler.files)]
+    except (pickle.PicklingError, AttributeError, TypeError, OSError):
+        return None
+    return b"".join([buffer.getvalue(), *sources])
+
+
+class _Pickler(pickle.Pickler):
+    """Notes in which files the classes and functions of what it pickles stand."""
+
+    def __init__(self, *args: Any, **keywords: Any):
+        super().__init__(*args, **keywords)
+        self.files: set[str] = set()
+
+    def reducer_override(self, value: Any) -> Any:
+        if inspect.isclass(value) or inspect.isfunction(value):
+            with contextlib.suppress(TypeError):  # built into Python
+                self.files.add(inspect.getfile(value))
+        return NotImplemented

@@ -1,16 +1,23 @@
 """What is kept of a frozen image branch, in a run and between runs: it changes no result."""
 
+import importlib
 import os
+import subprocess
+import sys
+from functools import partial
 
 import pytest
 import torch
+import torchvision.transforms as T
+from dassl.data.transforms.randaugment import RandAugment
+from dassl.data.transforms.transforms import Cutout, InstanceNormalization
 from toy import toy_trainer
 
 import trainers.coop
 import trainers.qcoop  # noqa: F401
 from qprompt.errors import UserError
 from qprompt.feature_cache import parse_feature_cache
-from qprompt.feature_files import FeatureFiles, key_of
+from qprompt.feature_files import FeatureFiles, description, key_of
 
 RANDOM = ("TRAINER.COOP.N_CTX", 4, "INPUT.TRANSFORMS", "['random_resized_crop', 'random_flip', 'normalize']")
 
@@ -48,6 +55,14 @@ def test_epochs_that_are_kept_change_nothing_and_serve_other_runs(clip_file, fol
     assert run(folder, clip_file, "FEATURE_CACHE", "epochs", name="QCoOp")[2] == 0  # the same seed draws the same views
     assert run(folder, clip_file, "FEATURE_CACHE", "epochs", "SEED", 2)[2] == 0  # the toy's seed is given apart
     assert run(folder, clip_file, "FEATURE_CACHE", "epochs", "INPUT.RRCROP_SCALE", "(0.5, 1.0)")[2] > 0
+
+
+def test_transforms_of_every_kind_are_known_again(clip_file, folder):
+    options = ["FEATURE_CACHE", "epochs", "OPTIM.MAX_EPOCH", 1]
+    options += ["INPUT.TRANSFORMS", "['random_resized_crop', 'randaugment', 'cutout', 'instance_norm']"]
+    assert run(folder, clip_file, *options)[2] == 4 + 4
+    assert run(folder, clip_file, *options)[2] == 0
+    assert run(folder, clip_file, *options, "INPUT.CUTOUT_LEN", 8)[2] == 4 + 4
 
 
 def test_features_of_tests_serve_other_runs(clip_file, folder):
@@ -126,3 +141,42 @@ def test_a_folder_that_cannot_be_written_is_none(tmp_path):
 def test_keys_tell_parts_apart():
     assert key_of(["ab", "c"]) == key_of(["ab", "c"])
     assert len({key_of(parts) for parts in (["ab", "c"], ["a", "bc"], ["abc"], ["ab", "c", ""], ["c", "ab"])}) == 5
+
+
+def test_descriptions_say_what_a_value_does(tmp_path, monkeypatch):
+    crop, cut = partial(T.RandomResizedCrop, 32), (Cutout(1, 16), RandAugment(2, 10), InstanceNormalization())
+    assert description(T.Compose([crop(), *cut])) == description(T.Compose([crop(), *cut]))
+    different = [
+        cut[0],
+        Cutout(2, 16),
+        Cutout(1, 8),
+        T.Normalize(0.5, 1),
+        T.Normalize(0.5, 2),
+        max,
+        description,
+        crop(),
+    ]
+    different += [crop(scale=(0.5, 1.0)), crop(scale=(0.500001, 1.0))]  # equal in T.RandomResizedCrop's own words
+    assert len({description(value) for value in different}) == len(different)
+    assert description(T.Lambda(lambda image: image)) is None and description(sys.stdout) is None
+
+    monkeypatch.syspath_prepend(tmp_path)
+    source = tmp_path / "transforms_of_mine.py"
+    source.write_text("class Mine:\n    def __call__(self, image):\n        return image\n")
+    mine = importlib.import_module("transforms_of_mine").Mine()
+    before = description(mine)
+    assert before == description(mine)
+    source.write_text(source.read_text().replace("return image", "return 2 * image"))
+    assert description(mine) != before
+
+
+def test_descriptions_are_the_same_in_every_process():
+    code = (
+        "from qprompt.engine import activate; activate()\n"
+        "from dassl.data.transforms.transforms import Cutout, T\n"
+        "from qprompt.feature_files import description\n"
+        "print(description([Cutout(1, 16), T.Resize(9)]).hex())"
+    )
+    env = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+    assert done.stdout.strip() == description([Cutout(1, 16), T.Resize(9)]).hex()
