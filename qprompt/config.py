@@ -12,6 +12,22 @@ from yacs.config import CfgNode
 
 from qprompt.errors import UserError, did_you_mean
 
+# Where a run writes and how it gets to its results: two runs that differ in these alone are the same run.
+WITHOUT_EFFECT = (
+    "OUTPUT_DIR",
+    "RESUME",
+    "VERBOSE",
+    "TRAIN.PRINT_FREQ",
+    "DATASET.ROOT",
+    "DATASET.WRITE_CACHE",
+    "DATALOADER.NUM_WORKERS",
+    "DATALOADER.DECODE_CACHE_MB",
+    "TEXT_MEMORY_MB",
+    "FEATURE_CACHE_MB",
+)
+# Values that give the same numbers, up to rounding; the default is one of them.
+ALIKE = {"FEATURE_CACHE": ("off", "auto", "epochs")}
+
 
 def extend_cfg(cfg: CfgNode) -> None:
     """Add to Dassl's default config every key that the trainers and data sets of this project read."""
@@ -175,3 +191,9 @@ def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, tuple[
     """Dotted keys that differ between two configs (nested dicts), each with (ours, theirs); None: not there."""
     a, b = flatten(ours), flatten(theirs)
     return {key: (a.get(key), b.get(key)) for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)}
+
+
+def alike(key: str, a: Any, b: Any) -> bool:
+    """Whether a run with the one value of a config key is the same run as with the other."""
+    same = ALIKE.get(key, ())
+    return a == b or (a in same and b in same)

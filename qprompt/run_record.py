@@ -25,19 +25,6 @@ from qprompt.files import remove_unfinished, write_json
 SCHEMA = 1
 METRICS = "metrics.json"
 CONFIG = "config.json"
-# Where a run writes and how it got there change no result.
-_NOT_SETTINGS = (
-    "OUTPUT_DIR",
-    "RESUME",
-    "VERBOSE",
-    "TRAIN.PRINT_FREQ",
-    "DATASET.ROOT",
-    "DATASET.WRITE_CACHE",
-    "DATALOADER.NUM_WORKERS",
-    "DATALOADER.DECODE_CACHE_MB",
-    "TEXT_MEMORY_MB",
-    "FEATURE_CACHE_MB",
-)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -121,12 +108,13 @@ def _changed(settings: dict[str, Any], record: Path, defaults: dict[str, Any]) -
     was_set = was_set if isinstance(was_set, dict) else theirs
     gone = {k for k in theirs.keys() - config.flatten(settings).keys() if k.removeprefix("config.") not in was_set}
     theirs = {**config.flatten({"config": defaults.get("config", {})}), **theirs}
-    return config.difference(settings, {key: value for key, value in theirs.items() if key not in gone})
+    found = config.difference(settings, {key: value for key, value in theirs.items() if key not in gone})
+    return {key: values for key, values in found.items() if not config.alike(key.removeprefix("config."), *values)}
 
 
 def run_settings(cfg_dict: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
     """What makes two runs the same run: every config key that can change a result, and the mode of the run."""
-    flat = {k: v for k, v in config.flatten(cfg_dict).items() if k not in _NOT_SETTINGS}
+    flat = {k: v for k, v in config.flatten(cfg_dict).items() if k not in config.WITHOUT_EFFECT}
     return {"config": flat, "arguments": arguments}
 
 

@@ -45,6 +45,16 @@ def test_run_of_a_version_that_lacks_a_key_is_taken_up_where_that_key_has_its_de
         pass
 
 
+def test_how_features_were_kept_makes_no_other_run_unless_the_views_were_fixed(tmp_path):
+    default = _settings(FEATURE_CACHE="auto")
+    for value in ("epochs", "auto", "off"):
+        with run_record.claim(str(tmp_path), _settings(FEATURE_CACHE=value), default):
+            pass
+    views = run_record.claim(str(tmp_path), _settings(FEATURE_CACHE="8 views"), default)
+    with pytest.raises(UserError, match="FEATURE_CACHE: 'epochs' there, '8 views' now"), views:
+        pass
+
+
 def test_key_that_is_gone_counts_if_it_was_set(tmp_path):
     with run_record.claim(str(tmp_path), _settings(LR=0.002, OLD=1), _settings(LR=0.1, OLD=1)):
         assert json.loads((tmp_path / run_record.CONFIG).read_text())["changed"] == {"LR": 0.002}

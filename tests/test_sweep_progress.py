@@ -85,6 +85,18 @@ def test_a_key_that_is_newer_than_the_record_counts_as_its_default(runs):
         finished(run)
 
 
+def test_how_features_were_kept_makes_no_other_run_unless_the_views_were_fixed(runs):
+    run = runs[0]
+    assert run.expected["FEATURE_CACHE"] == "epochs"
+    for before, same in (("auto", True), ("off", True), ("8 views", False)):
+        write(Path(run.folder) / "metrics.json", json.dumps({"config": run.expected | {"FEATURE_CACHE": before}}))
+        if same:
+            assert finished(run)
+        else:
+            with pytest.raises(UserError, match="FEATURE_CACHE: '8 views' there, 'epochs' now"):
+                finished(run)
+
+
 def test_an_unfinished_run_with_other_settings_is_refused(runs):
     there = {"settings": {"config": runs[0].expected | {"OPTIM.LR": 1.0}}, "changed": {"TRAINER.GONE": 3}}
     write(Path(runs[0].folder) / "config.json", json.dumps(there))

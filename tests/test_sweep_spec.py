@@ -42,8 +42,10 @@ def test_base_to_new_folders_and_order(project):
     assert " ".join(new.argv) == (
         "--seed 1 --trainer CoOp --dataset-config-file configs/datasets/pets.yaml --config-file "
         f"configs/trainers/CoOp/tiny.yaml --output-dir {new.folder} --eval-only --model-dir {train.folder} "
-        "--load-epoch 7 DATASET.NUM_SHOTS 16 DATASET.SUBSAMPLE_CLASSES new"
+        "--load-epoch 7 FEATURE_CACHE epochs DATASET.NUM_SHOTS 16 DATASET.SUBSAMPLE_CLASSES new"
     )
+    own = runs_of(BASE2NEW, "settings={FEATURE_CACHE: auto}")[0]
+    assert "FEATURE_CACHE auto" in " ".join(own.argv) and own.expected["FEATURE_CACHE"] == "auto"
 
 
 def test_few_shot_takes_the_config_of_its_shots_or_data_set(project):

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from qprompt.config import ALIKE
 from qprompt.report.records import Run
 
 # What a report has columns or rows of its own for, and what changes no result.
@@ -18,7 +19,6 @@ _NOT_METHOD = {
     "DATALOADER.NUM_WORKERS", "DATALOADER.DECODE_CACHE_MB", "DATALOADER.TEST.BATCH_SIZE", "TEXT_MEMORY_MB",
     "TRAIN.PRINT_FREQ", "TRAIN.CHECKPOINT_FREQ", "TEST.FINAL_MODEL",
 }  # fmt: skip
-_EXACT = (("FEATURE_CACHE", "off"), ("FEATURE_CACHE", "epochs"))  # "8 views" is another method
 # Protocols set these by data set or by shots (ImageNet 50 epochs, others 200): they make another method only
 # where the same trainer, data set and shots were run with several.
 _BY_PROTOCOL = ("OPTIM.MAX_EPOCH", "DATALOADER.TRAIN_X.BATCH_SIZE")
@@ -58,7 +58,7 @@ def owners_of(runs: Sequence[Run]) -> list[Run]:
 
 def settings_of(run: Run) -> dict[str, Any]:
     """Config keys (those away from the defaults) that make the method of `run` what it is."""
-    settings = {k: v for k, v in run.settings.items() if k not in _NOT_METHOD and (k, v) not in _EXACT}
+    settings = {k: v for k, v in run.settings.items() if k not in _NOT_METHOD and v not in ALIKE.get(k, ())}
     if not run.learns:  # a zero-shot run under another trainer's yaml is the same zero-shot run
         training = ("OPTIM.", "TRAINER.", "TRAIN.", "DATALOADER.TRAIN_X.")
         settings = {key: value for key, value in settings.items() if not key.startswith(training)}

@@ -22,6 +22,8 @@ from qprompt.sweep.spec import Dataset, Spec
 
 # What a zero-shot run is given; few, so that no data set reads all its training images.
 _ANY_SHOTS = 16
+# Exact, and runs of the same seed then encode their training images once between them.
+_SETTINGS = {"FEATURE_CACHE": "epochs"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +175,7 @@ def _run(
     files = [Path(spec.configs) / "trainers" / name / f"{c.cfg}.yaml" for name in names]
     trainer_file = _file(next((f for f in files if f.is_file()), files[0]), f"config of {c.trainer}")
 
-    options = dict(spec.settings) | c.settings
+    options = _SETTINGS | spec.settings | c.settings
     if c.dataset.draw is not None:
         options["DATASET.DRAW"] = c.dataset.draw
     options["DATASET.NUM_SHOTS"] = c.shots

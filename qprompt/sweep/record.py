@@ -55,7 +55,8 @@ def _differences(run: Run, there: dict[str, Any], changed: dict[str, Any]) -> di
     there, changed, now, default = (
         run_settings(d, {})["config"] for d in (there, changed, run.expected, config.to_dict(default_cfg()))
     )
-    found = {k: (there.get(k, default.get(k)), v) for k, v in now.items() if there.get(k, default.get(k)) != v}
+    before = {k: there.get(k, default.get(k)) for k in now}
+    found = {k: (before[k], v) for k, v in now.items() if not config.alike(k, before[k], v)}
     return found | {k: (v, None) for k, v in changed.items() if k not in now}
 
 
