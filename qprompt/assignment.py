@@ -7,7 +7,6 @@ boundaries below the value, so a value half-way between two levels takes the low
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 TABLE_FROM, CELLS = 2**13, 2**12  # values from which a table pays on a CPU; its size
@@ -66,14 +65,17 @@ def lookup(levels: Tensor, indices: Tensor) -> Tensor:
     return levels.gather(1, indices)
 
 
-def count(x: Tensor, bounds: Tensor, table: Table | None = None) -> Tensor:
-    """How many values of each group fall on each level: (G, k) int64."""
-    groups, k = len(x), bounds.shape[1] + 1
-    if x.device.type == "cpu":
-        indices = assign(x, bounds, table)
+def count(indices: Tensor, k: int) -> Tensor:
+    """How many of the indices (G, L) of each group name each of k levels: (G, k) int64."""
+    groups = len(indices)
+    if indices.device.type == "cpu":
         if groups > 1:
             indices = indices + k * torch.arange(groups)[:, None]
         return torch.bincount(indices.flatten(), minlength=groups * k).view(groups, k)
-    # On a GPU bincount waits for the device and adds in any order; comparisons do neither.
-    below = (x[:, None, :] <= bounds[:, :, None]).sum(-1)
-    return F.pad(below, (0, 1), value=x.shape[1]) - F.pad(below, (1, 0))
+    return count_by_comparison(indices, k)
+
+
+def count_by_comparison(indices: Tensor, k: int) -> Tensor:
+    """`count` for a GPU, where bincount waits for the device and adds in any order; this does neither."""
+    levels = torch.arange(k, device=indices.device).split(max(1, 2**26 // indices.numel()))  # some at a time
+    return torch.cat([(indices[:, None] == some[:, None]).sum(-1) for some in levels], dim=1)

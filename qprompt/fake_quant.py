@@ -9,10 +9,13 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from qprompt.assignment import count
+from qprompt.coding import Batch, divergence, encode_together
 from qprompt.errors import UserError
 from qprompt.fake_quantize import FakeQuantize
 from qprompt.parameters import match_parameters, owner_of, parametrizations, remove_parametrization
@@ -67,14 +70,14 @@ def refresh_(module: nn.Module) -> list[str]:
 
     Not once a micro-batch: with gradient accumulation all of a step's passes use the same levels. It walks the
     submodules, so give it the smallest module that holds the quantized tensors. At most one host sync in all.
+
+    The values that it finds are those of the forward pass after it: between the two, change weights by operations on
+    them (``weight.add_``), not on ``weight.data``, which torch does not count.
     """
     quantized = quantized_parameters(module)
-    gated = [(fake, weight) for fake, weight in quantized.values() if fake.due is None]
-    if gated:
-        # One transfer for all; a divergence over k levels is then less work than sending it to a device.
-        counts = torch.cat([fake.counts(weight).flatten() for fake, weight in gated]).cpu()
-        for (fake, _), own in zip(gated, counts.split([f.codebook.numel() for f, _ in gated]), strict=True):
-            fake.kl = fake.divergence(own.view(fake.codebook.shape))
+    batches = encode_together(pair for pair in quantized.values() if pair[0].due is None)
+    _set_divergence(batches)
+    _keep(batches)
     fitted = []
     for name, (fake, weight) in quantized.items():
         due = fake.due
@@ -83,6 +86,7 @@ def refresh_(module: nn.Module) -> list[str]:
             fake.fit(weight)
             fitted.append(name)
         fake.step += 1
+    _keep(encode_together(pair for pair in quantized.values() if pair[0].to_encode(pair[1])))
     return fitted
 
 
@@ -119,3 +123,23 @@ def check_finite(name: str, weight: torch.Tensor) -> None:
     """Raises UserError for weights that training drove to NaN or infinity."""
     if not bool(torch.isfinite(weight).all()):
         raise UserError(f"{name} holds NaN or infinite values: training diverged. Lower the learning rate.")
+
+
+def _set_divergence(batches: list[Batch]) -> None:
+    """`kl` of every tensor: one transfer for all, as a divergence over k levels is less work than its launch."""
+    counts = [count(coded.indices, coded.levels.shape[1]) for _, coded in batches]
+    if not counts:
+        return
+    on_host = torch.cat([each.flatten() for each in counts]).cpu().split([each.numel() for each in counts])
+    for (pairs, _), own, each in zip(batches, on_host, counts, strict=True):
+        reference = np.concatenate([fake.host_reference() for fake, _ in pairs])
+        groups = divergence(own.view(each.shape).numpy(), reference)
+        for (fake, _), kl in zip(pairs, groups.reshape(len(pairs), -1).max(1), strict=True):
+            fake.kl = float(kl)
+
+
+def _keep(batches: list[Batch]) -> None:
+    """Leave to each tensor what the forward pass needs of its batch."""
+    for pairs, coded in batches:
+        for (fake, weight), own in zip(pairs, coded.split(len(pairs)), strict=True):
+            fake.keep(weight, own)

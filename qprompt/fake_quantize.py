@@ -10,19 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from qprompt import quantizers
-from qprompt.assignment import TABLE_FROM, Table, assign, count, lookup, make_table
+from qprompt.assignment import TABLE_FROM, Table, assign, count, is_compiling, lookup, make_table
+from qprompt.coding import Coded, divergence, encode, normalize
 from qprompt.errors import UserError
 from qprompt.kmeans import boundaries
 from qprompt.quant_config import QuantConfig
 
 
-class Coded(NamedTuple):
-    """One tensor as it is stored: indices (G, L) and half-precision levels (G, k); and what they were made from."""
+class Kept(NamedTuple):
+    """What `refresh_` computed for the forward pass that follows it, and of which weight."""
 
-    indices: Tensor
-    levels: Tensor
-    normalized: Tensor  # W_hat (G, L) float32
-    sigma: Tensor  # (G, 1)
+    version: int
+    address: int
+    coded: Coded
 
 
 class FakeQuantize(nn.Module):
@@ -64,36 +64,53 @@ class FakeQuantize(nn.Module):
         self.step = self.last_fit = self.fits = 0
         self.active = False  # whether there was a fit; apart from `fits` so that a compiled forward stays valid
         self.kl = math.nan  # KL(P_now || P_ref) when it was last computed
+        self._kept: Kept | None = None
 
     def forward(self, weight: Tensor) -> Tensor:
         if not self.active:
             return weight
+        coded = self._take(weight) if torch.is_grad_enabled() else None
         with torch.no_grad():
-            value, coded = self._quantize(weight)
+            if self.config.levels == 0:
+                value = weight.to(torch.float16).to(weight.dtype)
+            else:
+                coded = coded or self.encode(weight)
+                value = coded.values.view(weight.shape)
         if not torch.is_grad_enabled():
             return value
-        # Exactly the levels plus exactly zero: `W + (W_q - W).detach()` would round, and so train other values than
-        # those that are packed.
-        zero = weight - weight.detach()
-        if coded is None:
-            return value + zero
-        if self.learned:
-            return self._through_step_size(value, zero, coded)
-        if self.config.gradient == "stats" and self.config.normalize:
-            zero = zero + self._through_sigma(weight, coded)
-        return value + zero
+        if coded is not None and self.learned:
+            return self._through_step_size(weight, value, coded)
+        # Exactly the levels: `W + (W_q - W).detach()` would round, and so train other values than are packed.
+        value = StraightThrough.apply(weight, value)
+        if coded is not None and self.config.gradient == "stats" and self.config.normalize:
+            value = value + self._through_sigma(weight, coded)
+        return value
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         return weight
 
     def encode(self, weight: Tensor) -> Coded:
         """What the prompt file holds of `weight`."""
-        normalized, mu, sigma = self.normalize(weight)
-        codebook = self.normalized_levels()
-        mids = self.mids if self.step_size is None else boundaries(codebook)
-        indices = assign(normalized, mids, self.table)
-        levels = torch.addcmul(mu, sigma, codebook).to(torch.float16)  # not .half(), which --fp32 makes float32
-        return Coded(indices, levels, normalized, sigma)
+        return encode(*self.normalize(weight), self.normalized_levels(), self.boundaries(), weight.dtype, self.table)
+
+    def keep(self, weight: Tensor, coded: Coded) -> None:
+        """Use `coded` in the next forward pass with gradients, if `weight` is then what it is now."""
+        self._kept = Kept(weight._version, weight.data_ptr(), coded)
+
+    def to_encode(self, weight: Tensor) -> bool:
+        """Whether the next forward pass needs a code that was not kept for it."""
+        return self.active and self.config.levels > 0 and self._kept_for(weight) is None
+
+    def _kept_for(self, weight: Tensor) -> Coded | None:
+        kept = self._kept
+        return kept.coded if kept and kept[:2] == (weight._version, weight.data_ptr()) else None
+
+    def _take(self, weight: Tensor) -> Coded | None:
+        if is_compiling():
+            return None
+        # Once: a pass after it computes its own, so that changes which `_version` does not count can't stay unseen.
+        coded, self._kept = self._kept_for(weight), None
+        return coded
 
     def normalized_levels(self) -> Tensor:
         """c: (G, k) float32."""
@@ -101,37 +118,24 @@ class FakeQuantize(nn.Module):
             return self.codebook
         return self.step_size.detach().abs() * quantizers.grid(self.config.levels, self.codebook.device)
 
+    def boundaries(self) -> Tensor:
+        """Between the levels: (G, k - 1) float32."""
+        return self.mids if self.step_size is None else boundaries(self.normalized_levels())
+
     def normalize(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """W_hat (G, L) float32, mu and sigma (G, 1); without normalization W, 0 and 1. A constant's W_hat is 0."""
-        x = weight.detach().reshape(self.groups, -1).float()
-        if not self.config.normalize:
-            return x, x.new_zeros(self.groups, 1), x.new_ones(self.groups, 1)
-        # Over all N entries, not N - 1.
-        if self.numel < TABLE_FROM:
-            sigma, mu = torch.std_mean(x, -1, correction=0, keepdim=True)
-            centered = x - mu
-        else:  # torch.std is ten times slower than this on a CPU
-            mu = x.mean(-1, keepdim=True)
-            centered = x - mu
-            sigma = centered.square().mean(-1, keepdim=True).sqrt_()
-        sigma.clamp_(min=1e-30)
-        return centered.div_(sigma), mu, sigma
+        return normalize(weight.detach().reshape(self.groups, -1).float(), self.config.normalize, self.large)
 
-    def counts(self, weight: Tensor) -> Tensor:
-        """How many entries of `weight` are on each of the current levels: (G, k) int64."""
-        return count(self.normalize(weight)[0], self.mids, self.table)
+    def divergence(self, weight: Tensor) -> float:
+        """KL(P_now || P_ref) in nats of `weight`; the largest of the groups."""
+        counts = count(self.encode(weight).indices, self.config.levels)
+        return float(divergence(counts.cpu().numpy(), self.host_reference()).max())
 
-    def divergence(self, counts: Tensor) -> float:
-        """KL(P_now || P_ref) in nats, P_now from `counts` (G, k); the largest of the groups.
-
-        P is over the indices, P_now by the current levels. The paper does not say what an empty level counts: here
-        every level gets half an entry more than it has, in both, so the divergence is always finite.
-        """
+    def host_reference(self) -> np.ndarray:
+        """P_ref (G, k) where a few numbers are less work than sending them to a device."""
         if self._reference is None:
             self._reference = self.reference.cpu().numpy().astype(np.float64)
-        n, k = self.numel // self.groups, self.config.levels
-        now, reference = (counts.numpy() + 0.5) / (n + 0.5 * k), (self._reference * n + 0.5) / (n + 0.5 * k)
-        return float(np.max(np.sum(now * np.log(now / reference), axis=-1)))
+        return self._reference
 
     def fit(self, weight: Tensor) -> None:
         """New levels for `weight` as it is now, and P_ref with them."""
@@ -141,15 +145,22 @@ class FakeQuantize(nn.Module):
             if self.step_size is not None:
                 self.step_size.data.copy_(self.codebook[:, -1:] - self.codebook[:, -2:-1])
             self._derive()
-            self.reference.copy_(count(normalized, self.mids, self.table) / normalized.shape[1])
+            indices = assign(normalized, self.mids, self.table)
+            self.reference.copy_(count(indices, self.config.levels) / indices.shape[1])
         self.last_fit, self.fits, self.active, self.kl = self.step, self.fits + 1, True, 0.0
+        self._kept = None
 
     def _derive(self) -> None:
         """What follows from the codebook and is too costly for every step."""
         self.mids.copy_(boundaries(self.codebook))
-        self._reference = None
-        large = self.groups == 1 and self.numel >= TABLE_FROM and not self.learned
-        self.table = make_table(self.mids[0]) if large and self.mids.device.type == "cpu" else None
+        self._reference, self._kept = None, None
+        tabled = self.large and self.groups == 1 and not self.learned and self.mids.device.type == "cpu"
+        self.table = make_table(self.mids[0]) if tabled else None
+
+    @property
+    def large(self) -> bool:
+        """Whether passes over the tensor cost their arithmetic rather than their number, on a CPU."""
+        return self.numel >= TABLE_FROM
 
     @property
     def due(self) -> bool | None:
@@ -163,19 +174,13 @@ class FakeQuantize(nn.Module):
             return True
         return None if self.step - self.last_fit >= c.min_interval else False
 
-    def _quantize(self, weight: Tensor) -> tuple[Tensor, Coded | None]:
-        if self.config.levels == 0:
-            return weight.to(torch.float16).to(weight.dtype), None
-        coded = self.encode(weight)
-        return lookup(coded.levels.to(weight.dtype), coded.indices).view(weight.shape), coded
-
     def _through_sigma(self, weight: Tensor, coded: Coded) -> Tensor:
         """Zero, with the gradient (c[i] - W_hat) dsigma/dW."""
         residual = lookup(self.codebook, coded.indices) - coded.normalized
         sigma = weight.reshape(self.groups, -1).float().std(-1, correction=0, keepdim=True)
         return (residual * (sigma - sigma.detach())).to(weight.dtype).view(weight.shape)
 
-    def _through_step_size(self, value: Tensor, zero: Tensor, coded: Coded) -> Tensor:
+    def _through_step_size(self, weight: Tensor, value: Tensor, coded: Coded) -> Tensor:
         assert self.step_size is not None
         k, n = self.config.levels, coded.normalized.shape[1]
         scaled = coded.normalized / self.step_size.detach().abs().clamp(min=1e-30)
@@ -184,6 +189,7 @@ class FakeQuantize(nn.Module):
         slope = coded.sigma * (points - torch.where(within, scaled, 0.0)) / math.sqrt(n * (k - 1) / 2)
         size = self.step_size.abs()
         through = slope * (size - size.detach())
+        zero = weight - weight.detach()
         return value + zero * within.view(zero.shape) + through.to(value.dtype).view(value.shape)
 
     def get_extra_state(self) -> Tensor:
@@ -217,6 +223,18 @@ class FakeQuantize(nn.Module):
             if now.dtype != old.dtype:
                 now.data = old.to(now.device)
         return self
+
+
+class StraightThrough(torch.autograd.Function):
+    """(W, W_q) -> W_q, with its gradient as that of W."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, value: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
 
 
 def count_groups(shape: torch.Size, config: QuantConfig) -> int:

@@ -69,7 +69,7 @@ class Recorder:
         measured = torch.stack([_measure(fake, weight) for fake, weight in quantized.values()]).tolist()
         rows = {}
         for (name, (fake, weight)), (mu, sigma, mse, power) in zip(quantized.items(), measured, strict=True):
-            kl = fake.divergence(fake.counts(weight).cpu()) if fake.active and fake.config.levels else math.nan
+            kl = fake.divergence(weight) if fake.active and fake.config.levels else math.nan
             snr = 10 * math.log10(power / mse) if mse > 0 and power > 0 else math.inf
             rows[name] = [mu, sigma, kl, mse, snr, float(name in fitted)]
             if name in fitted and fake.codebook.numel() <= LARGEST_CODEBOOK:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from qprompt.assignment import assign, count, make_table
+from qprompt.assignment import assign, count, count_by_comparison, make_table
 from qprompt.errors import UserError
 from qprompt.kmeans import boundaries, fit_sorted, kmeans
 
@@ -75,6 +75,27 @@ def test_within_a_thousandth_of_the_optimum(shape, n, k):
     assert cost(x, kmeans(torch.from_numpy(x), k)) <= 1.001 * exact(x, k)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_optimum_where_every_cut_is_a_candidate(shape):
+    """With 12 values a level, or 192; 193 are one more than the coarse step compares."""
+    for n, k in ((192, 5), (193, 24), (193, 40)):
+        for seed in range(6):
+            x = SHAPES[shape](np.random.default_rng(seed), n)
+            rounding = 1e-12 * np.square(x - x.mean()).sum()
+            assert cost(x, kmeans(torch.from_numpy(x), k)) <= (1 + 1e-7) * exact(x, k) + rounding, (n, k, seed)
+
+
+@pytest.mark.parametrize("k", [3, 16])
+def test_optimum_of_few_distinct_values_beside_rows_of_many(k):
+    """At most 192 distinct values: every cut between them is a candidate, however near they are to one another."""
+    r = np.random.default_rng(0)
+    values = [np.exp(spread * r.standard_normal(150)).cumsum() for spread in (0, 1, 3, 6)]
+    rows = np.stack([r.standard_normal(600), *(r.choice(few, 600) for few in values)])
+    levels = kmeans(torch.from_numpy(rows), k)
+    for x, found in zip(rows[1:], levels[1:], strict=True):
+        assert cost(x, found) <= (1 + 1e-7) * exact(x, k)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("n", "k"), [(2500, 256), (4000, 64)])
@@ -113,7 +134,7 @@ def test_fewer_distinct_values_than_levels(k):
 def test_no_cluster_is_empty_where_values_suffice(k, n, seed):
     x = torch.randn(n, generator=torch.Generator().manual_seed(seed))
     levels = kmeans(x, k)[None]
-    assert (count(x[None], boundaries(levels)) > 0).sum() == min(k, n)
+    assert (count(assign(x[None], boundaries(levels)), k) > 0).sum() == min(k, n)
 
 
 @settings(max_examples=60, deadline=None)
@@ -138,6 +159,11 @@ def test_any_shape_and_type_gives_finite_ascending_levels_within_the_data(x, dty
 def test_denormals_huge_and_nearly_equal_values(x):
     x = torch.tensor(x)
     assert torch.equal(kmeans(x, 4), x.unique())
+
+
+def test_as_many_values_as_levels_are_levels_exactly():
+    x = torch.tensor([1e17, 3.0, -1e17, 1.0], dtype=torch.float64)
+    assert kmeans(x, 4).tolist() == [-1e17, 1.0, 3.0, 1e17]
 
 
 def test_batch_equals_rows():
@@ -219,7 +245,8 @@ def test_count(groups):
     bounds = torch.tensor([[-0.5, 0.0, 0.5]]).expand(groups, -1).contiguous()
     indices = torch.searchsorted(bounds, x)
     expected = torch.stack([(indices == i).sum(-1) for i in range(4)], -1)
-    assert torch.equal(count(x, bounds), expected)
+    assert torch.equal(count(indices, 4), expected)
+    assert torch.equal(count_by_comparison(indices, 4), expected)
 
 
 @pytest.mark.gpu

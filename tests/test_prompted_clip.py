@@ -90,12 +90,13 @@ def test_fast_is_the_model_to_rounding(clip_model):
 # --- with prompts: fast against plain, features and every gradient
 
 
-@pytest.mark.parametrize("bin_rows", [8, 128])
+@pytest.mark.parametrize("bin_rows", [8, 128])  # several bins, one bin
 @pytest.mark.parametrize("kind", ["generic", "class_specific", "instance"])
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
 @pytest.mark.parametrize("n_context, words", [(4, "a photo of a"), (3, "X X X")])
 def test_fast_text(clip_model, reference, monkeypatch, n_context, words, position, kind, bin_rows):
     monkeypatch.setattr(layout, "BIN", bin_rows)
+    monkeypatch.setattr(layout, "WHOLE", bin_rows)
     prompts = prompt_layout(clip_model, NAMES, words, n_context, position, kind == "class_specific")
     context = initial_context(clip_model, n_context, "", len(NAMES) if kind == "class_specific" else 0)
     if kind == "instance":

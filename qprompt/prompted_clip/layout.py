@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from qprompt.backbones import ClipModel, import_clip
 from qprompt.errors import UserError
 
-BIN = 128  # rows: wide enough for efficient products, narrow enough that masked-out pairs cost little
+WHOLE = 128  # rows: up to here masked-out pairs cost less than dealing rows into bins
+BIN = 48  # rows: wide enough for efficient products, narrow enough that masked-out pairs cost little
 POSITIONS = ("end", "middle", "front")  # of the class name among the context vectors (CoOp, section 3.2)
 
 
@@ -22,8 +23,8 @@ class PromptLayout(nn.Module):
         P rows that all classes share (SOS, a generic context, words that all prompts begin with),
         then each class's own rows, from position P to its EOT.
 
-    For attention they are dealt into bins of at most `BIN` rows, classes kept whole. A row attends to the shared
-    rows and to earlier rows of its own class, which a mask a bin says. With one bin the rows are the bin.
+    For attention, more than `WHOLE` rows are dealt into bins of at most `BIN`, classes kept whole. A row attends to
+    the shared rows and to earlier rows of its own class, which a mask a bin says. With one bin the rows are the bin.
 
     Attributes (R rows of width D in all, N bins of S rows):
         words, position: what `prompt_layout` made it from.
@@ -116,7 +117,7 @@ class PromptLayout(nn.Module):
 
 def _bins(n_shared: int, lengths: list[int]) -> tuple[Tensor, Tensor, Tensor]:
     """Deal rows into bins: (bins, places, mask) as `PromptLayout` describes them."""
-    size = max(BIN, n_shared, *lengths)
+    size = max(BIN if n_shared + sum(lengths) > WHOLE else WHOLE, n_shared, *lengths)
     contents: list[list[int]] = [[]]  # of each bin: the owner of each row; 0 owns the shared rows
     for owner, length in enumerate([n_shared, *lengths]):
         if len(contents[-1]) + length > size:
