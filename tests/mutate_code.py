@@ -1,6 +1,6 @@
 """Mutation testing: put one small fault at a time into a module and see whether its tests notice.
 
-  python tests/mutate_code.py [--modules qprompt.kmeans ...] [--sample 100] [--seed 0]
+  python tests/mutate_code.py [--modules qprompt.kmeans ...] [--lines 42 ...] [--sample 100] [--seed 0]
 
 A fault is another comparison or operator, a number off by one, a condition turned round, or a call left out. Each runs
 in a fork of a process that has imported all but the project: the module's test files, quick tests first, up to the
@@ -165,6 +165,7 @@ def measured(name: str, source: str) -> tuple[int, dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--modules", nargs="+", default=list(TESTS), choices=list(TESTS))
+    parser.add_argument("--lines", type=int, nargs="+", help="faults on these lines alone")
     parser.add_argument("--sample", type=int, default=0, help="at most so many faults in each module (default: all)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -180,7 +181,7 @@ def main() -> None:
     for name in args.modules:
         path = HERE / Path(*name.split(".")).with_suffix(".py")
         source = path.read_text(encoding="utf-8")
-        faults = list(mutants(source))
+        faults = [fault for fault in mutants(source) if not args.lines or fault[0] in args.lines]
         if args.sample and len(faults) > args.sample:
             faults = sorted(random.Random(args.seed).sample(faults, args.sample))
         limit, seconds = measured(name, ast.unparse(ast.parse(source)))
