@@ -52,7 +52,8 @@ def dassl(session: nox.Session) -> None:
         session.skip("QPROMPT_DASSL names no checkout of Dassl.pytorch")
     session.install("-e", ".", "torch==2.5.1", "torchvision==0.20.1", "numpy==1.26.*", *PYTEST)
     session.install("-r", f"{checkout}/requirements.txt")
-    run_tests(session, QPROMPT_ENGINE="dassl", PYTHONPATH=checkout)
+    session.install("--no-build-isolation", "setuptools", checkout)
+    run_tests(session, QPROMPT_ENGINE="dassl", QPROMPT_DASSL=checkout)
 
 
 @nox.session(python="3.11")
