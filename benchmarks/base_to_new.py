@@ -1,19 +1,22 @@
 #!/usr/bin/env python3
-"""Base-to-new runs with evaluation, as processes: upstream's CoOp by its own train.py, our plain path, our fast one.
+"""Base-to-new sweeps with evaluation: upstream's CoOp by its own train.py, our runs one by one, our sweep.
 
     python benchmarks/base_to_new.py --coop ../CoOp
-    python benchmarks/base_to_new.py --seeds 1 --epochs 2
+    python benchmarks/base_to_new.py --seeds 1 --epochs 2 --paths fast sweep
 
 CoOp and QCoOp train on the base classes of a generated tree and are tested on base and new ones; then the ablation:
-QCoOp with more --bits. Upstream has no QCoOp: its CoOp counts for it. A ViT and a text branch of 8
-and 6 layers of width 192, random weights, so that images and text share the time as ViT-B/16 and 50 classes do; CoOp's
-config for ViT-B/16, random crops and flips in it. "epochs" is the fast path with FEATURE_CACHE epochs. CPU time of the
-whole processes, imports in it; what imports take is given apart.
+QCoOp with more --bits. Upstream has no QCoOp: its CoOp counts for it. "plain" (the unmodified model, nothing kept) and
+"fast" (as train.py is) start a process for each run, as upstream does; they run the first seed only. "sweep" is
+`qprompt sweep --jobs 1`: features of an epoch kept, PyTorch imported once. A ViT and a text branch of 8 and 6 layers of
+width 192, random weights: with 20 base classes (--classes 40) images and text share the time as ViT-B/16's do at about
+50. CoOp's config for ViT-B/16, random crops and flips in it. CPU time of all processes, imports in it.
 """
 
 import argparse
+import contextlib
+import ctypes
+import os
 import resource
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -21,6 +24,7 @@ from pathlib import Path
 from measure import save
 
 from qprompt.backbones.random_weights import ClipShape
+from qprompt.files import write_json
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tests.upstream import ROOT, make_caltech_tree, run_checkout, save_tiny_clip_archive, train_args  # noqa: E402
@@ -29,14 +33,18 @@ SHAPE = ClipShape(128, 64, 8, 192, 8, 192, 3, 6)
 VARIANTS = {
     "plain": ({"QPROMPT_REFERENCE": "1"}, ["FEATURE_CACHE", "off"]),
     "fast": ({}, ["FEATURE_CACHE", "auto"]),
-    "epochs": ({}, ["FEATURE_CACHE", "epochs"]),
 }
+SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: what a child leaves behind is waited for, and so counted, here
 
 
 def seconds_of(*arguments, **keywords):
-    """CPU seconds of a checkout's train.py."""
+    """CPU seconds of `run_checkout` and of every process that it started."""
+    ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     run_checkout(*arguments, **keywords)
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.wait()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -50,55 +58,84 @@ def train_and_test(checkout, clip, data, output, trainer, seed, epochs, extra=()
     return sum(seconds_of(checkout, args, clip=clip, **more) for args in (training, testing))
 
 
+def sweep(folder, clip, data, epochs, seeds, bits):
+    """CPU seconds of `qprompt sweep` of CoOp and of QCoOp with these bits; finished runs are passed over."""
+    spec = {
+        "protocol": "base2new",
+        "output": str(folder / "output" / "sweep"),
+        "root": str(data),
+        "datasets": ["caltech101"],
+        "baselines": {"CoOp": "vit_b16_ctxv1"},
+        "trainers": {"QCoOp": "vit_b16_ctxv1"},
+        "seeds": seeds,
+        "grid": {"TRAINER.QUANT.BITS": bits},
+        "settings": {
+            "INPUT.SIZE": "(64, 64)",
+            "DATALOADER.NUM_WORKERS": 0,
+            "DATALOADER.TRAIN_X.BATCH_SIZE": 32,
+            "OPTIM.MAX_EPOCH": epochs,
+            "TRAINER.COOP.PREC": "fp32",
+            "MODEL.BACKBONE.PATH": str(clip),
+        },
+    }
+    write_json(folder / "spec.yaml", spec)
+    command = ["sweep", str(folder / "spec.yaml"), "--jobs", "1", "--gpus", "none"]
+    return seconds_of(ROOT, command, clip=clip, program=("-m", "qprompt"))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--bits", type=int, nargs="+", default=[1, 2, 3, 4, 8], help="of the ablation")
+    parser.add_argument("--classes", type=int, default=40, help="half of them base classes")
+    parser.add_argument("--bits", type=int, nargs="+", default=[1, 2, 3, 4, 8], help="the first: sweep; all: ablation")
+    parser.add_argument("--paths", nargs="+", default=[*VARIANTS, "sweep"], choices=[*VARIANTS, "sweep"])
     parser.add_argument("--coop", help="path of a CoOp checkout to measure beside ours")
     args = parser.parse_args()
-    rows = []
+    seconds = {}  # of one seed: CoOp, QCoOp with one bit width, each further width
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         clip = save_tiny_clip_archive(folder / "clip.pt", SHAPE)
-        data = make_caltech_tree(folder / "upstream", classes=40, images=32)
-        for name in VARIANTS:  # each with caches of its own
-            shutil.copytree(data, folder / name)
+        data = {name: make_caltech_tree(folder / name, args.classes, 32) for name in ("upstream", *args.paths)}
 
-        def ours(variant, trainer, seed, bits):
-            env, options = VARIANTS[variant]
-            output = folder / "output" / variant / f"{trainer}{bits}-{seed}"
-            extra = [*options, "MODEL.BACKBONE.PATH", clip, "TRAINER.QUANT.BITS", bits]
-            data = folder / variant
-            return train_and_test(ROOT, clip, data, output, trainer, seed, args.epochs, extra, env=env)
-
-        def add(name, method, seed, bits, seconds):
-            rows.append({"path": name, "method": method, "seed": seed, "bits": bits, "seconds": seconds})
-            print(f"{name:9} {method:6} seed {seed}, {bits:2} bits: {seconds:7.1f} s", flush=True)
+        def run(path, checkout, trainer, seed, extra=(), **more):
+            output = folder / "output" / path / f"{trainer}-{seed}"
+            return train_and_test(checkout, clip, data[path], output, trainer, seed, args.epochs, extra, **more)
 
         imports = seconds_of(ROOT, ["-c", "import trainers.qcoop"], clip=clip, program=[])
-        for seed in args.seeds:
-            if args.coop:
-                output = folder / "output" / f"upstream-{seed}"
-                took = train_and_test(Path(args.coop).resolve(), clip, data, output, "CoOp", seed, args.epochs)
-                add("upstream", "CoOp", seed, 16, took)
-            for variant in VARIANTS:
-                add(variant, "CoOp", seed, 16, ours(variant, "CoOp", seed, 1))
-                for bits in args.bits if variant == "epochs" else args.bits[:1]:
-                    add(variant, "QCoOp", seed, bits, ours(variant, "QCoOp", seed, bits))
-    totals = {}
-    for name in ("upstream", *VARIANTS):
-        totals[name] = sum(row["seconds"] for row in rows if row["path"] == name and row["bits"] in (args.bits[0], 16))
-    totals["upstream"] *= 2  # its CoOp in place of QCoOp
-    base = totals["upstream"] or totals["plain"]
-    ablation = sum(row["seconds"] for row in rows if row["path"] == "epochs" and row["method"] == "QCoOp")
-    same = len(args.bits) * sum(row["seconds"] for row in rows if row["path"] == "plain" and row["method"] == "QCoOp")
-    for name, total in totals.items():
-        print(f"CoOp and QCoOp, {name:9} {total:8.1f} s {base / max(total, 1e-9):6.1f}x")
-    print(f"{len(args.bits)} bits: {ablation:.1f} s; plain {same:.1f} s ({same / ablation:.1f}x)")
+        if args.coop:
+            checkout = Path(args.coop).resolve()
+            took = sum(run("upstream", checkout, "CoOp", seed) for seed in args.seeds) / len(args.seeds)
+            seconds["upstream"] = {"CoOp": took, "QCoOp": took, "one more width": took}
+            print(f"upstream {seconds['upstream']}", flush=True)
+        for path in [path for path in args.paths if path in VARIANTS]:
+            env, options = VARIANTS[path]
+            extra = [*options, "MODEL.BACKBONE.PATH", clip]
+            took = {trainer: run(path, ROOT, trainer, args.seeds[0], extra, env=env) for trainer in ("CoOp", "QCoOp")}
+            seconds[path] = {**took, "one more width": took["QCoOp"]}
+            print(f"{path} {seconds[path]}", flush=True)
+        if "sweep" in args.paths:
+            both = sweep(folder, clip, data["sweep"], args.epochs, args.seeds, args.bits[:1]) / len(args.seeds)
+            seconds["sweep"] = {"CoOp and QCoOp": both}
+            if args.bits[1:]:
+                more = sweep(folder, clip, data["sweep"], args.epochs, args.seeds, args.bits)
+                seconds["sweep"]["one more width"] = more / len(args.seeds) / len(args.bits[1:])
+            print(f"sweep {seconds['sweep']}", flush=True)
+    rows = []
+    for path, took in seconds.items():
+        width = took.get("one more width", 0.0)
+        row = {"classes": args.classes, "path": path, "both_s": sum(took.values()) - width, "width_s": width} | took
+        first = rows[0] if rows else row
+        row |= {"both": first["both_s"] / row["both_s"], "width": first["width_s"] / width if width else None}
+        rows.append(row)
+        print(
+            f"{args.classes} classes, {path:8} CoOp and QCoOp {row['both_s']:7.1f} s a seed ({row['both']:.1f}x); "
+            f"one more bit width {width:7.1f} s ({row['width'] or 0:.1f}x)"
+        )
     print(f"Imports take {imports:.1f} s a process")
-    more = {"epochs": args.epochs, "imports_s": imports, "totals_s": totals}
-    save("base_to_new", rows, **more, ablation_s={"epochs": ablation, "plain": same})
+    about = {"epochs": args.epochs, "seeds": args.seeds, "bits": args.bits, "imports_s": imports}
+    rows = [row | about for row in rows]
+    save("base_to_new", rows, keys=("classes", "path"))
 
 
 if __name__ == "__main__":

@@ -92,6 +92,16 @@ class LiveTensors(TorchDispatchMode):
         return result
 
 
+class Operations(TorchDispatchMode):
+    """While it is on: `count` of the operations that are more than another view of the same numbers."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        self.count += not function.is_view
+        return function(*arguments, **(keywords or {}))
+
+
 def matrix_rate(size=1024, seconds=1.0):
     """Best measured FLOP/s of a square fp32 matrix product: what the floor is counted with."""
     a, b = torch.randn(size, size), torch.randn(size, size)

@@ -6,14 +6,19 @@
 
 A step is refresh_ (quantized only), forward, loss, backward and update. "features" is CoOp with image features kept,
 the cheapest step there is, so the largest share. Plain and quantized steps take turns; the share is that of the
-medians. K-Means fits are in it, also where the gate never opens: --fit-every N forces one every N steps.
+medians. K-Means fits are in it, also where the gate never opens: --fit-every N forces one every N steps. "operations"
+is how many quantization adds to a step where all tensors of a size are coded in one pass, as on a GPU, which pays for
+their number.
 """
 
 import argparse
+import dataclasses
+import math
 import statistics
+from unittest import mock
 
 import torch
-from measure import clock, save
+from measure import Operations, clock, save
 from text_encoding import class_names
 from training_step import BATCH, QUANTIZED, ours, step
 
@@ -21,7 +26,7 @@ from qprompt.backbones import load_clip
 from qprompt.backbones.load import build_clip
 from qprompt.backbones.random_weights import random_state_dict
 from qprompt.engine import activate
-from qprompt.fake_quant import quantize_, quantized_parameters, refresh_
+from qprompt.fake_quant import FakeQuantize, quantize_, quantized_parameters, refresh_
 
 
 def measure(method, clip_model, given, n_classes, steps, fit_every):
@@ -50,7 +55,22 @@ def measure(method, clip_model, given, n_classes, steps, fit_every):
             taken["quantized"].append(end - middle)
             taken["refresh"].append(refreshed - middle)
     fits = sum(fake.fits for fake, _ in quantized_parameters(quantized).values())
-    return {name: statistics.median(s) for name, s in taken.items()} | {"fits": fits}
+    operations = added_operations(plain, quantized, given, label, optimizers)
+    return {name: statistics.median(s) for name, s in taken.items()} | {"fits": fits, "operations": operations}
+
+
+def added_operations(plain, quantized, given, label, optimizers):
+    """In a step whose gate computes the divergence and fits no levels."""
+    for fake, _ in quantized_parameters(quantized).values():
+        fake.table, fake.last_fit = None, fake.step - fake.config.min_interval
+        fake.config = dataclasses.replace(fake.config, kl_threshold=math.inf)
+    with mock.patch.object(FakeQuantize, "large", False):
+        with Operations() as theirs:
+            step(plain, given, label, optimizers[0])
+        with Operations() as ours:
+            refresh_(quantized)
+            step(quantized, given, label, optimizers[1])
+    return ours.count - theirs.count
 
 
 def main():
@@ -77,9 +97,10 @@ def main():
                 r = measure(method, clip_model, given, args.classes, steps, args.fit_every)
                 added = r["quantized"] / r["plain"] - 1
                 rows.append({"backbone": backbone, "method": method, "input": kind, "steps": steps, "added": added} | r)
+                more = f"refresh_ {r['refresh'] * 1e6:.0f} us, {r['operations']} operations, {r['fits']} fits"
                 print(
                     f"{backbone:9} Q{method:6} {kind:9} {r['plain'] * 1e3:9.2f} ms  {r['quantized'] * 1e3:9.2f} ms  "
-                    f"{added:+7.2%}  (refresh_ {r['refresh'] * 1e6:.0f} us, {r['fits']} fits in {steps} steps)"
+                    f"{added:+7.2%}  ({more} in {steps} steps)"
                 )
     save("overhead", rows, classes=args.classes, fit_every=args.fit_every)
 
