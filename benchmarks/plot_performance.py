@@ -38,7 +38,8 @@ def seconds(row, name, base=None):
 
 def text_encoding():
     rows = sorted(results("text_encoding"), key=lambda row: (row["context"], row["classes"]))
-    head = ("classes", "context", "rows", "upstream s", "plain s", "fast s", "floor s", "kept MB: upstream", "fast", "")
+    head = ("classes", "context", "rows", "upstream s", "plain s", "fast s", "products s", "floor s")
+    head += ("kept MB: upstream", "fast", "")
     cells = []
     for row in rows:
         kept = [row[name]["kept_bytes"] / 1e6 if name in row else 0 for name in ("upstream", "fast")]
@@ -47,7 +48,8 @@ def text_encoding():
             (
                 *(f"{row[key]:,}" for key in ("classes", "context", "rows")),
                 *(seconds(row, "upstream"), seconds(row, "plain"), seconds(row, "fast", "upstream")),
-                *(f"{row['floor_s']:.2f}", f"{kept[0]:,.0f}" if kept[0] else "-", f"{kept[1]:,.0f}", less),
+                *(f"{row['products_s']:.2f}", f"{row['floor_s']:.2f}"),
+                *(f"{kept[0]:,.0f}" if kept[0] else "-", f"{kept[1]:,.0f}", less),
             )
         )
     table(head, cells)
@@ -111,8 +113,19 @@ def memory():
     table(head, cells)
 
 
+def base_to_new():
+    head = ("classes", "path", "CoOp and QCoOp, s a seed", "one more bit width, s")
+    cells = []
+    for row in sorted(results("base_to_new"), key=lambda row: row["classes"]):
+        times = [f" ({row[key]:.1f}x)" if row[key] and row["path"] != "upstream" else "" for key in ("both", "width")]
+        both, width = f"{row['both_s']:.0f}{times[0]}", f"{row['width_s']:.0f}{times[1]}"
+        cells.append((f"{row['classes'] // 2} + {row['classes'] // 2}", row["path"], both, width))
+    table(head, cells)
+
+
 if __name__ == "__main__":
     text_encoding()
     training_step()
     evaluation()
     memory()
+    base_to_new()

@@ -7,13 +7,15 @@
 "bounded" keeps a quarter of what "fast" keeps for backward (TEXT_MEMORY_MB). Above --plain-up-to classes our plain
 path and upstream's are left out: they keep 27 MB a class. Rows of other cases in the results file stay.
 Random weights in the true shapes; class names of 1 to 4 words. The floor is the arithmetic that has to be done (the
-matrix products of the rows that features depend on, forward and to the inputs) at the rate measured here.
+matrix products of the rows that features depend on, forward and to the inputs) at the rate measured here, that of a
+large square product. "products" is those products alone, in their own shapes: few rows are slower than large squares.
 """
 
 import argparse
 from types import SimpleNamespace
 
 import torch
+import torch.nn.functional as F
 from measure import kept_for_backward, matrix_rate, reference, save, side_by_side, upstream
 
 from qprompt.backbones.load import build_clip
@@ -44,6 +46,26 @@ def floor(layout, clip_model, rate):
     return 2 * 2 * width**2 * (12 * rows * (layers - 1) + last) / rate
 
 
+@torch.no_grad()
+def products(layout, clip_model):
+    """The matrix products of `floor`, with numbers that mean nothing."""
+    blocks, width = list(clip_model.transformer.resblocks), clip_model.transformer.width
+
+    def both_ways(rows, *weights):
+        for weight in weights:
+            into, out = torch.zeros(rows, weight.shape[1]), torch.zeros(rows, weight.shape[0])
+            F.linear(into, weight), out @ weight
+
+    def others(block):
+        return block.attn.out_proj.weight, block.mlp.c_fc.weight, block.mlp.c_proj.weight
+
+    for block in blocks[:-1]:
+        both_ways(len(layout.rows), block.attn.in_proj_weight, *others(block))
+    query, key_value = blocks[-1].attn.in_proj_weight.split([width, 2 * width])
+    both_ways(len(layout.rows), key_value)
+    both_ways(layout.n_classes, query, *others(blocks[-1]))
+
+
 def measure(clip_model, n_classes, n_context, repeat, rate, theirs, plain_too):
     names = class_names(n_classes)
     words = " ".join(["X"] * n_context)
@@ -70,9 +92,11 @@ def measure(clip_model, n_classes, n_context, repeat, rate, theirs, plain_too):
         forwards["upstream"] = lambda: encoder(learner(), learner.tokenized_prompts)
     results = [forward().detach() for forward in forwards.values()]
     error = max(((r - results[0]).abs().max() / results[0].abs().max()).item() for r in results)
-    timed = side_by_side({name: lambda f=f: f().square().sum().backward() for name, f in forwards.items()}, repeat)
+    calls = {name: lambda f=f: f().square().sum().backward() for name, f in forwards.items()}
+    timed = side_by_side({"products": lambda: products(layout, clip_model), **calls}, repeat)
     row = {"classes": n_classes, "context": n_context, "rows": len(layout.rows), "largest_difference": error}
     row["floor_s"] = floor(layout, clip_model, rate)
+    row["products_s"] = timed.pop("products")[0]
     for name, (median, fastest, slowest) in timed.items():
         kept = kept_for_backward(forwards[name], weights)
         row[name] = {"median_s": median, "fastest_s": fastest, "slowest_s": slowest, "kept_bytes": kept}
@@ -102,7 +126,8 @@ def main():
             row = measure(clip_model, n_classes, n_context, args.repeat, rate, theirs, n_classes <= args.plain_up_to)
             rows.append(row)
             base = row.get("upstream", row.get("plain", row["fast"]))
-            print(f"{n_classes} classes, {n_context} context vectors, {row['rows']} rows, floor {row['floor_s']:.3f} s")
+            about = f"{row['rows']} rows, floor {row['floor_s']:.3f} s, products {row['products_s']:.3f} s"
+            print(f"{n_classes} classes, {n_context} context vectors, {about}", flush=True)
             for name in ("upstream", "plain", "fast", "bounded"):
                 if name in row:
                     r = row[name]
