@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from qprompt.assignment import assign, count, make_table
+from qprompt.assignment import assign, count, count_by_comparison, make_table
 from qprompt.errors import UserError
 from qprompt.kmeans import boundaries, fit_sorted, kmeans
 
@@ -134,7 +134,7 @@ def test_fewer_distinct_values_than_levels(k):
 def test_no_cluster_is_empty_where_values_suffice(k, n, seed):
     x = torch.randn(n, generator=torch.Generator().manual_seed(seed))
     levels = kmeans(x, k)[None]
-    assert (count(x[None], boundaries(levels)) > 0).sum() == min(k, n)
+    assert (count(assign(x[None], boundaries(levels)), k) > 0).sum() == min(k, n)
 
 
 @settings(max_examples=60, deadline=None)
@@ -266,7 +266,8 @@ def test_count(groups):
     bounds = torch.tensor([[-0.5, 0.0, 0.5]]).expand(groups, -1).contiguous()
     indices = torch.searchsorted(bounds, x)
     expected = torch.stack([(indices == i).sum(-1) for i in range(4)], -1)
-    assert torch.equal(count(x, bounds), expected)
+    assert torch.equal(count(indices, 4), expected)
+    assert torch.equal(count_by_comparison(indices, 4), expected)
 
 
 @pytest.mark.gpu
