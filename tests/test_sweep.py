@@ -16,6 +16,7 @@ from sweep_project import HERE, make_project, write
 from qprompt.__main__ import main
 from qprompt.sweep import process
 from qprompt.sweep.signals import Signals
+from qprompt.torch_files import read_torch_file
 
 SPEC = "protocol: base2new\ndatasets: [pets]\ntrainers: {CoOp: tiny}\nseeds: [1, 2]\n"
 TEST_NEW = "output/base2new/test_new/pets/shots_16/CoOp/tiny/seed1"
@@ -204,7 +205,7 @@ def test_a_run_from_the_fork_server_equals_one_from_a_shell(tmp_path, monkeypatc
     subprocess.run(shell, env=environment, check=True, capture_output=True)
 
     forked, other = (
-        torch.load(tmp_path / name / "prompt_learner/model.pth.tar-2", weights_only=True)["state_dict"]
+        read_torch_file(tmp_path / name / "prompt_learner/model.pth.tar-2")["state_dict"]
         for name in ("forked", "shell")
     )
     assert forked.keys() == other.keys()
