@@ -26,7 +26,7 @@ WITHOUT_EFFECT = (
     "FEATURE_CACHE_MB",
 )
 # Values that give the same numbers, up to rounding; the default is one of them.
-ALIKE = {"FEATURE_CACHE": ("off", "auto", "epochs")}
+ALIKE = {"FEATURE_CACHE": ("off", "auto", "epochs"), "INPUT.AUGMENT": ("cpu", "device")}
 
 
 def extend_cfg(cfg: CfgNode) -> None:
@@ -39,6 +39,9 @@ def extend_cfg(cfg: CfgNode) -> None:
     cfg.DATASET.TEMPLATE = ""  # another zero-shot template, with one {}
     cfg.DATASET.WRITE_CACHE = True  # keep few-shot draws beside the data; --eval-only turns it off
     cfg.DATASET.DRAW = 0  # TinyWorld only: which of its endless draws
+    cfg.INPUT.AUGMENT = (
+        "cpu"  # where images are resized, flipped, normalized: by the workers, or on the device in batches
+    )
     cfg.DATALOADER.DECODE_CACHE_MB = -1  # decoded training images in memory: -1 a quarter of what is free; 0 off
     cfg.MODEL.BACKBONE.PATH = ""  # a CLIP state dict or TorchScript archive of one's own
     cfg.MODEL.LOGIT_SCALE = 0.0  # 0: the model's own

@@ -138,6 +138,7 @@ class _Features(Dataset):
             data,
             batch_size=loader.batch_size,
             num_workers=loader.num_workers,
+            collate_fn=loader.collate_fn,
             pin_memory=loader.pin_memory,
             generator=generator,
         )

@@ -12,6 +12,7 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 
 from qprompt.backbones import backbone_hash, convert_weights_, load_clip
 from qprompt.data.decode_cache import MB
+from qprompt.data.views import deliver_views_
 from qprompt.errors import UserError, did_you_mean
 from qprompt.feature_cache import (
     EpochLoader,
@@ -68,6 +69,15 @@ class PromptTrainer(PromptCheckpoints, TrainerX):
                 f"{did_you_mean(str(precision), PRECISIONS)}"
             )
         parse_feature_cache(cfg.FEATURE_CACHE)
+
+    def build_data_loader(self):
+        super().build_data_loader()
+        where = self.cfg.INPUT.AUGMENT
+        if where not in ("cpu", "device"):
+            raise UserError(f"INPUT.AUGMENT is cpu or device; got {where!r}.")
+        for loader in (self.train_loader_x, self.train_loader_u, self.val_loader, self.test_loader):
+            if where == "device" and loader is not None:
+                deliver_views_(loader)
 
     def build_model(self):
         self.precision = self.usable_precision(self.settings.PREC)
@@ -219,7 +229,8 @@ class PromptTrainer(PromptCheckpoints, TrainerX):
         )
 
     def parse_batch_train(self, batch):
-        return batch["img"].to(self.device), batch["label"].to(self.device)
+        image, label = batch["img"], batch["label"]  # pinned on a GPU: it need not wait for the copies
+        return image.to(self.device, non_blocking=True), label.to(self.device, non_blocking=True)
 
     def model_inference(self, image):
         with self.autocast():

@@ -164,7 +164,7 @@ class SimpleTrainer(TrainerBase):
 
     def parse_batch_test(self, batch):
         """Images and labels on the device."""
-        return batch["img"].to(self.device), batch["label"].to(self.device)
+        return batch["img"].to(self.device, non_blocking=True), batch["label"].to(self.device, non_blocking=True)
 
     def get_current_lr(self, names=None):
         """The rate of the first parameter group of the first (named) model."""
@@ -210,7 +210,7 @@ class TrainerX(SimpleTrainer):
 
     def parse_batch_train(self, batch):
         """Images, labels and domains on the device."""
-        return batch["img"].to(self.device), batch["label"].to(self.device), batch["domain"].to(self.device)
+        return tuple(batch[key].to(self.device, non_blocking=True) for key in ("img", "label", "domain"))
 
 
 class TrainerXU(SimpleTrainer):
@@ -229,9 +229,9 @@ class TrainerXU(SimpleTrainer):
     def parse_batch_train(self, batch_x, batch_u):  # type: ignore[override]
         """Labelled images, labels and unlabelled images on the device."""
         return (
-            batch_x["img"].to(self.device),
-            batch_x["label"].to(self.device),
-            batch_u["img"].to(self.device),
+            batch_x["img"].to(self.device, non_blocking=True),
+            batch_x["label"].to(self.device, non_blocking=True),
+            batch_u["img"].to(self.device, non_blocking=True),
         )
 
 
