@@ -34,10 +34,15 @@ def engines_own_reader(monkeypatch):
 
 
 def epochs(cfg, items, count=2):
-    """Order and pixels of `count` epochs after seeding, and the next global draw."""
+    """Order and pixels of `count` epochs after seeding, one begun before the last, and the next global draw."""
     set_random_seed(4)
     loader = build_data_loader(cfg, "RandomSampler", items, batch_size=8, tfm=build_transform(cfg))
-    out = [(batch["index"], batch["img"]) for _ in range(count) for batch in loader]
+    out = []
+    for epoch in range(count):
+        if epoch == count - 1:
+            next(iter(loader))
+        out += [(batch["index"], batch["img"]) for batch in loader]
+    assert loader.persistent_workers == (loader.num_workers > 0)
     return torch.cat([index for index, _ in out]), torch.cat([image for _, image in out]), torch.rand(2)
 
 

@@ -48,10 +48,12 @@ class EpochDataLoader(DataLoader):
 
     def __iter__(self):
         if hasattr(self.dataset, "epoch_seed"):
-            # Look at the number that DataLoader is about to draw for its workers, without drawing it.
             state = torch.get_rng_state()
             self.dataset.epoch_seed = int(torch.empty((), dtype=torch.int64).random_())
-            torch.set_rng_state(state)
+            if self._iterator is None:
+                # DataLoader is about to draw this number for its workers. Where they stay it would not: the epoch's
+                # order is then that of an epoch with new workers only because it was drawn here.
+                torch.set_rng_state(state)
         return super().__iter__()
 
 
@@ -85,11 +87,14 @@ def build_data_loader(
         sampler_type, cfg=cfg, data_source=data_source, batch_size=batch_size, n_domain=n_domain, n_ins=n_ins
     )
     wrapper = dataset_wrapper or DatasetWrapper
+    workers = _num_workers(cfg)
     loader = EpochDataLoader(
         wrapper(cfg, data_source, transform=tfm, is_train=is_train),
         batch_size=batch_size,
         sampler=sampler,
-        num_workers=_num_workers(cfg),
+        num_workers=workers,
+        # To start one takes up to 0.1 s. One's own data set may draw from what a new worker is seeded with.
+        persistent_workers=is_train and workers > 0 and wrapper is DatasetWrapper,
         drop_last=is_train and len(data_source) >= batch_size,
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
     )
@@ -201,7 +206,7 @@ class DatasetWrapper(TorchDataset):
         self.is_train = is_train
         self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
         self.return_img0 = cfg.DATALOADER.RETURN_IMG0
-        self.epoch_seed = 0
+        self._epoch_seed = torch.zeros((), dtype=torch.int64).share_memory_()  # with workers that stay
         if self.k_tfm > 1 and transform is None:
             raise ValueError(f"Cannot augment the image {self.k_tfm} times because transform is None")
 
@@ -210,6 +215,15 @@ class DatasetWrapper(TorchDataset):
         if "normalize" in cfg.INPUT.TRANSFORMS:
             to_tensor.append(T.Normalize(mean=cfg.INPUT.PIXEL_MEAN, std=cfg.INPUT.PIXEL_STD))
         self.to_tensor = T.Compose(to_tensor)
+
+    @property
+    def epoch_seed(self):
+        """What the random numbers of each image come from, together with its index."""
+        return int(self._epoch_seed)
+
+    @epoch_seed.setter
+    def epoch_seed(self, seed):
+        self._epoch_seed.fill_(seed)
 
     def __len__(self):
         return len(self.data_source)
