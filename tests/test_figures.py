@@ -29,6 +29,18 @@ def test_epochs_figure_draws_the_mean_over_seeds(tmp_path):
     assert len(base.collections) == len(new.collections) == 2  # a band each
 
 
+def test_long_names_leave_room_for_the_axes(tmp_path):
+    """An annotation as long as this made axes collapse, of which matplotlib warns: an error here."""
+    for number in range(3):
+        settings = {"TRAINER.QUANT.INCLUDE": [f"*.tensor_{number}", "*.compound_prompt_projections.*.weight"]}
+        stored = {"payload_bytes": 10 ** (number + 2)}
+        train = write_run(tmp_path / f"{number}", "QMaPLe", prompt=stored, settings=settings)
+        write_run(tmp_path / f"{number}n", "QMaPLe", mode="eval", classes="new", model_dir=str(train))
+    _, figure = make_figures(scores_of(tmp_path), ["size"])["size"]
+    assert [len(text.get_text()) for text in figure.axes[0].texts] == [24] * 3
+    assert to_bytes(figure, "png")
+
+
 def test_files_are_written_and_repeatable(tmp_path, capsys):
     write_base2new(tmp_path / "runs", curves=True)
     for out in ("a", "b"):

@@ -52,6 +52,14 @@ def test_base_new_and_h_follow_the_convention(two_seeds):
     assert list(rows_of(table))[0] == ("TinyWorld", "ZeroshotCLIP")
 
 
+def test_stored_is_all_that_was_learned(tmp_path):
+    kept = {"payload_bytes": 160, "fp16_kept_bytes": 768}
+    write_run(tmp_path / "run", "QMaPLe", prompt=kept)
+    write_run(tmp_path / "other", "MaPLe", prompt={"payload_bytes": 1000, "fp16_kept_bytes": None})
+    (table,), _ = tables_of(tmp_path)
+    assert [row["Stored"] for row in rows_of(table).values()] == [1000, 928]
+
+
 def test_average_over_data_sets_is_of_the_columns(tmp_path):
     write_base2new(tmp_path, datasets=("DTD", "EuroSAT"))
     (table,), _ = tables_of(tmp_path)

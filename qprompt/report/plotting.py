@@ -81,8 +81,14 @@ def legend_below(figure: Any, axes: Any, columns: int = 4) -> None:
             entries.setdefault(label, handle)
     entries = dict(sorted(entries.items(), key=lambda entry: entry[0].endswith(")")))  # zero-shot last
     if entries:
-        ncols = min(columns, len(entries))
-        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=ncols, handlelength=3)
+        labels = [cut(label, 60) for label in entries]
+        ncols = max(1, min(columns, len(labels), 100 // max(map(len, labels))))
+        figure.legend(entries.values(), labels, loc="outside lower center", ncols=ncols, handlelength=3)
+
+
+def cut(text: str, longest: int) -> str:
+    """At most so many characters of `text`: figures have no room for a whole list; tables have."""
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def to_bytes(figure: Any, kind: str) -> bytes:

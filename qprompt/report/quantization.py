@@ -12,7 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from qprompt.report.accuracy import unique
-from qprompt.report.plotting import legend_below, line_style, new_figure
+from qprompt.report.plotting import cut, legend_below, line_style, new_figure
 from qprompt.report.records import Run
 from qprompt.report.scores import Score
 
@@ -30,7 +30,7 @@ class Record(NamedTuple):
     @property
     def title(self) -> str:
         """Method, data set and seed."""
-        return f"{self.method}\n{self.run.dataset}, seed {self.run.seed}"
+        return f"{cut(self.method, 36)}\n{self.run.dataset}, seed {self.run.seed}"
 
     @property
     def tensors(self) -> list[str]:

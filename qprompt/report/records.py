@@ -47,9 +47,11 @@ class Run:
 
     @property
     def stored_bytes(self) -> int | None:
-        """Bytes of the learned prompt: the packed payload, or fp16 where nothing is quantized; zero-shot: 0."""
+        """Bytes of the learned prompt: indices, levels, and in fp16 what is not quantized; zero-shot: 0."""
         stored = self.prompt.get("payload_bytes")
-        return stored if stored is not None or self.learns else 0
+        if stored is None:
+            return None if self.learns else 0
+        return stored + (self.prompt.get("fp16_kept_bytes") or 0)
 
 
 class _Unreadable(Exception):
@@ -114,7 +116,8 @@ def read_run(file: Path) -> Run:
     if mode not in ("train", "eval") or classes not in ("all", "base", "new"):
         raise _Unreadable(f"mode {mode!r} and classes {classes!r}; expected train or eval, and all, base or new")
     prompt = _get(data, "prompt", dict, {})
-    _get(prompt, "payload_bytes", int, None)
+    for key in ("payload_bytes", "fp16_kept_bytes"):
+        _get(prompt, key, int, None)
     return Run(
         folder=file.parent,
         mode=mode,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from qprompt.report.accuracy import average_over_datasets, method_names, unique
-from qprompt.report.plotting import legend_below, marker_style, matplotlib, new_figure
+from qprompt.report.plotting import cut, legend_below, marker_style, matplotlib, new_figure
 from qprompt.report.scores import Score, base_to_new, by_method
 from qprompt.report.tables import Stat
 
@@ -38,7 +38,7 @@ def h_over_bytes(scores: Sequence[Score]) -> Any:
         axis.errorbar(sizes, means, yerr=errors, label=trainer, capsize=2, linewidth=0.8, markersize=6, **style)
         for label, stored, h in line:
             if setting := label.partition(" ")[2]:
-                axis.annotate(setting, (stored, h.mean), (4, 4), textcoords="offset points", fontsize=7)
+                axis.annotate(cut(setting, 24), (stored, h.mean), (4, 4), textcoords="offset points", fontsize=7)
     for label, _, h in levels:
         axis.axhline(h.mean, color="#000000", linewidth=1, linestyle=(0, (1, 2)), label=f"{label} (0 B)")
     axis.set_xscale("log")
