@@ -108,6 +108,13 @@ def test_nothing_to_pair_gives_no_table():
     assert comparison_table([score("CoOp", seed=1), score("QCoOp", seed=2)], [("CoOp", "QCoOp")]) is None
 
 
+def test_the_noise_control_is_compared_with_its_plain_method(tmp_path):
+    for trainer in ("CoOp", "NoisyCoOp", "MaPLe"):
+        write_run(tmp_path / trainer, trainer)
+    scores, _ = pair(read_runs([tmp_path])[0])
+    assert default_pairs(scores) == [("CoOp", "NoisyCoOp")]
+
+
 def test_default_pairs_take_the_most_alike_settings(tmp_path):
     for trainer in ("CoOp", "QCoOp"):
         for rate in (0.01, 0.1):

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         metavar=("METHOD", "METHOD"),
         action="append",
-        help="test the difference of two methods, as the tables name them (default: each QX against X)",
+        help="test the difference of two methods, as the tables name them (default: each QX and NoisyX against X)",
     )
     add(
         "--pairs-are",

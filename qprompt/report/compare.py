@@ -19,7 +19,7 @@ _MEASURES = {
 
 
 def default_pairs(scores: Sequence[Score]) -> list[tuple[str, str]]:
-    """Every quantized method against the one that it quantizes: ("CoOp", "QCoOp"), ("CoOp", "QCoOp BITS=2"), ...
+    """Every quantized or noisy method against its plain one: ("CoOp", "QCoOp"), ("CoOp", "NoisyCoOp SIGMA=0.1"), ...
 
     Of several ("CoOp LR=0.01", "CoOp LR=0.1") the one whose settings are most alike.
     """
@@ -27,10 +27,14 @@ def default_pairs(scores: Sequence[Score]) -> list[tuple[str, str]]:
     pairs = []
     for method, backbone in methods.items():
         trainer, *settings = method.split()
-        plain = [m for m, b in methods.items() if trainer == f"Q{m.split()[0]}" and b == backbone]
+        plain = [m for m, b in methods.items() if trainer in _over(m.split()[0]) and b == backbone]
         alike = [len(set(settings) & set(m.split()[1:])) for m in plain]
         pairs += [(m, method) for m, common in zip(plain, alike, strict=True) if common == max(alike)]
     return pairs
+
+
+def _over(trainer: str) -> tuple[str, str]:
+    return f"Q{trainer}", f"Noisy{trainer}"
 
 
 def comparison_table(scores: Sequence[Score], pairs: Sequence[tuple[str, str]], unit: str = "auto") -> Table | None:
