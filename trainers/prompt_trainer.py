@@ -1,12 +1,9 @@
-"""What all prompt learners share: backbone, precision, the training step, kept features."""
+"""What all prompt learners share: backbone, precision, the training step."""
 
 import math
-from pathlib import Path
 
-import PIL
 import torch
 import torch.nn.functional as F
-import torchvision
 from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 
@@ -14,30 +11,20 @@ from qprompt.backbones import backbone_hash, convert_weights_, load_clip
 from qprompt.data.decode_cache import MB
 from qprompt.data.views import deliver_views_
 from qprompt.errors import UserError, did_you_mean
-from qprompt.feature_cache import (
-    EpochLoader,
-    Store,
-    cached_loader,
-    is_deterministic,
-    one_image_an_item,
-    parse_feature_cache,
-)
-from qprompt.feature_files import FeatureFiles
-from qprompt.prompted_clip import Prompts, initial_context, prompt_layout
+from qprompt.feature_cache import parse_feature_cache
+from qprompt.prompted_clip import initial_context, prompt_layout
 from qprompt.prompted_clip.memory import bound_text_memory_, training_memory
-from qprompt.prompted_clip.text import use_reference
+from trainers.kept_features import KeptFeatures
 from trainers.prompt_checkpoints import PromptCheckpoints
 
 PRECISIONS = ("fp16", "fp32", "amp", "bf16")
 
 
-class PromptTrainer(PromptCheckpoints, TrainerX):
+class PromptTrainer(PromptCheckpoints, KeptFeatures, TrainerX):
     """Base of the trainers in this folder; a subclass says what is learned in `build_prompted_clip`."""
 
     node = ""  # its settings: cfg.TRAINER.<node>
     registered_name = "prompt_learner"  # the checkpoint folder, as upstream names it
-    prompts_images = False  # whether image features depend on what is learned
-    deviations: list[str] = []  # from the published protocol, as metrics.json says
     conditional = False  # whether text features depend on the image
 
     def build_prompted_clip(self, clip_model, classnames):
@@ -138,41 +125,6 @@ class PromptTrainer(PromptCheckpoints, TrainerX):
         if self.precision in ("fp16", "bf16"):
             convert_weights_(clip_model, torch.float16 if self.precision == "fp16" else torch.bfloat16)
         return clip_model
-
-    def keep_features(self):
-        """Encode images once where the image branch is frozen: always for testing, for training as FEATURE_CACHE says
-        and where no transform is random."""
-        kind, views = parse_feature_cache(self.cfg.FEATURE_CACHE)
-        if self.prompts_images or kind == "off":
-            return
-        encode, store = self.encode_images, self.feature_store()
-        for name in ("val_loader", "test_loader"):
-            if getattr(self, name) is not None:
-                setattr(self, name, cached_loader(getattr(self, name), encode, self.device, store))
-        training = self.train_loader_x
-        if is_deterministic(self.cfg):
-            print("No transform is random and the image branch is frozen: image features are computed once")
-            self.train_loader_x = cached_loader(training, encode, self.device, store)
-        elif kind == "epochs" and one_image_an_item(self.cfg):
-            print("Image features of each epoch's views are kept")
-            self.train_loader_x = EpochLoader(training, encode, self.device, store)
-        elif kind == "views" and one_image_an_item(self.cfg):
-            self.deviations = [f"training images are {views} fixed views each, not new ones every epoch"]
-            print(f"DEVIATION from the protocol: {self.deviations[0]} (FEATURE_CACHE {self.cfg.FEATURE_CACHE})")
-            self.train_loader_x = cached_loader(training, encode, self.device, store, views)
-
-    def feature_store(self):
-        """Where features outlive the run: beside the data; None with FEATURE_CACHE_MB 0."""
-        if self.cfg.FEATURE_CACHE_MB <= 0:
-            return None
-        files = FeatureFiles(Path(self.cfg.DATASET.ROOT).expanduser() / ".features", self.cfg.FEATURE_CACHE_MB * MB)
-        packages = torch.__version__, torchvision.__version__, PIL.__version__
-        how = self.precision, self.device.type, use_reference()
-        return Store(files, self.backbone_sha256, dict(self.cfg.INPUT), how, packages)
-
-    def encode_images(self, image):
-        with self.autocast():
-            return self.model.image_features(image, Prompts())
 
     def autocast(self):
         return torch.autocast(self.device.type, dtype=torch.float16, enabled=self.precision == "amp")
