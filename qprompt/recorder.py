@@ -102,13 +102,11 @@ class Recorder:
             return
         try:
             arrays = _arrays(_lines(self.part))
+            "".join(arrays).encode()  # names are those of files
         except Exception as error:  # whatever damage brings about
             raise UserError(f"{self.part} is damaged ({error}): delete it, the run goes on without.") from None
-        try:
-            with atomic_open(self.path) as file:
-                np.savez_compressed(file, **arrays)
-        except UnicodeError as error:  # a name that no file can hold
-            raise UserError(f"{self.part} is damaged ({error}): delete it, the run goes on without.") from None
+        with atomic_open(self.path) as file:
+            np.savez_compressed(file, **arrays)
         self.part.unlink()
 
     def _append(self, number: int, **record: Any) -> None:
