@@ -51,6 +51,19 @@ def test_pixels_are_torchvisions(size, mode):
     assert_equal(T.Compose([T.Resize(max(size), interpolation=mode), T.CenterCrop(size), *END[:1]]), images)
 
 
+def test_images_that_are_too_large_for_a_batch_are_resized_by_the_worker(monkeypatch):
+    images = [image(*side) for side in ((300, 100), (100, 300), (20, 10))]
+    for most in (1, 1000):
+        monkeypatch.setattr("qprompt.data.views._MOST", most)
+        for size in ((32, 32), (48, 40)):
+            crop = T.Compose([T.RandomResizedCrop(size, interpolation=BICUBIC), T.RandomHorizontalFlip(), *END])
+            center = T.Compose([T.Resize(max(size), interpolation=BICUBIC), T.CenterCrop(size), *END])
+            for transform in (crop, center):
+                assert_equal(transform, images)
+                draw = Draw(transform)
+                assert draw(images[0]).pixels.size <= 3 * max(most, size[0] * size[1])
+
+
 def test_images_of_the_usual_sizes():
     images = [image(*side) for side in ((500, 375), (375, 500), (224, 224), (640, 427))]
     crop = T.RandomResizedCrop((224, 224), scale=(0.08, 1), interpolation=BICUBIC)

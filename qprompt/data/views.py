@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision.transforms as T
+import torchvision.transforms.functional as F
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader, default_collate
 from qprompt.data.resizing import FILTERS, Axis, columns_first, weighted_sum
 from qprompt.errors import UserError
 
+_MOST = 1_000_000  # pixels of a view: of larger ones a batch would fill memory, here and on the device
 _GEOMETRY = ((T.RandomResizedCrop,), (T.Resize,), (T.Resize, T.CenterCrop))
 _FLIP = ((), (T.RandomHorizontalFlip,))
 _NORMALIZE = ((), (T.Normalize,))
@@ -77,6 +79,11 @@ class Draw:
         output = self._resized(height, width)
         rows, bottom = self._axis(height, output[0], self.size[0])
         columns, right = self._axis(width, output[1], self.size[1])
+        if (bottom - rows[3]) * (right - columns[3]) > _MOST:
+            whole = F.resize(image.crop((left, top, left + width, top + height)), output, self.resize.interpolation)
+            pixels = np.asarray(whole.crop((columns[2], rows[2], columns[2] + self.size[1], rows[2] + self.size[0])))
+            columns, rows = ((side, side, 0, 0) for side in self.size[::-1])  # to its own size: as it is
+            return View(pixels, (columns, rows), False, flip)
         pixels = np.asarray(image.crop((left + columns[3], top + rows[3], left + right, top + bottom)))
         if columns_first(height, width, output):
             return View(pixels.transpose(1, 0, 2), (rows, columns), True, flip)
