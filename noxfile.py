@@ -40,7 +40,7 @@ def oldest(session: nox.Session) -> None:
 @nox.session(python="3.13")
 def extras(session: nox.Session) -> None:
     """All extras: matplotlib, onnx, open_clip, submitit."""
-    session.install("-e", ".[plot,onnx,open_clip,slurm]", *PYTEST)
+    session.install("-e", ".[plot,onnx,openclip,slurm]", *PYTEST)
     run_tests(session)
 
 

@@ -38,7 +38,7 @@ setup(
     extras_require={
         "plot": ["matplotlib"],
         "onnx": ["onnx", "onnxruntime", "onnxscript"],
-        "open_clip": ["open_clip_torch"],
+        "openclip": ["open_clip_torch"],
         "slurm": ["submitit"],
         "test": ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "matplotlib", "ruff==0.17.5", "mypy==2.4.1"],
     },

@@ -1,0 +1,44 @@
+"""What mutation testing found untested: equalities, weights that diverged before the end, a learned step that moved."""
+
+import pytest
+import torch
+from quantized import one, weights
+
+from qprompt.errors import UserError
+from qprompt.fake_quant import FakeQuantize, finish_, refresh_
+
+
+def test_weights_that_diverged_are_refused_at_the_end_too():
+    module, _, original = one(weights(2, 8), mode="ptq")
+    original.data[0, 0] = torch.nan
+    with pytest.raises(UserError, match="ctx holds NaN or infinite values: training diverged"):
+        finish_(module)
+
+
+def test_a_divergence_that_equals_the_threshold_keeps_the_levels():
+    module, fake, _ = one(weights(4, 64), min_interval=1, kl_threshold=0.0)
+    for _ in range(3):
+        refresh_(module)
+    assert fake.kl == 0 and fake.fits == 1
+
+
+def test_the_largest_number_of_half_precision_can_be_quantized():
+    one(torch.tensor([[65504.0, -65504.0, 0.0]]))
+    with pytest.raises(UserError, match="half precision cannot hold"):
+        one(torch.tensor([[65505.0, 0.0]]))
+
+
+def test_a_learned_step_that_moved_decides_which_level_is_nearest():
+    module, fake, original = one(weights(4, 64), bits=2, method="lsq")
+    refresh_(module)
+    with torch.no_grad():
+        fake.step_size.mul_(3)
+    distance = fake.normalize(original)[0][..., None] - fake.normalized_levels()[:, None]
+    assert torch.equal(fake.encode(original).indices.long(), distance.abs().argmin(-1))
+
+
+def test_the_forward_pass_takes_what_refresh_computed(monkeypatch):
+    module, *_ = one(weights(4, 64))
+    refresh_(module)
+    monkeypatch.setattr(FakeQuantize, "encode", lambda *_: pytest.fail("computed again"))
+    assert len(module.ctx.unique()) == 2
