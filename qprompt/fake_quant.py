@@ -75,6 +75,8 @@ def refresh_(module: nn.Module) -> list[str]:
     them (``weight.add_``), not on ``weight.data``, which torch does not count.
     """
     quantized = quantized_parameters(module)
+    for fake, _ in quantized.values():
+        fake.forget()
     batches = encode_together(pair for pair in quantized.values() if pair[0].due is None)
     _set_divergence(batches)
     _keep(batches)

@@ -80,8 +80,7 @@ class FakeQuantize(nn.Module):
             return value
         if coded is not None and self.learned:
             return self._through_step_size(weight, value, coded)
-        # Exactly the levels: `W + (W_q - W).detach()` would round, and so train other values than are packed.
-        value = StraightThrough.apply(weight, value)
+        value = straight_through(weight, value)
         if coded is not None and self.config.gradient == "stats" and self.config.normalize:
             value = value + self._through_sigma(weight, coded)
         return value
@@ -95,15 +94,21 @@ class FakeQuantize(nn.Module):
 
     def keep(self, weight: Tensor, coded: Coded) -> None:
         """Use `coded` in the next forward pass with gradients, if `weight` is then what it is now."""
-        self._kept = Kept(weight._version, weight.data_ptr(), coded)
+        if weight.requires_grad:  # others are moving averages and the like, whose code changes them as it likes
+            self._kept = Kept(weight._version, weight.data_ptr(), coded)
+
+    def forget(self) -> None:
+        """Have the next forward pass compute its own code."""
+        self._kept = None
 
     def to_encode(self, weight: Tensor) -> bool:
         """Whether the next forward pass needs a code that was not kept for it."""
-        return self.active and self.config.levels > 0 and self._kept_for(weight) is None
+        return self.active and self.config.levels > 0 and weight.requires_grad and self._kept_for(weight) is None
 
     def _kept_for(self, weight: Tensor) -> Coded | None:
-        kept = self._kept
-        return kept.coded if kept and kept[:2] == (weight._version, weight.data_ptr()) else None
+        if self._kept is None or not isinstance(weight, nn.Parameter):  # a replica of it, or torch.func's stand-in
+            return None
+        return self._kept.coded if self._kept[:2] == (weight._version, weight.data_ptr()) else None
 
     def _take(self, weight: Tensor) -> Coded | None:
         if is_compiling():
@@ -218,6 +223,7 @@ class FakeQuantize(nn.Module):
         own = {**self._buffers, **self._parameters}
         before = {name: tensor.detach().clone() for name, tensor in own.items() if tensor is not None}
         super()._apply(*args, **kwargs)
+        self.forget()  # weights in another type and back may lie where they lay
         for name, old in before.items():
             now = getattr(self, name)
             if now.dtype != old.dtype:
@@ -225,8 +231,18 @@ class FakeQuantize(nn.Module):
         return self
 
 
+def straight_through(weight: Tensor, value: Tensor) -> Tensor:
+    """W_q, with its gradient as that of W.
+
+    Exactly: `W + (W_q - W).detach()` would round, and so train other values than are packed.
+    """
+    if isinstance(weight, nn.Parameter):
+        return StraightThrough.apply(weight, value)
+    return value + (weight - weight.detach())  # torch.func takes no Function like ours
+
+
 class StraightThrough(torch.autograd.Function):
-    """(W, W_q) -> W_q, with its gradient as that of W."""
+    """`straight_through` in one operation."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, value: Tensor) -> Tensor:

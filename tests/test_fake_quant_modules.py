@@ -343,3 +343,31 @@ def test_what_refresh_kept_is_for_that_weight_and_that_pass_only():
     assert torch.equal(module.ctx, module.ctx)
     original.data.mul_(3)  # not counted by torch: seen by a second pass
     assert torch.equal(module.ctx.detach(), fake.encode(original).values.view(4, 64))
+    refresh_(module)
+    original.data.mul_(3)
+    refresh_(module)  # finds what is there, though no pass took what the first one kept
+    assert torch.equal(module.ctx.detach(), fake.encode(original).values.view(4, 64))
+    refresh_(module)
+    module.half().float()
+    assert fake.to_encode(original)
+
+
+def test_moving_averages_may_be_changed_between_refresh_and_pass():
+    module, fake, average = one(weights(4, 64), bits=2, min_interval=1)
+    average.requires_grad_(False)
+    for _ in range(3):  # the later ones are gated
+        refresh_(module)
+        average.data.mul_(0.5)
+        assert torch.equal(module.ctx, fake.encode(average).values.view(4, 64))
+
+
+@pytest.mark.parametrize("gradient", ["ste", "stats"])
+def test_gradients_by_torch_func(gradient):
+    module = Learner()
+    quantize_(module, names=NAMES, bits=2, gradient=gradient)
+    refresh_(module)
+    module().sum().backward()
+    refresh_(module)
+    values = {name: p.detach() for name, p in module.named_parameters()}
+    grads = torch.func.grad(lambda values: torch.func.functional_call(module, values, ()).sum())(values)
+    assert all(torch.allclose(grads[name], p.grad) for name, p in module.named_parameters())
