@@ -25,7 +25,7 @@ def image(width, height, mode="RGB"):
     return Image.fromarray(rng.integers(0, 256, (height, width, 4), dtype=np.uint8)).convert(mode)
 
 
-def assert_equal(transform, images):
+def assert_equal(transform, images, device="cpu"):
     """Pixels, and the state of the generator behind them."""
     torch.manual_seed(3)
     plain, after = torch.stack([transform(each) for each in images]), torch.get_rng_state()
@@ -33,9 +33,9 @@ def assert_equal(transform, images):
     draw = Draw(transform)
     views = Views([draw(each) for each in images], draw)
     assert torch.equal(torch.get_rng_state(), after)
-    ours = views.to("cpu")
+    ours = views.to(device)
     assert len(views) == len(images) and ours.is_contiguous() and ours.dtype == plain.dtype
-    assert torch.equal(ours, plain)
+    assert torch.equal(ours.cpu(), plain)
 
 
 @pytest.mark.parametrize("mode", [BICUBIC, BILINEAR])
@@ -69,6 +69,14 @@ def test_images_of_the_usual_sizes():
     crop = T.RandomResizedCrop((224, 224), scale=(0.08, 1), interpolation=BICUBIC)
     assert_equal(T.Compose([crop, T.RandomHorizontalFlip(0.9), *END]), images)
     assert_equal(T.Compose([T.Resize(224, interpolation=BICUBIC), T.CenterCrop((224, 224)), *END]), images)
+
+
+@pytest.mark.gpu
+def test_pixels_of_a_gpu_are_those_of_a_cpu():
+    images = [image(*side) for side in ((500, 375), (375, 500), (30, 40))]
+    crop = T.RandomResizedCrop((224, 224), interpolation=BICUBIC)
+    assert_equal(T.Compose([crop, T.RandomHorizontalFlip(), *END]), images, "cuda")
+    assert_equal(T.Compose([T.Resize((48, 40), interpolation=BILINEAR), T.ToTensor()]), images, "cuda")
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK"])

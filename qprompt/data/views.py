@@ -148,7 +148,8 @@ class Views:
         result = weighted_sum(narrow, first_line[:, None] + across, across_weights[..., None])  # (3, B, side, side)
         result = torch.where(t["turned"][:, None, None], result.transpose(-2, -1), result)
         result = result[..., : self.size[0], : self.size[1]].transpose(0, 1)  # (B, 3, H, W)
-        result = torch.where(t["flip"][:, None, None, None], result.flip(-1), result).contiguous().float().div_(255)
+        result = torch.where(t["flip"][:, None, None, None], result.flip(-1), result).contiguous().float()
+        result.div_(torch.full((), 255.0, device=device))  # by a plain number CUDA multiplies with the reciprocal
         if "mean" in t:
             result.sub_(t["mean"][:, None, None]).div_(t["std"][:, None, None])
         return result
