@@ -8,16 +8,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from qprompt.config import ALIKE
+from qprompt.config import ALIKE, WITHOUT_EFFECT
 from qprompt.report.records import Run
 
 # What a report has columns or rows of its own for, and what changes no result.
 _NOT_METHOD = {
-    "OUTPUT_DIR", "RESUME", "SEED", "VERBOSE", "USE_CUDA", "FEATURE_CACHE_MB", "TRAINER.NAME", "MODEL.BACKBONE.NAME",
-    "DATASET.ROOT", "DATASET.NAME", "DATASET.LIST", "DATASET.DRAW", "DATASET.NUM_SHOTS", "DATASET.SUBSAMPLE_CLASSES",
-    "DATASET.SOURCE_DOMAINS", "DATASET.TARGET_DOMAINS", "DATASET.WRITE_CACHE",
-    "DATALOADER.NUM_WORKERS", "DATALOADER.DECODE_CACHE_MB", "DATALOADER.TEST.BATCH_SIZE", "TEXT_MEMORY_MB",
-    "TRAIN.PRINT_FREQ", "TRAIN.CHECKPOINT_FREQ", "TEST.FINAL_MODEL",
+    *WITHOUT_EFFECT, "SEED", "USE_CUDA", "TRAINER.NAME", "MODEL.BACKBONE.NAME", "DATASET.NAME", "DATASET.LIST",
+    "DATASET.DRAW", "DATASET.NUM_SHOTS", "DATASET.SUBSAMPLE_CLASSES", "DATASET.SOURCE_DOMAINS",
+    "DATASET.TARGET_DOMAINS", "DATALOADER.TEST.BATCH_SIZE", "TRAIN.CHECKPOINT_FREQ", "TEST.FINAL_MODEL",
 }  # fmt: skip
 # Protocols set these by data set or by shots (ImageNet 50 epochs, others 200): they make another method only
 # where the same trainer, data set and shots were run with several.
