@@ -164,11 +164,11 @@ def test_denormals_huge_and_nearly_equal_values(x):
 def test_as_many_values_as_levels_are_levels_exactly():
     x = torch.tensor([1e17, 3.0, -1e17, 1.0], dtype=torch.float64)
     assert kmeans(x, 4).tolist() == [-1e17, 1.0, 3.0, 1e17]
-    for seed in range(4):  # gaps over many orders of magnitude
+    for seed in range(6):  # gaps over many orders of magnitude
         r = np.random.default_rng(seed)
         values = np.unique(np.exp(6 * r.standard_normal(40)).cumsum().astype(np.float32))
-        x = r.choice(values, 550).astype(float)
-        assert cost(x, kmeans(torch.from_numpy(x).float(), 40)) <= 1e-9 * np.square(x - x.mean()).sum()
+        levels = kmeans(torch.from_numpy(np.tile(values, 14)), 40).numpy()
+        assert (np.abs(levels - values[:, None]).min(1) <= 1e-5 * values).all()
 
 
 def test_batch_equals_rows():
