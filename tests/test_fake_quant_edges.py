@@ -42,3 +42,40 @@ def test_the_forward_pass_takes_what_refresh_computed(monkeypatch):
     refresh_(module)
     monkeypatch.setattr(FakeQuantize, "encode", lambda *_: pytest.fail("computed again"))
     assert len(module.ctx.unique()) == 2
+
+
+def test_a_learned_step_starts_at_the_levels_that_were_fitted():
+    module, fake, _ = one(weights(4, 64), bits=2, method="lsq")
+    refresh_(module)
+    assert torch.allclose(fake.normalized_levels(), fake.codebook) and bool((fake.codebook.diff() > 0).all())
+
+
+def test_16_bits_have_nothing_to_learn_nor_to_fit_again():
+    module, fake, _ = one(weights(4, 64), bits=16, method="lsq", min_interval=1, kl_threshold=0.0)
+    for _ in range(3):
+        refresh_(module)
+    assert fake.step_size is None and fake.fits == 1
+
+
+def test_a_state_from_before_the_first_fit_is_loaded_as_such():
+    module, _, original = one(weights(4, 64), mode="ptq")
+    other, fake, _ = one(weights(4, 64, seed=1), mode="ptq")
+    other.load_state_dict(module.state_dict())
+    assert not fake.active and torch.equal(other.ctx, original)
+
+
+def test_a_single_number_is_a_row():
+    assert one(torch.tensor(0.5), granularity="row")[1].groups == 1
+
+
+def test_the_gradient_through_sigma_is_that_of_each_row():
+    rows = weights(3, 64)
+    module, *_, whole = one(rows.clone(), gradient="stats", granularity="row")
+    refresh_(module)
+    g = weights(3, 64, seed=2)
+    (module.ctx * g).sum().backward()
+    for i in range(3):
+        alone, *_, row = one(rows[i : i + 1].clone(), gradient="stats")
+        refresh_(alone)
+        (alone.ctx * g[i : i + 1]).sum().backward()
+        assert torch.allclose(row.grad[0], whole.grad[i], rtol=1e-4, atol=1e-7)
