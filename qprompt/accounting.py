@@ -41,12 +41,11 @@ def quantized_costs(module: nn.Module) -> list[TensorCost]:
 
 
 def half_precision_costs(module: nn.Module) -> list[tuple[str, tuple[int, ...], int]]:
-    """(name, shape, bytes in half precision) of the trainable parameters that are not quantized."""
-    quantized = {id(weight) for _, weight in quantized_parameters(module).values()}
+    """(name, shape, bytes in half precision) of the trainable parameters that `packing.save` stores as they are."""
     return [
         (name, tuple(p.shape), 2 * p.numel())
         for name, p in module.named_parameters()
-        if p.requires_grad and id(p) not in quantized
+        if p.requires_grad and ".parametrizations." not in f".{name}"
     ]
 
 

@@ -51,6 +51,13 @@ def test_qmaple_takes_1774656_bytes_and_its_biases_13824(tmp_path):
     assert "1774656" in repr(inspect(tmp_path / "p.qprompt")).replace(",", "").replace("_", "")
 
 
+def test_step_sizes_that_are_learned_are_in_the_levels():
+    learner = coop()
+    quantize_(learner, bits=2, method="lsq", names=["ctx"])
+    summary = accounting.summary(learner)
+    assert (summary["payload_bytes"], summary["fp16_kept_bytes"]) == (512 + 8, 0)
+
+
 def test_summary_of_a_constant_tensor_is_plain_json(tmp_path):
     import json
 
