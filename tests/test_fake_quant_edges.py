@@ -4,6 +4,7 @@ import pytest
 import torch
 from quantized import one, weights
 
+from qprompt.assignment import lookup
 from qprompt.errors import UserError
 from qprompt.fake_quant import FakeQuantize, finish_, refresh_
 
@@ -62,6 +63,24 @@ def test_a_state_from_before_the_first_fit_is_loaded_as_such():
     other, fake, _ = one(weights(4, 64, seed=1), mode="ptq")
     other.load_state_dict(module.state_dict())
     assert not fake.active and torch.equal(other.ctx, original)
+
+
+def test_a_state_after_one_fit_is_loaded_as_fitted():
+    module, *_ = one(weights(4, 64))
+    refresh_(module)
+    other, *_ = one(weights(4, 64, seed=1))
+    other.load_state_dict(module.state_dict())
+    assert torch.equal(other.ctx, module.ctx)
+
+
+def test_the_gradient_through_sigma_is_that_of_the_formula_for_a_few_entries():
+    module, fake, original = one(weights(1, 8), gradient="stats")
+    refresh_(module)
+    g = weights(1, 8, seed=2)
+    (module.ctx * g).sum().backward()
+    normalized = fake.normalize(original)[0]
+    residual = lookup(fake.codebook, fake.encode(original).indices) - normalized
+    assert torch.allclose(original.grad, g + normalized / 8 * (g * residual).sum(), rtol=1e-4, atol=1e-7)
 
 
 def test_a_single_number_is_a_row():
