@@ -154,6 +154,8 @@ def test_oversized(tmp_path, sound):
     assert "does not agree with its size" in refusal(tmp_path, sound + b"\0")
     header, about, payload = parts(sound)
     assert "does not agree with its size" in refusal(tmp_path, forged(header, about, payload + b"1234"))
+    header["indices/deep.1"] = header["indices/deep.0"]  # two tensors over the same bytes
+    assert "does not agree with its size" in refusal(tmp_path, forged(header, about, payload))
 
 
 def test_any_changed_byte_is_noticed(tmp_path, sound):
