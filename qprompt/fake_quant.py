@@ -69,10 +69,11 @@ def refresh_(module: nn.Module) -> list[str]:
     """Once a step, before the forward pass: count the step, fit the levels that are due. Returns the names fitted.
 
     Not once a micro-batch: with gradient accumulation all of a step's passes use the same levels. It walks the
-    submodules, so give it the smallest module that holds the quantized tensors. At most one host sync in all.
+    submodules, so give it the smallest module that holds the quantized tensors. At most one host sync in all where
+    nothing is, or was just, fitted.
 
-    The values that it finds are those of the forward pass after it: between the two, change weights by operations on
-    them (``weight.add_``), not on ``weight.data``, which torch does not count.
+    The values that it finds are those of the forward pass after it: between the two, change weights that train by
+    operations on them (``weight.add_``), not on ``weight.data``, which torch does not count.
     """
     quantized = quantized_parameters(module)
     for fake, _ in quantized.values():
