@@ -87,8 +87,11 @@ def legend_below(figure: Any, axes: Any, columns: int = 4) -> None:
 
 
 def cut(text: str, longest: int) -> str:
-    """At most so many characters of `text`: figures have no room for a whole list; tables have."""
-    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+    """At most so many characters of `text`, of both its ends: figures have no room for a whole list; tables have."""
+    if len(text) <= longest:
+        return text
+    front = (longest - 3) // 2
+    return f"{text[:front]}...{text[front + 3 - longest :]}"
 
 
 def to_bytes(figure: Any, kind: str) -> bytes:
