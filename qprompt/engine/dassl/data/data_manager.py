@@ -206,7 +206,9 @@ class DatasetWrapper(TorchDataset):
         self.is_train = is_train
         self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
         self.return_img0 = cfg.DATALOADER.RETURN_IMG0
-        self._epoch_seed = torch.zeros((), dtype=torch.int64).share_memory_()  # with workers that stay
+        self._epoch_seed = torch.zeros((), dtype=torch.int64)
+        if cfg.DATALOADER.NUM_WORKERS:
+            self._epoch_seed.share_memory_()  # with workers that stay
         if self.k_tfm > 1 and transform is None:
             raise ValueError(f"Cannot augment the image {self.k_tfm} times because transform is None")
 
