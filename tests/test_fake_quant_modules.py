@@ -11,9 +11,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 import qprompt
-from qprompt.coding import encode
 from qprompt.errors import UserError
-from qprompt.fake_quant import FakeQuantize, QuantConfig, dequantize_, quantize_, quantized_parameters, refresh_
+from qprompt.fake_quant import QuantConfig, dequantize_, quantize_, quantized_parameters, refresh_
 
 # --- wherever modules are used ---------------------------------------------------------------------------------------
 
@@ -261,104 +260,6 @@ def test_public_names():
     }
     for name in qprompt.__all__:
         assert getattr(qprompt, name) is not None
-
-
-# --- all tensors in one pass -----------------------------------------------------------------------------------------
-
-
-class Many(nn.Module):
-    """Tensors of two sizes, several of each, and a large one."""
-
-    def __init__(self):
-        super().__init__()
-        g = torch.Generator().manual_seed(3)
-        shapes = [(4, 64)] * 3 + [(2, 32)] * 2 + [(90, 100)] * 2
-        self.prompts = nn.ParameterList(nn.Parameter(torch.randn(s, generator=g) * 0.1 + 0.05) for s in shapes)
-
-    def forward(self):
-        return sum((p * p.roll(1)).sum() for p in self.prompts)
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [{"bits": 1}, {"bits": 4, "policy": "every"}, {"bits": 2, "gradient": "stats"}, {"bits": 2, "normalize": False}]
-    + [{"bits": 3, "method": "lsq"}, {"bits": 2, "granularity": "row"}, {"bits": 2, "policy": "once"}],
-    ids=str,
-)
-def test_one_pass_over_all_tensors_equals_one_each(fields, monkeypatch):
-    def trained():
-        module = Many()
-        quantize_(module, names="*", min_interval=3, kl_threshold=1e-4, **fields)
-        optim = torch.optim.SGD(module.parameters(), lr=0.05)
-        seen = []
-        for _ in range(8):
-            seen += refresh_(module)
-            value = module()
-            optim.zero_grad()
-            value.backward()
-            optim.step()
-            seen += [value.detach(), *(fake.kl for fake, _ in quantized_parameters(module).values())]
-        return seen + list(module.state_dict().values())
-
-    together = trained()
-    monkeypatch.setattr(FakeQuantize, "keep", lambda *_: None)  # each forward pass codes its own tensor
-    for a, b in zip(together, trained(), strict=True):
-        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-
-
-def test_a_step_codes_each_tensor_once(monkeypatch):
-    passes = []
-
-    def counted(normalized, *others):
-        passes.append(len(normalized))
-        return encode(normalized, *others)
-
-    monkeypatch.setattr("qprompt.coding.encode", counted)
-    monkeypatch.setattr("qprompt.fake_quantize.encode", counted)
-    module = Many()
-    quantize_(module, names="*", min_interval=1, bits=2)
-    refresh_(module)
-    passes.clear()
-    for _ in range(2):  # the second step is gated
-        refresh_(module)
-        module().backward()
-        assert passes == [3, 2, 1, 1]  # large tensors alone on a CPU
-        passes.clear()
-    assert len(quantized_parameters(module)) == 7
-
-
-def test_what_refresh_kept_is_for_that_weight_and_that_pass_only():
-    module, fake, original = one(weights(4, 64), bits=2)
-    for change in (
-        lambda: original.add_(0.5),
-        lambda: module.load_state_dict(module.state_dict() | {"parametrizations.ctx.original": original + 1}),
-        lambda: setattr(original, "data", original.data * 2),
-    ):
-        refresh_(module)
-        with torch.no_grad():
-            change()
-            expected = module.ctx.clone()
-        assert torch.equal(module.ctx, expected)
-    refresh_(module)
-    assert torch.equal(module.ctx, module.ctx)
-    original.data.mul_(3)  # not counted by torch: seen by a second pass
-    assert torch.equal(module.ctx.detach(), fake.encode(original).values.view(4, 64))
-    refresh_(module)
-    original.data.mul_(3)
-    refresh_(module)  # finds what is there, though no pass took what the first one kept
-    assert torch.equal(module.ctx.detach(), fake.encode(original).values.view(4, 64))
-    refresh_(module)
-    module.half().float()
-    assert fake.to_encode(original)
-
-
-def test_moving_averages_may_be_changed_between_refresh_and_pass():
-    module, fake, average = one(weights(4, 64), bits=2, min_interval=1)
-    average.requires_grad_(False)
-    for _ in range(3):  # the later ones are gated
-        refresh_(module)
-        average.data.mul_(0.5)
-        assert torch.equal(module.ctx, fake.encode(average).values.view(4, 64))
 
 
 @pytest.mark.parametrize("gradient", ["ste", "stats"])
