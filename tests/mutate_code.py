@@ -36,7 +36,12 @@ TESTS = {
     "qprompt.quantizers": ["test_quantizers.py"],
     "qprompt.fake_quant": ["test_fake_quant_edges.py", "test_fake_quant_modules.py", "test_fake_quant.py"],
     "qprompt.fake_quantize": ["test_fake_quant_edges.py", "test_fake_quant.py", "test_fake_quant_modules.py"],
-    "qprompt.coding": ["test_coding.py", "test_fake_quant_edges.py", "test_fake_quant.py", "test_fake_quant_modules.py"],
+    "qprompt.coding": [
+        "test_coding.py",
+        "test_fake_quant_edges.py",
+        "test_fake_quant.py",
+        "test_fake_quant_modules.py",
+    ],
     "qprompt.bits": ["test_packing.py"],
     "qprompt.packing": ["test_packing.py", "test_checkpoints.py"],
     "qprompt.prompt_file": ["test_packing.py"],

@@ -222,9 +222,7 @@ def test_divergence_is_the_formula():
     now = torch.stack([(indices == i).sum() for i in range(4)]).double() + 0.5
     reference = fake.reference[0].double() * 2000 + 0.5
     now, reference = now / now.sum(), reference / reference.sum()
-    assert fake.divergence(original) == pytest.approx(
-        (now * (now / reference).log()).sum().item(), rel=1e-4
-    )
+    assert fake.divergence(original) == pytest.approx((now * (now / reference).log()).sum().item(), rel=1e-4)
 
 
 def test_divergence_is_finite_where_a_level_is_empty():
