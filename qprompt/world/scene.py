@@ -175,7 +175,7 @@ def draw(scene: Scene) -> np.ndarray:
     dice = Dice("draw", scene.seed)
     labels, u, v = _labels(scene, dice)
     if scene.style == "sketch":
-        picture = np.full((SIZE, SIZE, 3), 236, np.int16)
+        picture: np.ndarray = np.full((SIZE, SIZE, 3), 236, np.int16)
         picture[labels == 3] = 120
         picture[_outline(labels)] = 40
     else:
