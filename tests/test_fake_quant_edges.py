@@ -98,3 +98,16 @@ def test_the_gradient_through_sigma_is_that_of_each_row():
         refresh_(alone)
         (alone.ctx * g[i : i + 1]).sum().backward()
         assert torch.allclose(row.grad[0], whole.grad[i], rtol=1e-4, atol=1e-7)
+
+
+def test_a_learned_step_passes_the_levels_exactly_with_gradients():
+    module, fake, original = one(weights(4, 500), method="lsq", bits=2)
+    assert module.ctx.requires_grad
+    assert torch.equal(module.ctx, fake.encode(original).values.view_as(original))
+
+
+def test_a_state_holds_levels_and_shares_and_what_was_counted():
+    module, fake, _ = one(weights(4, 500), bits=2)
+    own = {key.rpartition(".")[2] for key in module.state_dict()}
+    assert own == {"original", "codebook", "reference", "_extra_state"}
+    assert fake.kl == 0  # just fitted

@@ -80,3 +80,22 @@ def test_registry():
         quantizers.get("kmean")
     with pytest.raises(ValueError, match="registered already"):
         quantizers.register("kmeans")(lambda x, k: x)
+
+
+@pytest.mark.parametrize("name", quantizers.REGISTRY)
+def test_rows_of_a_batch_do_not_know_of_each_other(name):
+    rule = quantizers.get(name)
+    k = 2 if rule.max_bits == 1 else 4
+    x = torch.randn(3, 500, generator=torch.Generator().manual_seed(0)) * torch.tensor([[1e-2], [1.0], [30.0]])
+    together = rule.fit(x, k)
+    assert together.shape == (3, k)
+    for row, levels in zip(x, together, strict=True):
+        assert torch.allclose(rule.fit(row[None], k)[0], levels, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", quantizers.REGISTRY)
+def test_levels_scale_with_the_values(name):
+    rule = quantizers.get(name)
+    k = 2 if rule.max_bits == 1 else 4
+    x = torch.randn(1, 500, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(rule.fit(x / 128, k) * 128, rule.fit(x, k), rtol=1e-5)
