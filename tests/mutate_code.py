@@ -33,9 +33,14 @@ sys.path[:0] = [str(HERE), str(HERE / "tests")]
 TESTS = {
     "qprompt.kmeans": ["test_kmeans.py", "test_quantizers.py"],
     "qprompt.assignment": ["test_kmeans.py", "test_fake_quant.py"],
-    "qprompt.quantizers": ["test_quantizers.py"],
+    "qprompt.quantizers": ["test_quantizers.py", "test_fake_quant.py"],
     "qprompt.fake_quant": ["test_fake_quant_edges.py", "test_fake_quant_modules.py", "test_fake_quant.py"],
-    "qprompt.fake_quantize": ["test_fake_quant_edges.py", "test_fake_quant.py", "test_fake_quant_modules.py"],
+    "qprompt.fake_quantize": [
+        "test_coding.py",
+        "test_fake_quant_edges.py",
+        "test_fake_quant.py",
+        "test_fake_quant_modules.py",
+    ],
     "qprompt.coding": [
         "test_coding.py",
         "test_fake_quant_edges.py",
