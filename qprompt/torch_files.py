@@ -17,7 +17,25 @@ from typing import Any
 
 import torch
 
+from qprompt.errors import UserError
 from qprompt.pickles import BoundedUnpickler
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """All that a checkpoint holds, and the state dict in it; a state dict saved by itself is both.
+
+    Nothing in the file is run. Raises UserError where it is no checkpoint.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"no checkpoint {path}.")
+    try:
+        content = read_torch_file(path, map_location="cpu")
+    except ValueError as error:
+        raise UserError(f"{path} is not a readable checkpoint: {error}") from None
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict):
+        raise UserError(f"{path} holds no state dict, so it is no checkpoint.")
+    return content, state
 
 
 def read_torch_file(path: str | os.PathLike[str] | bytes, map_location: Any = None) -> Any:

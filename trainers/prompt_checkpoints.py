@@ -5,7 +5,7 @@ from glob import glob
 
 from qprompt.errors import UserError
 from qprompt.states import load_state_dict_
-from qprompt.torch_files import read_torch_file
+from qprompt.torch_files import read_checkpoint
 
 # The embeddings of the class tokens: upstream stores them, here they are rebuilt for the classes at hand.
 REBUILT = ("token_prefix", "token_suffix")
@@ -38,15 +38,8 @@ class PromptCheckpoints:
 
     def load_prompts(self, path, module):
         """Load one checkpoint file into a registered module."""
-        if not osp.isfile(path):
-            raise UserError(f"no checkpoint {path}.")
-        try:  # not by dassl.utils.load_checkpoint: the real Dassl's runs what a file holds
-            checkpoint = read_torch_file(path, map_location="cpu")
-        except ValueError as error:
-            raise UserError(f"{path} is not a readable checkpoint: {error}") from None
-        state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
-        if not isinstance(state, dict):
-            raise UserError(f"{path} holds no state dict, so it is no checkpoint.")
+        # Not by dassl.utils.load_checkpoint: the real Dassl's runs what a file holds.
+        checkpoint, state = read_checkpoint(path)
         state = {key: value for key, value in state.items() if self.is_learned(key)}
         self.check_settings(checkpoint.get("run") or {}, path)
         print(f'Loading weights to {self.registered_name} from "{path}" (epoch = {checkpoint.get("epoch")})')

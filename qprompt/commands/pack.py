@@ -10,9 +10,7 @@ Examples:
 """
 
 import argparse
-import os
 from pathlib import Path
-from typing import Any
 
 from qprompt.errors import UserError
 
@@ -34,9 +32,10 @@ def run(args: argparse.Namespace) -> None:
     from qprompt.checkpoints import kind_of_state
     from qprompt.packing import inspect, pack
     from qprompt.quant_config import QuantConfig
+    from qprompt.torch_files import read_checkpoint
 
     path = checkpoint_file(args.checkpoint)
-    state = read_state_dict(path)
+    _, state = read_checkpoint(path)
     config = None
     if args.bits is not None or args.method:
         bits = args.bits if args.bits is not None else kind_of_state(state).bits
@@ -57,19 +56,3 @@ def checkpoint_file(path: str | Path) -> Path:
     if not epochs:
         raise UserError(f"{path} holds no model.pth.tar-EPOCH: name the checkpoint file, or the folder it is in.")
     return epochs[max(epochs)]
-
-
-def read_state_dict(path: str | Path) -> dict[str, Any]:
-    """The state dict in a checkpoint, or one saved by itself. Nothing in the file is run (see `torch_files`)."""
-    if not os.path.isfile(path):
-        raise UserError(f"no checkpoint {path}")
-    from qprompt.torch_files import read_torch_file
-
-    try:
-        content = read_torch_file(path, map_location="cpu")
-    except ValueError as error:
-        raise UserError(f"{path} is not a readable checkpoint: {error}") from None
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict):
-        raise UserError(f"{path} holds no state dict, so it is no checkpoint of CoOp or MaPLe")
-    return state
