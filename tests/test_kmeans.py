@@ -286,3 +286,12 @@ def test_gpu_equals_cpu_without_a_sync(n, k):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert cost(x, levels[0].cpu()) == pytest.approx(cost(x, kmeans(x, k)), rel=1e-4)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("n", [1, 2, 3, 7])
+def test_one_bad_value_among_any_number_is_refused(n, bad):
+    x = torch.arange(n, dtype=torch.float32)
+    x[n // 2] = bad
+    with pytest.raises(UserError, match="NaN or infinite"):
+        kmeans(x, 2)
