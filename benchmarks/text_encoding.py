@@ -8,20 +8,21 @@
 path and upstream's are left out: they keep 27 MB a class. Rows of other cases in the results file stay.
 Random weights in the true shapes; class names of 1 to 4 words. The floor is the arithmetic that has to be done (the
 matrix products of the rows that features depend on, forward and to the inputs) at the rate measured here, that of a
-large square product. "products" is those products alone, in their own shapes: few rows are slower than large squares.
+large square product in the faster library. "products" is those products alone, in their own shapes, in the library that
+takes them: few rows are slower than large squares.
 """
 
 import argparse
 from types import SimpleNamespace
 
 import torch
-import torch.nn.functional as F
-from measure import kept_for_backward, matrix_rate, reference, save, side_by_side, upstream
+from measure import kept_for_backward, matrix_rates, reference, save, side_by_side, upstream
 
 from qprompt.backbones.load import build_clip
 from qprompt.backbones.random_weights import SHAPES, ClipShape, random_state_dict
 from qprompt.prompted_clip import encode_text, initial_context, prompt_layout
 from qprompt.prompted_clip.memory import bound_text_memory_, training_memory
+from qprompt.prompted_clip.products import linear
 
 WORDS = ("red", "old", "small", "wooden", "bird", "tower", "river", "engine", "flower", "glass", "northern", "market")
 
@@ -46,15 +47,15 @@ def floor(layout, clip_model, rate):
     return 2 * 2 * width**2 * (12 * rows * (layers - 1) + last) / rate
 
 
-@torch.no_grad()
 def products(layout, clip_model):
     """The matrix products of `floor`, with numbers that mean nothing."""
     blocks, width = list(clip_model.transformer.resblocks), clip_model.transformer.width
 
     def both_ways(rows, *weights):
         for weight in weights:
-            into, out = torch.zeros(rows, weight.shape[1]), torch.zeros(rows, weight.shape[0])
-            F.linear(into, weight), out @ weight
+            into = torch.zeros(rows, weight.shape[1], requires_grad=True)
+            out = linear(into, weight.detach(), torch.zeros(len(weight)))
+            torch.autograd.grad(out, into, torch.zeros_like(out))
 
     def others(block):
         return block.attn.out_proj.weight, block.mlp.c_fc.weight, block.mlp.c_proj.weight
@@ -118,12 +119,15 @@ def main():
         activate()
     theirs = upstream(args.coop, "coop") if args.coop else None
     clip_model = text_side(args.backbone)
-    rate = matrix_rate()
-    print(f"{args.backbone}, {torch.get_num_threads()} thread(s), {rate / 1e9:.0f} GFLOP/s; medians of {args.repeat}")
+    rates = matrix_rates()
+    said = f"{rates['best'] / 1e9:.0f} GFLOP/s, PyTorch's own product {rates['torch'] / 1e9:.0f}"
+    print(f"{args.backbone}, {torch.get_num_threads()} thread(s), {said}; medians of {args.repeat}")
     rows = []
     for n_classes in args.classes:
         for n_context in args.context:
-            row = measure(clip_model, n_classes, n_context, args.repeat, rate, theirs, n_classes <= args.plain_up_to)
+            row = measure(
+                clip_model, n_classes, n_context, args.repeat, rates["best"], theirs, n_classes <= args.plain_up_to
+            )
             rows.append(row)
             base = row.get("upstream", row.get("plain", row["fast"]))
             about = f"{row['rows']} rows, floor {row['floor_s']:.3f} s, products {row['products_s']:.3f} s"
@@ -136,7 +140,7 @@ def main():
                         f"{base['median_s'] / r['median_s']:5.1f}x   kept {r['kept_bytes'] / 2**20:8.1f} MiB "
                         f"{base['kept_bytes'] / r['kept_bytes']:5.1f}x less"
                     )
-    save("text_encoding", rows, ("classes", "context"), backbone=args.backbone, gflops=rate / 1e9)
+    save("text_encoding", rows, ("classes", "context"), backbone=args.backbone, rates=rates)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@
 
 A case is METHOD:CLASSES:BATCH. Random ViT-B/16 weights, fp32; CoOp with 4 context vectors, MaPLe with depth 9.
 "features" is the step where image features are kept, "quantized" that of QCoOp or QMaPLe. The floor is the arithmetic
-that has to be done at the matrix rate measured here. Rows of other cases in the results file stay.
+that has to be done at the rate of a large square product in the faster library, measured here. Rows of other cases in
+the results file stay.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
-from measure import matrix_rate, reference, save, side_by_side, upstream
+from measure import matrix_rates, reference, save, side_by_side, upstream
 from text_encoding import class_names, floor
 
 from qprompt.backbones.load import build_clip
@@ -126,10 +127,10 @@ def main():
     clip_model = build_clip(weights, args.backbone)
     checkouts = {"CoOp": args.coop, "MaPLe": args.maple}
     modules = {method: upstream(path, method.lower()) if path else None for method, path in checkouts.items()}
-    rate = matrix_rate()
+    rates = matrix_rates()
     rows = []
     for case in args.cases:
-        row = measure(case, weights, clip_model, args.repeat, rate, modules)
+        row = measure(case, weights, clip_model, args.repeat, rates["best"], modules)
         rows.append(row)
         base = row.get("upstream", row["plain"])["median_s"]
         print(f"{row['method']}, {row['classes']} classes, batch {row['batch']}, floor {row['floor_s']:.2f} s")
@@ -138,7 +139,7 @@ def main():
                 r = row[name]
                 spread = f"({r['fastest_s']:.2f} to {r['slowest_s']:.2f})"
                 print(f"  {name:9} {r['median_s']:8.2f} s {spread} {base / r['median_s']:6.1f}x", flush=True)
-    save("training_step", rows, ("method", "classes", "batch"), backbone=args.backbone, gflops=rate / 1e9)
+    save("training_step", rows, ("method", "classes", "batch"), backbone=args.backbone, rates=rates)
 
 
 if __name__ == "__main__":

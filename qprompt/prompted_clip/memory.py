@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qprompt.backbones import ClipModel
+from qprompt.prompted_clip.image import images_at_once
 from qprompt.prompted_clip.layout import BIN, PromptLayout
 
 PARTS = 8  # of the bound: how finely text is cut when not all of it may be kept
@@ -73,8 +74,8 @@ def training_memory(clip_model: ClipModel, layout: PromptLayout, batch: int, n_i
     if hasattr(visual, "transformer"):
         image_rows = batch * (len(visual.positional_embedding) + n_image)
         image_kept = image_rows * kept_per_row(visual.transformer, itemsize) if n_image else 0
-        work = image_rows * visual.transformer.width
-    # Two tensors of hidden units, four times the width, and one of the width.
-    work = 9 * itemsize * max(work, at_once * text.width)
+        work = image_rows * min(batch, images_at_once(clip_model)) // batch * visual.transformer.width
+    # Three tensors of hidden units, four times the width, and one of the width.
+    work = 13 * itemsize * max(work, at_once * text.width)
     weights = sum(p.numel() * p.element_size() for p in clip_model.parameters())
     return Memory(weights, text_kept, image_kept, work)

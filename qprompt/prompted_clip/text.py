@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from qprompt.backbones import ClipModel
@@ -103,8 +104,8 @@ def _encode_rows(clip_model: ClipModel, layout: Any, context: Tensor | None, dee
             x = layer(block, x, attend)
     eot = layout.eot_rows
 
-    def attend_at_eot(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return attend(torch.zeros_like(key).index_copy(2, eot, query), key, value)[:, eot]
+    def attend_at_eot(heads: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return attend(heads, torch.zeros_like(key).index_copy(1, eot, query), key, value)[:, eot]
 
     x = layer(blocks[-1], x, attend_at_eot, keep=eot)
     x = clip_model.ln_final(x).type(clip_model.dtype) @ clip_model.text_projection  # (G, C, E)
@@ -112,22 +113,57 @@ def _encode_rows(clip_model: ClipModel, layout: Any, context: Tensor | None, dee
 
 
 def _attention_among(layout: PromptLayout, mask: Tensor) -> Callable[..., Tensor]:
-    """Attention among the rows of a layout: queries, keys, values (G, H, R, d) -> (G, R, D)."""
+    """Attention among the rows of a layout: queries, keys, values (G, R, D) -> (G, R, D)."""
     if mask.dim() == 2:
         return partial(attention, mask=mask)
-    n_bins, P = len(mask), layout.n_shared
+    n_bins, P, bins, places = len(mask), layout.n_shared, layout.bins, layout.places
+    shared = torch.arange(P, device=bins.device).expand(n_bins, -1)
+    key_bins = torch.cat([shared, bins.view(n_bins, -1)], dim=1).flatten()  # the shared rows in front of each bin
+    key_places = places + P * (1 + places * n_bins // len(bins))
 
-    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(heads: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         G = len(query)
-
-        def binned(x: Tensor) -> Tensor:  # (G, H, R, d) -> (G * N, H, S, d)
-            return x.index_select(2, layout.bins).unflatten(2, (n_bins, -1)).transpose(1, 2).flatten(0, 1)
-
-        def with_shared(x: Tensor) -> Tensor:  # -> (G * N, H, P + S, d)
-            shared = x[:, None, :, :P].expand(-1, n_bins, -1, -1, -1).flatten(0, 1)
-            return torch.cat([shared, binned(x)], dim=2)
-
-        out = attention(binned(query), with_shared(key), with_shared(value), mask.repeat(G, 1, 1, 1))
-        return out.view(G, -1, out.shape[-1]).index_select(1, layout.places)
+        query = _Dealt.apply(query, bins, places, n_bins, 0)  # (G * N, S, D)
+        key, value = (_Dealt.apply(x, key_bins, key_places, n_bins, P) for x in (key, value))  # (G * N, P + S, D)
+        out = attention(heads, query, key, value, mask.repeat(G, 1, 1, 1))  # (G * N, S, D)
+        return _Gathered.apply(out.unflatten(0, (G, -1)).flatten(1, 2), places, bins)
 
     return attend
+
+
+class _Dealt(torch.autograd.Function):
+    """Rows (G, R, D) at the places of all bins, (G * N, S, D); the first `n_shared` in front of each bin.
+
+    Backward, each row takes what came to its place (an empty one has nothing to say) and the shared ones the sum: no
+    zeros to add to, and on a GPU the same order every time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, bins: Tensor, places: Tensor, n_bins: int, n_shared: int) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.n_bins, ctx.n_shared = n_bins, n_shared
+        return rows.index_select(1, bins).unflatten(1, (n_bins, -1)).flatten(0, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
+        grad = grad.unflatten(0, (-1, ctx.n_bins))  # (G, N, S, D)
+        rows = grad.flatten(1, 2).index_select(1, *ctx.saved_tensors)
+        if ctx.n_shared:
+            rows[:, : ctx.n_shared] += grad[:, :, : ctx.n_shared].sum(1)
+        return rows, None, None, None, None
+
+
+class _Gathered(torch.autograd.Function):
+    """Places (G, N * S, D) in the order of rows, (G, R, D). Backward, an empty place gets some row's gradient: only
+    empty places hear of it, and `_Dealt` leaves them out."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, places: Tensor, bins: Tensor) -> Tensor:
+        ctx.save_for_backward(bins)
+        return x.index_select(1, places)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        return grad.index_select(1, *ctx.saved_tensors), None, None

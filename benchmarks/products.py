@@ -1,0 +1,53 @@
+#!/usr/bin/env python3
+"""Products with a frozen weight, forward and to the input: PyTorch's own (MKL) and oneDNN's, in the shapes of ViT-B/16.
+
+    python benchmarks/products.py
+
+Which of the two our encoders take is decided by the CPU (qprompt/prompted_clip/products.py); here both are run.
+"""
+
+import argparse
+from unittest import mock
+
+import torch
+from measure import save, side_by_side
+
+from qprompt.prompted_clip import products
+
+WIDTHS = {"text": 512, "images": 768}
+ROWS = (("text", 48), ("text", 138), ("text", 455), ("text", 4505), ("images", 4 * 197), ("images", 8 * 197))
+
+
+def measure(kind, rows, seconds):
+    width = WIDTHS[kind]
+    row = {"of": kind, "rows": rows}
+    for name, (n, k) in {"up": (4 * width, width), "down": (width, 4 * width)}.items():
+        x, weight, bias = torch.randn(rows, k, requires_grad=True), torch.randn(n, k), torch.randn(n)
+        grad, work = torch.randn(rows, n), 4 * rows * n * k
+
+        def both_ways(onednn, x=x, weight=weight, bias=bias, grad=grad):
+            with mock.patch.object(products, "onednn_is_faster", lambda: onednn):
+                torch.autograd.grad(products.linear(x, weight, bias), x, grad)
+
+        repeat = max(5, int(seconds * 1e11 / work))
+        timed = side_by_side({"torch": lambda f=both_ways: f(False), "onednn": lambda f=both_ways: f(True)}, repeat)
+        row |= {f"{name}_{library}": work / median for library, (median, _, _) in timed.items()}
+    return row
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=2.0, help="about how long each product is repeated")
+    args = parser.parse_args()
+    rows = [measure(kind, rows, args.seconds) for kind, rows in ROWS]
+    print(f"{torch.get_num_threads()} thread(s); our encoders take oneDNN here: {products.onednn_is_faster()}")
+    print("GFLOP/s        rows    up: torch  oneDNN        down: torch  oneDNN")
+    for r in rows:
+        cells = [f"{r[f'{n}_torch'] / 1e9:10.0f} {r[f'{n}_onednn'] / 1e9:8.0f}" for n in ("up", "down")]
+        ratios = [f"{r[f'{n}_onednn'] / r[f'{n}_torch']:.1f}x" for n in ("up", "down")]
+        print(f"{r['of']:8} {r['rows']:8,}  {cells[0]} {ratios[0]}  {cells[1]} {ratios[1]}")
+    save("products", rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Products with frozen weights, through the faster of the two libraries that PyTorch has for them on a CPU.
+
+PyTorch multiplies fp32 matrices with MKL, which runs its AVX2 code on every CPU that is not Intel's. oneDNN, which
+comes with PyTorch too, uses AVX-512 wherever it is: twice as fast on an AMD EPYC (benchmarks/products.py).
+"""
+
+import functools
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+CPUINFO = Path("/proc/cpuinfo")
+SMALLEST = 1 << 20  # multiplications: in smaller products a call of oneDNN costs more than it gains
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``F.linear`` to rounding: rows x (..., K) with weight (N, K) and bias (N,) that are not trained."""
+    if not _faster_in_onednn(x, weight):
+        return F.linear(x, weight, bias)
+    rows = _Linear.apply(x.flatten(0, -2), weight, bias)
+    return rows.unflatten(0, x.shape[:-1])
+
+
+def _faster_in_onednn(x: Tensor, weight: Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and x.numel() * len(weight) >= SMALLEST
+        and not (weight.requires_grad and torch.is_grad_enabled())
+        and not torch.is_autocast_enabled("cpu")
+        and onednn_is_faster()
+    )
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        return _multiply(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        return _multiply(grad, ctx.saved_tensors[0].t(), None), None, None
+
+
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+@functools.cache
+def onednn_is_faster() -> bool:
+    """Whether this is an AVX-512 CPU that is not Intel's, and a PyTorch with MKL, and oneDNN to call instead."""
+    return (
+        torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and torch.backends.mkl.is_available()
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # what torch.compile calls; no public function does this
+        and "GenuineIntel" not in _vendor()
+    )
+
+
+def _vendor() -> str:
+    try:
+        lines = CPUINFO.read_text().splitlines()
+        return next(line for line in lines if line.startswith("vendor_id"))
+    except (OSError, StopIteration):
+        return platform.processor()

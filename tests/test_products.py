@@ -1,0 +1,107 @@
+"""Products with frozen weights: oneDNN's are F.linear's to rounding, and are taken where they are faster."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from qprompt.prompted_clip import encode_image, encode_text, initial_context, products, prompt_layout
+
+NAMES = ["cat", "big dog", "a very small red house on a hill", *(f"traffic light {i}" for i in range(40))]
+
+
+@pytest.fixture
+def onednn(monkeypatch):
+    """Every product through oneDNN, whatever this CPU is. Gives the list of what was multiplied."""
+    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+        pytest.skip("this PyTorch has no oneDNN to call")
+    multiply, shapes = products._multiply, []
+
+    def recorded(x, weight, bias):
+        shapes.append((tuple(x.shape), tuple(weight.shape)))
+        return multiply(x, weight, bias)
+
+    monkeypatch.setattr(products, "SMALLEST", 0)
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(products, "_multiply", recorded)
+    return shapes
+
+
+def assert_close(wanted, got, tolerance=5e-6):
+    for a, b in zip(wanted, got, strict=True):
+        assert a.shape == b.shape
+        assert (a - b).abs().max() <= tolerance * a.abs().max()
+
+
+@pytest.mark.parametrize("shape", [(7, 24), (2, 3, 24), (2, 1, 3, 24), (0, 24)])
+@pytest.mark.parametrize("strided", [False, True])
+def test_equals_linear(onednn, shape, strided):
+    x = torch.randn(*shape[:-1], 2 * shape[-1])[..., ::2] if strided else torch.randn(shape)
+    weight, bias = torch.randn(60, 24)[10:50], torch.randn(40)
+    given = [x.detach().requires_grad_() for _ in range(2)]
+    results = [multiply(each, weight, bias) for multiply, each in zip((F.linear, products.linear), given, strict=True)]
+    grad = torch.randn(results[0].shape).mT.contiguous().mT
+    if not x.numel():
+        assert results[0].shape == results[1].shape
+        return
+    assert_close([results[0]], [results[1]])
+    assert_close(torch.autograd.grad(results[0], given[0], grad), torch.autograd.grad(results[1], given[1], grad))
+    assert len(onednn) == 2  # forward and backward
+    with torch.no_grad():
+        assert torch.equal(products.linear(x, weight, bias), results[1])
+
+
+def test_changing_the_result_in_place_is_allowed(onednn):
+    x, weight, bias = torch.randn(2, 3, 8, requires_grad=True), torch.randn(5, 8), torch.randn(5)
+    products.linear(x, weight, bias).mul_(2).sum().backward()
+    assert torch.allclose(x.grad, 2 * weight.sum(0).expand(2, 3, -1))
+
+
+def test_a_weight_that_is_trained_gets_its_gradient(onednn):
+    weight = torch.randn(5, 8, requires_grad=True)
+    products.linear(torch.randn(3, 8), weight, torch.randn(5)).sum().backward()
+    assert weight.grad is not None and not onednn
+
+
+def test_what_is_not_fp32_is_left_to_torch(onednn):
+    x, weight, bias = torch.randn(3, 8), torch.randn(5, 8), torch.randn(5)
+    assert products.linear(x.double(), weight.double(), bias.double()).dtype == torch.float64
+    assert products.linear(x.bfloat16(), weight.bfloat16(), bias.bfloat16()).dtype == torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16):
+        assert products.linear(x, weight, bias).dtype == torch.bfloat16
+    assert not onednn
+
+
+def test_encoders(onednn, clip_model, monkeypatch):
+    layout = prompt_layout(clip_model, NAMES, "a photo of a", 4)
+    assert layout.mask.dim() == 4  # several bins
+    context = initial_context(clip_model, 4).requires_grad_()
+    vectors = torch.randn(2, 128, requires_grad=True)
+    image = torch.randn(3, 3, 32, 32)
+    results = []
+    for reference in "10":
+        monkeypatch.setenv("QPROMPT_REFERENCE", reference)
+        features = [encode_text(clip_model, layout, context), encode_image(clip_model, image, vectors)]
+        loss = sum((f * torch.linspace(-1, 1, f.shape[-1])).sum() for f in features)
+        results.append([*features, *torch.autograd.grad(loss, [context, vectors])])
+        assert bool(onednn) == (reference == "0")  # the plain path stays the model's own
+    assert_close(*results)
+
+
+@pytest.mark.parametrize(
+    "cpu, capability, faster",
+    [
+        ("vendor_id\t: AuthenticAMD\n", "AVX512", True),
+        ("vendor_id\t: AuthenticAMD\n", "AVX2", False),
+        ("vendor_id\t: GenuineIntel\n", "AVX512", False),
+        (None, "AVX512", False),  # no /proc: platform.processor() says Intel
+    ],
+)
+def test_which_cpus(monkeypatch, tmp_path, cpu, capability, faster):
+    if cpu:
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{cpu}")
+    monkeypatch.setattr(products, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr("platform.processor", lambda: "Intel64 Family 6 Model 85 Stepping 7, GenuineIntel")
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    for library in ("mkl", "mkldnn"):
+        monkeypatch.setattr(f"torch.backends.{library}.is_available", lambda: True)
+    assert products.onednn_is_faster.__wrapped__() == faster or not hasattr(torch.ops.mkldnn, "_linear_pointwise")
