@@ -43,7 +43,7 @@ def measure(weights, clip_model, n_classes, batches, module, repeat):
         with torch.no_grad():
             theirs.prompt_learner.ctx.copy_(model.prompt_learner.ctx)
         calls["upstream"] = lambda: evaluate(theirs, batches)
-    timed = side_by_side(calls, repeat, burn_in=0)
+    timed = side_by_side(calls, repeat, warm=False)
     row = {"classes": n_classes, "images": sum(map(len, batches)), "batch": len(batches[0])}
     return row | {n: {"median_s": m, "fastest_s": f, "slowest_s": s} for n, (m, f, s) in timed.items()}
 

@@ -35,15 +35,20 @@ def clock():
     return time.process_time() + ended.ru_utime + ended.ru_stime
 
 
-def side_by_side(calls, repeat, burn_in=1):
-    """{name: function} -> {name: (median, fastest, slowest) in seconds}; they take turns, the first ones unmeasured."""
+def side_by_side(calls, repeat, warm=True):
+    """{name: function} -> {name: (median, fastest, slowest) in seconds}; they take turns.
+
+    `warm`: each runs once unmeasured just before. A step of training comes after one of its own kind; what another kind
+    leaves in the caches and on the heap is not its cost.
+    """
     seconds = {name: [] for name in calls}
-    for turn in range(repeat + burn_in):
+    for _ in range(repeat):
         for name, call in calls.items():
+            if warm:
+                call()
             start = clock()
             call()
-            if turn >= burn_in:
-                seconds[name].append(clock() - start)
+            seconds[name].append(clock() - start)
     return {name: (statistics.median(s), min(s), max(s)) for name, s in seconds.items()}
 
 
