@@ -17,6 +17,7 @@ from qprompt.feature_cache import (
 )
 from qprompt.feature_files import FeatureFiles
 from qprompt.prompted_clip import Prompts
+from qprompt.prompted_clip.products import onednn_is_faster
 from qprompt.prompted_clip.text import use_reference
 
 
@@ -54,7 +55,8 @@ class KeptFeatures:
             return None
         files = FeatureFiles(Path(self.cfg.DATASET.ROOT).expanduser() / ".features", self.cfg.FEATURE_CACHE_MB * MB)
         packages = torch.__version__, torchvision.__version__, PIL.__version__
-        how = self.precision, self.device.type, use_reference()
+        on_cpu = self.device.type == "cpu"
+        how = self.precision, self.device.type, use_reference(), on_cpu and onednn_is_faster()
         return Store(files, self.backbone_sha256, dict(self.cfg.INPUT), how, packages)
 
     def encode_images(self, image):
