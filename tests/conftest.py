@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT))  # trainers/ and datasets/ lie beside the package,
 from qprompt.backbones import load_clip  # noqa: E402
 from qprompt.backbones.random_weights import TEST_SHAPE, random_state_dict  # noqa: E402
 from qprompt.engine import activate  # noqa: E402
+from qprompt.prompted_clip import products  # noqa: E402
 
 ENGINE = activate().name
 if ENGINE != "bundled":
@@ -61,3 +62,20 @@ def clip_file(clip_weights, tmp_path_factory) -> Path:
 def clip_model(clip_file) -> torch.nn.Module:
     """The tiny CLIP: fp32, frozen. Shared by the session, so leave it as it is."""
     return load_clip("ViT-B/16", clip_file)
+
+
+@pytest.fixture
+def onednn(monkeypatch):
+    """Every product through oneDNN, whatever this CPU is. Gives the list of what was multiplied."""
+    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+        pytest.skip("this PyTorch has no oneDNN to call")
+    multiply, shapes = products._multiply, []
+
+    def recorded(x, weight, bias):
+        shapes.append((tuple(x.shape), tuple(weight.shape)))
+        return multiply(x, weight, bias)
+
+    monkeypatch.setattr(products, "SMALLEST", 0)
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(products, "_multiply", recorded)
+    return shapes

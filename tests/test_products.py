@@ -9,23 +9,6 @@ from qprompt.prompted_clip import encode_image, encode_text, initial_context, pr
 NAMES = ["cat", "big dog", "a very small red house on a hill", *(f"traffic light {i}" for i in range(40))]
 
 
-@pytest.fixture
-def onednn(monkeypatch):
-    """Every product through oneDNN, whatever this CPU is. Gives the list of what was multiplied."""
-    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
-        pytest.skip("this PyTorch has no oneDNN to call")
-    multiply, shapes = products._multiply, []
-
-    def recorded(x, weight, bias):
-        shapes.append((tuple(x.shape), tuple(weight.shape)))
-        return multiply(x, weight, bias)
-
-    monkeypatch.setattr(products, "SMALLEST", 0)
-    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
-    monkeypatch.setattr(products, "_multiply", recorded)
-    return shapes
-
-
 def assert_close(wanted, got, tolerance=5e-6):
     for a, b in zip(wanted, got, strict=True):
         assert a.shape == b.shape
@@ -60,6 +43,15 @@ def test_a_weight_that_is_trained_gets_its_gradient(onednn):
     weight = torch.randn(5, 8, requires_grad=True)
     products.linear(torch.randn(3, 8), weight, torch.randn(5)).sum().backward()
     assert weight.grad is not None and not onednn
+
+
+def test_small_products_are_left_to_torch(onednn, monkeypatch):
+    monkeypatch.setattr(products, "SMALLEST", 3 * 8 * 5)
+    weight, bias = torch.randn(5, 8), torch.randn(5)
+    products.linear(torch.randn(2, 8), weight, bias)
+    assert not onednn
+    products.linear(torch.randn(3, 8), weight, bias)
+    assert onednn
 
 
 def test_what_is_not_fp32_is_left_to_torch(onednn):

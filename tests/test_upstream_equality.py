@@ -25,15 +25,17 @@ HERE = Path(__file__).parent
 SAME_START = ("CoOp", "MaPLe", "CoCoOp")  # the same seed gives these the same initial prompts as upstream
 
 
-@pytest.mark.parametrize("reference", ["0", "1"], ids=["fast", "plain"])
+@pytest.mark.parametrize("path", ["fast", "onednn", "plain"])
 @pytest.mark.parametrize("case", CASES)
-def test_golden(case, reference, clip_file, tmp_path, monkeypatch):
-    monkeypatch.setenv("QPROMPT_REFERENCE", reference)
+def test_golden(case, path, clip_file, tmp_path, monkeypatch, request):
+    monkeypatch.setenv("QPROMPT_REFERENCE", str(int(path == "plain")))
+    products = request.getfixturevalue("onednn") if path == "onednn" else ()
     theirs = load_file(HERE / "golden" / f"{case}.safetensors")
     _, trainer, options = CASES[case]
     ours = toy_trainer(tmp_path, clip_file, trainer, *options)
     start_from(ours, theirs)
     assert_equal(figures(ours), theirs, tolerance=2e-4)
+    assert bool(products) == (path == "onednn")
 
 
 def run_upstream(case, *arguments):
