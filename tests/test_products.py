@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from qprompt.prompted_clip import encode_image, encode_text, initial_context, products, prompt_layout
+from qprompt.prompted_clip import encode_image, encode_text, image, initial_context, products, prompt_layout
 
 NAMES = ["cat", "big dog", "a very small red house on a hill", *(f"traffic light {i}" for i in range(40))]
 
@@ -68,11 +68,11 @@ def test_encoders(onednn, clip_model, monkeypatch):
     assert layout.mask.dim() == 4  # several bins
     context = initial_context(clip_model, 4).requires_grad_()
     vectors = torch.randn(2, 128, requires_grad=True)
-    image = torch.randn(3, 3, 32, 32)
+    pixels = torch.randn(3, 3, 32, 32)
     results = []
     for reference in "10":
         monkeypatch.setenv("QPROMPT_REFERENCE", reference)
-        features = [encode_text(clip_model, layout, context), encode_image(clip_model, image, vectors)]
+        features = [encode_text(clip_model, layout, context), encode_image(clip_model, pixels, vectors)]
         loss = sum((f * torch.linspace(-1, 1, f.shape[-1])).sum() for f in features)
         results.append([*features, *torch.autograd.grad(loss, [context, vectors])])
         assert bool(onednn) == (reference == "0")  # the plain path stays the model's own
@@ -97,3 +97,19 @@ def test_which_cpus(monkeypatch, tmp_path, cpu, capability, faster):
     for library in ("mkl", "mkldnn"):
         monkeypatch.setattr(f"torch.backends.{library}.is_available", lambda: True)
     assert products.onednn_is_faster.__wrapped__() == faster or not hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def test_a_graph_for_any_batch(onednn, clip_model, monkeypatch):
+    monkeypatch.setattr(image, "ROWS", 1)
+
+    class Encoder(torch.nn.Module):
+        def forward(self, x):
+            return encode_image(clip_model, x)
+
+    x = torch.randn(3, 3, 32, 32)
+    shapes = ({0: torch.export.Dim("batch", min=1)},)
+    graph = torch.export.export(Encoder(), (x[:2],), dynamic_shapes=shapes, strict=False).module()
+    assert not onednn
+    with torch.no_grad():
+        assert_close([graph(x)], [encode_image(clip_model, x)])
+    assert onednn

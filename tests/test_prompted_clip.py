@@ -161,9 +161,11 @@ def test_the_estimate_of_memory(clip_model, images, n_image, names):
     assert "peak about" in str(estimate)
 
 
+@pytest.mark.parametrize("rows", [1, 34, 2048])  # at once: one image, two, all
 @pytest.mark.parametrize("n_prompts, depth", [(2, 4), (1, 2), (3, 1)])
-def test_fast_image(clip_model, reference, n_prompts, depth):
-    image = torch.randn(2, 3, 32, 32)
+def test_fast_image(clip_model, reference, monkeypatch, n_prompts, depth, rows):
+    monkeypatch.setattr("qprompt.prompted_clip.image.ROWS", rows)
+    image = torch.randn(3, 3, 32, 32)
     prompts = [torch.randn(n_prompts, 128, requires_grad=True) for _ in range(depth)]
 
     def compute():

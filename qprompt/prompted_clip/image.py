@@ -1,6 +1,5 @@
 """Image features with learned prompts over an unmodified CLIP: a plain way, and a fast one that gives the same."""
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,9 +33,9 @@ def encode_image(
             raise UserError("image prompts need a ViT backbone; this one is a ResNet. CoOp, CoCoOp and QCoOp fit it.")
         return visual(image)
     plain = use_reference()
-    parts = image.split(len(image) if plain else images_at_once(clip_model))
-    if len(parts) > 1:
-        return torch.cat([encode_image(clip_model, part, prompts, deep) for part in parts])
+    at_once = None if plain else images_at_once(clip_model)
+    if at_once and len(image) > at_once:
+        return torch.cat([encode_image(clip_model, part, prompts, deep) for part in image.split(at_once)])
     x = _tokens(visual, image)
     if prompts is not None:
         x = torch.cat([x, prompts.type(x.dtype).expand(x.shape[0], -1, -1)], dim=1)
@@ -54,10 +53,12 @@ def encode_image(
     return x @ visual.proj
 
 
-def images_at_once(clip_model: ClipModel) -> int:
-    """On a CPU, as many as their hidden units stay in its cache; elsewhere any number."""
+def images_at_once(clip_model: ClipModel) -> int | None:
+    """On a CPU, as many as their hidden units stay in its cache; elsewhere, and in a graph for any batch, no bound."""
     position = clip_model.visual.positional_embedding
-    return max(1, ROWS // len(position)) if position.device.type == "cpu" else sys.maxsize
+    if position.device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    return max(1, ROWS // len(position))
 
 
 def _tokens(visual: Any, image: Tensor) -> Tensor:

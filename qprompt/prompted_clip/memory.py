@@ -74,7 +74,7 @@ def training_memory(clip_model: ClipModel, layout: PromptLayout, batch: int, n_i
     if hasattr(visual, "transformer"):
         image_rows = batch * (len(visual.positional_embedding) + n_image)
         image_kept = image_rows * kept_per_row(visual.transformer, itemsize) if n_image else 0
-        work = image_rows * min(batch, images_at_once(clip_model)) // batch * visual.transformer.width
+        work = image_rows * min(batch, images_at_once(clip_model) or batch) // batch * visual.transformer.width
     # Three tensors of hidden units, four times the width, and one of the width.
     work = 13 * itemsize * max(work, at_once * text.width)
     weights = sum(p.numel() * p.element_size() for p in clip_model.parameters())

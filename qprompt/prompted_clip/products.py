@@ -30,6 +30,7 @@ def _faster_in_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
+        and not torch.compiler.is_compiling()  # nor exporting: then any number of rows is one graph
         and x.numel() * len(weight) >= SMALLEST
         and not (weight.requires_grad and torch.is_grad_enabled())
         and not torch.is_autocast_enabled("cpu")
