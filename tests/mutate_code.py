@@ -32,7 +32,7 @@ sys.path[:0] = [str(HERE), str(HERE / "tests")]
 
 TESTS = {
     "qprompt.kmeans": ["test_kmeans.py", "test_quantizers.py"],
-    "qprompt.assignment": ["test_kmeans.py", "test_fake_quant.py"],
+    "qprompt.assignment": ["test_kmeans.py", "test_coding.py", "test_fake_quant.py"],
     "qprompt.prompted_clip.products": ["test_products.py"],
     "qprompt.quantizers": ["test_quantizers.py", "test_fake_quant.py"],
     "qprompt.fake_quant": ["test_fake_quant_edges.py", "test_fake_quant_modules.py", "test_fake_quant.py"],

@@ -256,6 +256,20 @@ def test_table_look_up_equals_bisection(k, scale, seed):
         assert torch.equal(table.assign(x).long(), torch.searchsorted(bounds, x))
 
 
+@pytest.mark.parametrize("k", [2, 4, 16])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_an_index_is_the_number_of_boundaries_below(k, groups):
+    bounds = torch.randn(groups, k - 1).sort().values
+    x = torch.cat([bounds, bounds.nextafter(torch.tensor(torch.inf)), torch.randn(groups, 50)], dim=1)
+    below = (bounds[:, :, None] < x[:, None]).sum(1)  # of a value on a boundary: the lower level
+    assert torch.equal(assign(x, bounds), below)
+
+
+def test_a_table_is_used_where_one_is_given():
+    x, bounds, others = torch.randn(1, 500), torch.tensor([[-1.0, 0, 1]]), torch.tensor([-0.5, 0.5])
+    assert torch.equal(assign(x, bounds, make_table(others)).long(), torch.searchsorted(others, x))
+
+
 def test_table_is_made_where_boundaries_are_apart_and_survives_nan():
     table = make_table(torch.linspace(-2, 2, 15))
     assert table is not None
