@@ -1,18 +1,21 @@
 """Products with frozen weights: oneDNN's are F.linear's to rounding, and are taken where they are faster."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from qprompt.prompted_clip import encode_image, encode_text, image, initial_context, products, prompt_layout
 
+decide = products.onednn_is_faster.__wrapped__
 NAMES = ["cat", "big dog", "a very small red house on a hill", *(f"traffic light {i}" for i in range(40))]
 
 
 def assert_close(wanted, got, tolerance=5e-6):
     for a, b in zip(wanted, got, strict=True):
         assert a.shape == b.shape
-        assert (a - b).abs().max() <= tolerance * a.abs().max()
+        assert not a.numel() or (a - b).abs().max() <= tolerance * a.abs().max()
 
 
 @pytest.mark.parametrize("shape", [(7, 24), (2, 3, 24), (2, 1, 3, 24), (0, 24)])
@@ -23,11 +26,8 @@ def test_equals_linear(onednn, shape, strided):
     given = [x.detach().requires_grad_() for _ in range(2)]
     results = [multiply(each, weight, bias) for multiply, each in zip((F.linear, products.linear), given, strict=True)]
     grad = torch.randn(results[0].shape).mT.contiguous().mT
-    if not x.numel():
-        assert results[0].shape == results[1].shape
-        return
-    assert_close([results[0]], [results[1]])
-    assert_close(torch.autograd.grad(results[0], given[0], grad), torch.autograd.grad(results[1], given[1], grad))
+    gradients = [torch.autograd.grad(*each, grad)[0] for each in zip(results, given, strict=True)]
+    assert_close([results[0], gradients[0]], [results[1], gradients[1]])
     assert len(onednn) == 2  # forward and backward
     with torch.no_grad():
         assert torch.equal(products.linear(x, weight, bias), results[1])
@@ -43,6 +43,34 @@ def test_a_weight_that_is_trained_gets_its_gradient(onednn):
     weight = torch.randn(5, 8, requires_grad=True)
     products.linear(torch.randn(3, 8), weight, torch.randn(5)).sum().backward()
     assert weight.grad is not None and not onednn
+
+
+def test_a_bias_that_is_trained_gets_its_gradient(onednn):
+    bias = torch.randn(5, requires_grad=True)
+    products.linear(torch.randn(3, 8), torch.randn(5, 8), bias).sum().backward()
+    assert bias.grad is not None and not onednn
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # vmap runs it once an entry
+def test_gradients_of_gradients_and_torch_func(onednn):
+    x, weight = torch.randn(3, 8, requires_grad=True), torch.randn(5, 8)
+
+    def loss(x, multiply=products.linear):
+        return multiply(x, weight).square().sum()
+
+    (grad,) = torch.autograd.grad(loss(x), x, create_graph=True)
+    (twice,) = torch.autograd.grad(grad.sum(), x)
+    assert torch.allclose(twice, (2 * weight.T @ weight).sum(0).expand(3, -1), atol=1e-4)
+    assert torch.allclose(torch.func.grad(loss)(x.detach()), grad, atol=1e-4)
+    many = torch.func.vmap(torch.func.grad(loss))(torch.stack([x.detach(), -x.detach()]))
+    assert torch.allclose(many, torch.stack([grad, -grad]), atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:TF32")  # the switch's own
+def test_switched_off(onednn):
+    with torch.backends.mkldnn.flags(enabled=False):
+        products.linear(torch.randn(3, 8), torch.randn(5, 8))
+    assert not onednn
 
 
 def test_small_products_are_left_to_torch(onednn, monkeypatch):
@@ -79,37 +107,54 @@ def test_encoders(onednn, clip_model, monkeypatch):
     assert_close(*results)
 
 
+AMD, INTEL = "AMD64 Family 25 Model 33 Stepping 0, AuthenticAMD", "Intel64 Family 6 Model 85 Stepping 7, GenuineIntel"
+
+
 @pytest.mark.parametrize(
-    "cpu, capability, faster",
+    "cpuinfo, processor, changed, faster",
     [
-        ("vendor_id\t: AuthenticAMD\n", "AVX512", True),
-        ("vendor_id\t: AuthenticAMD\n", "AVX2", False),
-        ("vendor_id\t: GenuineIntel\n", "AVX512", False),
-        (None, "AVX512", False),  # no /proc: platform.processor() says Intel
+        ("vendor_id\t: AuthenticAMD\n", "", {}, True),
+        ("vendor_id\t: GenuineIntel\n", "", {}, False),
+        (None, AMD, {}, True),  # not Linux
+        (None, INTEL, {}, False),
+        ("Features\t: fp asimd\n", INTEL, {}, False),  # names no vendor
+        ("vendor_id\t: AuthenticAMD\n", "", {"torch.backends.cpu.get_cpu_capability": lambda: "AVX2"}, False),
+        ("vendor_id\t: AuthenticAMD\n", "", {"torch.backends.mkl.is_available": lambda: False}, False),
+        ("vendor_id\t: AuthenticAMD\n", "", {"torch.backends.mkldnn.is_available": lambda: False}, False),
+        ("vendor_id\t: AuthenticAMD\n", "", {"torch.ops.mkldnn": object()}, False),
     ],
 )
-def test_which_cpus(monkeypatch, tmp_path, cpu, capability, faster):
-    if cpu:
-        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{cpu}")
+def test_which_cpus(onednn, monkeypatch, tmp_path, cpuinfo, processor, changed, faster):
+    if cpuinfo:
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{cpuinfo}")
     monkeypatch.setattr(products, "CPUINFO", tmp_path / "cpuinfo")
-    monkeypatch.setattr("platform.processor", lambda: "Intel64 Family 6 Model 85 Stepping 7, GenuineIntel")
-    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    monkeypatch.setattr("platform.processor", lambda: processor)
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
     for library in ("mkl", "mkldnn"):
         monkeypatch.setattr(f"torch.backends.{library}.is_available", lambda: True)
-    assert products.onednn_is_faster.__wrapped__() == faster or not hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    for name, value in changed.items():
+        monkeypatch.setattr(name, value)
+    assert decide() == faster
 
 
-def test_a_graph_for_any_batch(onednn, clip_model, monkeypatch):
-    monkeypatch.setattr(image, "ROWS", 1)
-
-    class Encoder(torch.nn.Module):
+def exported(function, x):
+    class Module(torch.nn.Module):
         def forward(self, x):
-            return encode_image(clip_model, x)
+            return function(x)
 
-    x = torch.randn(3, 3, 32, 32)
     shapes = ({0: torch.export.Dim("batch", min=1)},)
-    graph = torch.export.export(Encoder(), (x[:2],), dynamic_shapes=shapes, strict=False).module()
-    assert not onednn
-    with torch.no_grad():
-        assert_close([graph(x)], [encode_image(clip_model, x)])
-    assert onednn
+    return torch.export.export(Module(), (x,), dynamic_shapes=shapes, strict=False).module()
+
+
+def test_graphs_for_any_batch(onednn, clip_model, monkeypatch):
+    monkeypatch.setattr(image, "ROWS", 1)
+    layout = prompt_layout(clip_model, NAMES, "a photo of a", 4)
+    pixels, contexts = torch.randn(3, 3, 32, 32), torch.randn(3, 1, 4, 64)
+    encoders = ((partial(encode_image, clip_model), pixels), (partial(encode_text, clip_model, layout), contexts))
+    for encode, given in encoders:
+        graph = exported(encode, given[:2])
+        assert not onednn
+        with torch.no_grad():
+            assert_close([graph(given)], [encode(given)])
+        assert onednn
+        onednn.clear()

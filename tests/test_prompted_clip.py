@@ -174,6 +174,38 @@ def test_fast_image(clip_model, reference, monkeypatch, n_prompts, depth, rows):
     assert_close(*reference(compute))
 
 
+def test_what_was_put_into_the_model_stays_in_it(clip_file):
+    """Somebody's adapter in place of a layer, somebody's hook on one."""
+    clip_model = load_clip("any", clip_file)
+    image, plain = torch.randn(2, 3, 32, 32), clip_model.visual.transformer.resblocks
+    layer, linear = plain[0].mlp, plain[0].mlp.c_fc
+
+    class Adapter(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.bias = linear.weight, linear.bias
+
+        def forward(self, x):
+            return linear(x) + x.mean(-1, keepdim=True)
+
+    layer.c_fc = Adapter()
+    seen = []
+    plain[1].attn.out_proj.register_forward_hook(lambda *_: seen.append("out_proj"))
+    plain[1].mlp.gelu.register_forward_hook(lambda *_: seen.append("gelu"))
+    with torch.no_grad():
+        got = encode_image(clip_model, image)
+        assert seen == ["out_proj", "gelu"]
+        assert_close([clip_model.encode_image(image)], [got])
+
+
+def test_no_shared_rows(clip_model, reference):
+    tokens = tokenize(clip_model, ["a photo of a cat.", "x", "two big dogs"] * 20)
+    layout = PromptLayout(clip_model, tokens, torch.full_like(tokens, -1), n_shared=0)
+    assert layout.mask.dim() == 4 and layout.n_shared == 0
+    deep = [torch.randn(1, 64)]
+    assert_close(*reference(lambda: [encode_text(clip_model, layout, None, deep)]))
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     names=st.lists(st.text("abcdefgh _", min_size=1, max_size=30).filter(str.strip), min_size=1, max_size=7),

@@ -55,8 +55,8 @@ class KeptFeatures:
             return None
         files = FeatureFiles(Path(self.cfg.DATASET.ROOT).expanduser() / ".features", self.cfg.FEATURE_CACHE_MB * MB)
         packages = torch.__version__, torchvision.__version__, PIL.__version__
-        on_cpu = self.device.type == "cpu"
-        how = self.precision, self.device.type, use_reference(), on_cpu and onednn_is_faster()
+        library = self.device.type == "cpu" and onednn_is_faster()
+        how = self.precision, self.device.type, use_reference(), library
         return Store(files, self.backbone_sha256, dict(self.cfg.INPUT), how, packages)
 
     def encode_images(self, image):

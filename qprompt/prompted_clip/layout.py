@@ -39,6 +39,8 @@ class PromptLayout(nn.Module):
         eot_rows: (C,) the row of each class's EOT.
         bins: (N * S,) the row at each place of the bins; a place that is empty names row 0.
         places: (R,) the place of each row.
+        key_bins, key_places: the same for keys and values, which have the shared rows in front of each bin as well:
+            (N * (P + S),) and (R,).
         mask: (N, 1, S, P + S) 0 where a row attends, else -inf; the shared rows first. One bin: (R, R).
     """
 
@@ -54,6 +56,8 @@ class PromptLayout(nn.Module):
     eot_rows: Tensor
     bins: Tensor
     places: Tensor
+    key_bins: Tensor
+    key_places: Tensor
     mask: Tensor
 
     def __init__(
@@ -97,7 +101,7 @@ class PromptLayout(nn.Module):
             "context_index": as_rows(number)[context_rows],
             "eot_rows": P + lengths.cumsum(0) - 1,
         }
-        buffers["bins"], buffers["places"], buffers["mask"] = _bins(P, lengths.tolist())
+        buffers |= _bins(P, lengths.tolist())
         for name, value in buffers.items():
             self.register_buffer(name, value.to(device), persistent=False)
 
@@ -115,8 +119,8 @@ class PromptLayout(nn.Module):
         return f"classes={self.n_classes}, rows={len(self.rows)}, shared={self.n_shared}"
 
 
-def _bins(n_shared: int, lengths: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Deal rows into bins: (bins, places, mask) as `PromptLayout` describes them."""
+def _bins(n_shared: int, lengths: list[int]) -> dict[str, Tensor]:
+    """Deal rows into bins: those attributes of a `PromptLayout`."""
     size = max(BIN if n_shared + sum(lengths) > WHOLE else WHOLE, n_shared, *lengths)
     contents: list[list[int]] = [[]]  # of each bin: the owner of each row; 0 owns the shared rows
     for owner, length in enumerate([n_shared, *lengths]):
@@ -132,10 +136,16 @@ def _bins(n_shared: int, lengths: list[int]) -> tuple[Tensor, Tensor, Tensor]:
     else:
         shared = (owners > 0)[..., None].expand(-1, -1, n_shared)
         attends = torch.cat([shared, attends], dim=-1)[:, None]
-    filled = owners.flatten() >= 0
-    bins = torch.where(filled, filled.cumsum(0) - 1, 0)
-    mask = torch.zeros(attends.shape).masked_fill(~attends, float("-inf"))
-    return bins, filled.nonzero()[:, 0], mask
+    filled = owners >= 0
+    bins = torch.where(filled, filled.flatten().cumsum(0).view(filled.shape) - 1, 0)
+    shared_rows = torch.arange(n_shared).expand(len(contents), -1)
+    return {
+        "bins": bins.flatten(),
+        "places": filled.flatten().nonzero()[:, 0],
+        "key_bins": torch.cat([shared_rows, bins], dim=1).flatten(),
+        "key_places": torch.cat([shared_rows < 0, filled], dim=1).flatten().nonzero()[:, 0],
+        "mask": torch.zeros(attends.shape).masked_fill(~attends, float("-inf")),
+    }
 
 
 def _n_shared(tokens: Tensor, slots: Tensor, eot: Tensor, class_specific: bool) -> int:

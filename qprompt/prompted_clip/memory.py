@@ -72,10 +72,10 @@ def training_memory(clip_model: ClipModel, layout: PromptLayout, batch: int, n_i
     text_kept = max(rows, at_once) * kept_per_row(text, itemsize)
     image_kept = work = 0
     if hasattr(visual, "transformer"):
-        image_rows = batch * (len(visual.positional_embedding) + n_image)
-        image_kept = image_rows * kept_per_row(visual.transformer, itemsize) if n_image else 0
-        work = image_rows * min(batch, images_at_once(clip_model) or batch) // batch * visual.transformer.width
-    # Three tensors of hidden units, four times the width, and one of the width.
-    work = 13 * itemsize * max(work, at_once * text.width)
+        tokens = len(visual.positional_embedding) + n_image
+        image_kept = batch * tokens * kept_per_row(visual.transformer, itemsize) if n_image else 0
+        work = min(batch, images_at_once(clip_model) or batch) * tokens * visual.transformer.width
+    # Two tensors of hidden units, four times the width, and one of the width.
+    work = 9 * itemsize * max(work, at_once * text.width)
     weights = sum(p.numel() * p.element_size() for p in clip_model.parameters())
     return Memory(weights, text_kept, image_kept, work)

@@ -12,42 +12,48 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 CPUINFO = Path("/proc/cpuinfo")
 SMALLEST = 1 << 20  # multiplications: in smaller products a call of oneDNN costs more than it gains
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """``F.linear`` to rounding: rows x (..., K) with weight (N, K) and bias (N,) that are not trained."""
-    if not _faster_in_onednn(x, weight):
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.linear`` to rounding: rows x (..., K) with weight (N, K) and bias (N,)."""
+    if not _takes_onednn(x, weight, bias):
         return F.linear(x, weight, bias)
     rows = _Linear.apply(x.flatten(0, -2), weight, bias)
     return rows.unflatten(0, x.shape[:-1])
 
 
-def _faster_in_onednn(x: Tensor, weight: Tensor) -> bool:
+def _takes_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and not torch.compiler.is_compiling()  # nor exporting: then any number of rows is one graph
         and x.numel() * len(weight) >= SMALLEST
-        and not (weight.requires_grad and torch.is_grad_enabled())
+        and not (torch.is_grad_enabled() and (weight.requires_grad or bias is not None and bias.requires_grad))
         and not torch.is_autocast_enabled("cpu")
         and onednn_is_faster()
+        and bool(torch.backends.mkldnn.enabled)
     )
 
 
 class _Linear(torch.autograd.Function):
+    """Rows (M, K) -> (M, N); no gradient for the weight."""
+
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(weight)
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return _multiply(x, weight, bias)
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        return _multiply(grad, ctx.saved_tensors[0].t(), None), None, None
+        return _Linear.apply(grad, ctx.saved_tensors[0].t(), None), None, None
 
 
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

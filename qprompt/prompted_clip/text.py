@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from qprompt.backbones import ClipModel
@@ -93,13 +92,13 @@ def _encode_rows(clip_model: ClipModel, layout: Any, context: Tensor | None, dee
         vectors = context[:, 0] if context.dim() == 4 else context.reshape(1, -1, context.shape[-1])
         values = vectors.type(x.dtype).index_select(1, layout.context_index)
         values = values + x[:, layout.context_rows]  # these rows hold the position embedding alone
-        x = x.expand(len(vectors), -1, -1).index_copy(1, layout.context_rows, values)
+        x = x.expand(vectors.shape[0], -1, -1).index_copy(1, layout.context_rows, values)
     attend = _attention_among(layout, layout.mask.to(x.dtype))
     blocks = clip_model.transformer.resblocks
     for number, block in enumerate(blocks):
         if 0 < number <= len(deep):
             values = deep[number - 1].type(x.dtype).index_select(0, layout.context_slots)
-            x = x.index_copy(1, layout.context_rows, values.expand(len(x), -1, -1))
+            x = x.index_copy(1, layout.context_rows, values.expand(x.shape[0], -1, -1))
         if number < len(blocks) - 1:
             x = layer(block, x, attend)
     eot = layout.eot_rows
@@ -116,17 +115,15 @@ def _attention_among(layout: PromptLayout, mask: Tensor) -> Callable[..., Tensor
     """Attention among the rows of a layout: queries, keys, values (G, R, D) -> (G, R, D)."""
     if mask.dim() == 2:
         return partial(attention, mask=mask)
-    n_bins, P, bins, places = len(mask), layout.n_shared, layout.bins, layout.places
-    shared = torch.arange(P, device=bins.device).expand(n_bins, -1)
-    key_bins = torch.cat([shared, bins.view(n_bins, -1)], dim=1).flatten()  # the shared rows in front of each bin
-    key_places = places + P * (1 + places * n_bins // len(bins))
+    n_bins, bins, places = len(mask), layout.bins, layout.places
 
     def attend(heads: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        G = len(query)
+        G = query.shape[0]
         query = _Dealt.apply(query, bins, places, n_bins, 0)  # (G * N, S, D)
-        key, value = (_Dealt.apply(x, key_bins, key_places, n_bins, P) for x in (key, value))  # (G * N, P + S, D)
+        keys = layout.key_bins, layout.key_places, n_bins, layout.n_shared
+        key, value = (_Dealt.apply(x, *keys) for x in (key, value))  # (G * N, P + S, D)
         out = attention(heads, query, key, value, mask.repeat(G, 1, 1, 1))  # (G * N, S, D)
-        return _Gathered.apply(out.unflatten(0, (G, -1)).flatten(1, 2), places, bins)
+        return _Gathered.apply(out.unflatten(0, (G, n_bins)).flatten(1, 2), places, bins)
 
     return attend
 
@@ -138,32 +135,44 @@ class _Dealt(torch.autograd.Function):
     zeros to add to, and on a GPU the same order every time.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, bins: Tensor, places: Tensor, n_bins: int, n_shared: int) -> Tensor:
-        ctx.save_for_backward(places)
-        ctx.n_bins, ctx.n_shared = n_bins, n_shared
+    def forward(rows: Tensor, bins: Tensor, places: Tensor, n_bins: int, n_shared: int) -> Tensor:
         return rows.index_select(1, bins).unflatten(1, (n_bins, -1)).flatten(0, 1)
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, _, places, ctx.n_bins, ctx.n_shared = inputs
+        ctx.save_for_backward(places)
+
+    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
-        grad = grad.unflatten(0, (-1, ctx.n_bins))  # (G, N, S, D)
+        n_bins, n_shared = ctx.n_bins, ctx.n_shared
+        grad = grad.unflatten(0, (grad.shape[0] // n_bins, n_bins))  # (G, N, S, D)
         rows = grad.flatten(1, 2).index_select(1, *ctx.saved_tensors)
-        if ctx.n_shared:
-            rows[:, : ctx.n_shared] += grad[:, :, : ctx.n_shared].sum(1)
+        if n_shared:
+            rows[:, :n_shared] += grad[:, :, :n_shared].sum(1)
         return rows, None, None, None, None
 
 
 class _Gathered(torch.autograd.Function):
-    """Places (G, N * S, D) in the order of rows, (G, R, D). Backward, an empty place gets some row's gradient: only
-    empty places hear of it, and `_Dealt` leaves them out."""
+    """Places (G, N * S, D) in the order of rows, (G, R, D).
+
+    Backward, an empty place gets the gradient of row 0, which it names. What follows from that stays among empty
+    places, because no other attends to them, and `_Dealt` leaves them out.
+    """
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, places: Tensor, bins: Tensor) -> Tensor:
-        ctx.save_for_backward(bins)
+    def forward(x: Tensor, places: Tensor, bins: Tensor) -> Tensor:
         return x.index_select(1, places)
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[2])
+
+    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         return grad.index_select(1, *ctx.saved_tensors), None, None
