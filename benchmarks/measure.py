@@ -11,6 +11,7 @@ import time
 import weakref
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from qprompt.backbones import import_clip  # noqa: E402
 from qprompt.files import write_json  # noqa: E402
-from qprompt.prompted_clip.products import linear  # noqa: E402
+from qprompt.prompted_clip import products  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -116,7 +117,7 @@ def matrix_rates(size=1024, seconds=1.0):
     that and of the library that our encoders take on this CPU."""
     a, b, bias = torch.randn(size, size), torch.randn(size, size), torch.zeros(size)
     rates = []
-    for multiply in (torch.nn.functional.linear, linear):
+    for multiply in (torch.nn.functional.linear, products.linear):
         best, end = float("inf"), clock() + seconds
         while clock() < end:
             start = clock()
@@ -124,6 +125,12 @@ def matrix_rates(size=1024, seconds=1.0):
             best = min(best, clock() - start)
         rates.append(2 * size**3 / best)
     return {"torch": rates[0], "best": max(rates)}
+
+
+def with_mkl_alone(call):
+    """`call` where no product takes oneDNN, as on Intel's CPUs and on those without AVX-512."""
+    with mock.patch.object(products, "onednn_is_faster", lambda: False):
+        return call()
 
 
 @contextmanager

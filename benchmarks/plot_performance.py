@@ -38,7 +38,7 @@ def seconds(row, name, base=None):
 
 def text_encoding():
     rows = sorted(results("text_encoding"), key=lambda row: (row["context"], row["classes"]))
-    head = ("classes", "context", "rows", "upstream s", "plain s", "fast s", "products s", "floor s")
+    head = ("classes", "context", "rows", "upstream s", "plain s", "MKL alone s", "fast s", "products s", "floor s")
     head += ("kept MB: upstream", "fast", "")
     cells = []
     for row in rows:
@@ -47,7 +47,8 @@ def text_encoding():
         cells.append(
             (
                 *(f"{row[key]:,}" for key in ("classes", "context", "rows")),
-                *(seconds(row, "upstream"), seconds(row, "plain"), seconds(row, "fast", "upstream")),
+                *(seconds(row, "upstream"), seconds(row, "plain")),
+                *(seconds(row, name, "upstream") for name in ("mkl", "fast")),
                 *(f"{row['products_s']:.2f}", f"{row['floor_s']:.2f}"),
                 *(f"{kept[0]:,.0f}" if kept[0] else "-", f"{kept[1]:,.0f}", less),
             )
@@ -71,12 +72,13 @@ def text_encoding():
 
 
 def training_step():
-    head = ("step", "classes", "batch", "upstream s", "plain s", "fast s", "quantized s", "features kept s", "floor s")
+    head = ("step", "classes", "batch", "upstream s", "plain s", "MKL alone s", "fast s", "quantized s")
+    head += ("features kept s", "floor s")
     cells = [
         (
             *(str(row[key]) for key in ("method", "classes", "batch")),
             *(seconds(row, "upstream"), seconds(row, "plain")),
-            *(seconds(row, name, "upstream") for name in ("fast", "quantized", "features")),
+            *(seconds(row, name, "upstream") for name in ("mkl", "fast", "quantized", "features")),
             f"{row['floor_s']:.2f}",
         )
         for row in sorted(results("training_step"), key=lambda row: (row["method"], row["batch"], row["classes"]))

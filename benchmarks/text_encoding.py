@@ -4,8 +4,9 @@
     python benchmarks/text_encoding.py --coop ../CoOp                  # ViT-B/16's text side, 10 and 100 classes
     python benchmarks/text_encoding.py --classes 1000 --context 16 --repeat 3
 
-"bounded" keeps a quarter of what "fast" keeps for backward (TEXT_MEMORY_MB). Above --plain-up-to classes our plain
-path and upstream's are left out: they keep 27 MB a class. Rows of other cases in the results file stay.
+"mkl" is the fast path where oneDNN is not taken (qprompt/prompted_clip/products.py). "bounded" keeps a quarter of what
+"fast" keeps for backward (TEXT_MEMORY_MB). Above --plain-up-to classes our plain path and upstream's are left out: they
+keep 27 MB a class. Rows of other cases in the results file stay.
 Random weights in the true shapes; class names of 1 to 4 words. The floor is the arithmetic that has to be done (the
 matrix products of the rows that features depend on, forward and to the inputs) at the rate measured here, that of a
 large square product in the faster library. "products" is those products alone, in their own shapes, in the library that
@@ -16,7 +17,7 @@ import argparse
 from types import SimpleNamespace
 
 import torch
-from measure import kept_for_backward, matrix_rates, reference, save, side_by_side, upstream
+from measure import kept_for_backward, matrix_rates, reference, save, side_by_side, upstream, with_mkl_alone
 
 from qprompt.backbones.load import build_clip
 from qprompt.backbones.random_weights import SHAPES, ClipShape, random_state_dict
@@ -82,6 +83,7 @@ def measure(clip_model, n_classes, n_context, repeat, rate, theirs, plain_too):
             return encode_text(clip_model, layout, context)
 
     forwards = {"fast": lambda: ours(layout, False), "bounded": lambda: ours(bounded, False)}
+    forwards["mkl"] = lambda: with_mkl_alone(forwards["fast"])
     if plain_too:
         forwards["plain"] = lambda: ours(layout, True)
     if theirs is not None and plain_too:
@@ -132,7 +134,7 @@ def main():
             base = row.get("upstream", row.get("plain", row["fast"]))
             about = f"{row['rows']} rows, floor {row['floor_s']:.3f} s, products {row['products_s']:.3f} s"
             print(f"{n_classes} classes, {n_context} context vectors, {about}", flush=True)
-            for name in ("upstream", "plain", "fast", "bounded"):
+            for name in ("upstream", "plain", "mkl", "fast", "bounded"):
                 if name in row:
                     r = row[name]
                     print(

@@ -5,9 +5,9 @@
     python benchmarks/training_step.py --cases MaPLe:50:4 --repeat 3
 
 A case is METHOD:CLASSES:BATCH. Random ViT-B/16 weights, fp32; CoOp with 4 context vectors, MaPLe with depth 9.
-"features" is the step where image features are kept, "quantized" that of QCoOp or QMaPLe. The floor is the arithmetic
-that has to be done at the rate of a large square product in the faster library, measured here. Rows of other cases in
-the results file stay.
+"mkl" is the fast path where oneDNN is not taken. "features" is the step where image features are kept, "quantized" that
+of QCoOp or QMaPLe. The floor is the arithmetic that has to be done at the rate of a large square product in the faster
+library, measured here. Rows of other cases in the results file stay.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
-from measure import matrix_rates, reference, save, side_by_side, upstream
+from measure import matrix_rates, reference, save, side_by_side, upstream, with_mkl_alone
 from text_encoding import class_names, floor
 
 from qprompt.backbones.load import build_clip
@@ -98,6 +98,7 @@ def measure(case, weights, clip_model, repeat, rate, modules):
         step(quantized, image, label, optimizers[1])
 
     calls = {"fast": lambda: run(False), "quantized": run_quantized, "plain": lambda: run(True)}
+    calls["mkl"] = lambda: with_mkl_alone(calls["fast"])
     if method == "CoOp":
         with torch.no_grad():
             features = model.image_features(image)
@@ -134,7 +135,7 @@ def main():
         rows.append(row)
         base = row.get("upstream", row["plain"])["median_s"]
         print(f"{row['method']}, {row['classes']} classes, batch {row['batch']}, floor {row['floor_s']:.2f} s")
-        for name in ("upstream", "plain", "fast", "quantized", "features"):
+        for name in ("upstream", "plain", "mkl", "fast", "quantized", "features"):
             if name in row:
                 r = row[name]
                 spread = f"({r['fastest_s']:.2f} to {r['slowest_s']:.2f})"
