@@ -5,10 +5,12 @@ import types
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from qprompt import fast
 from qprompt.backbones import import_clip
+from qprompt.prompted_clip import products
 
 
 class TextEncoder(nn.Module):
@@ -59,6 +61,11 @@ class Prompted(nn.Module):
 
 def _generator():
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _torch_as_it_is(monkeypatch):
+    monkeypatch.setattr(F, "linear", F.linear)
 
 
 @pytest.fixture
@@ -138,3 +145,33 @@ def test_an_encoder_that_is_not_causal_is_left_alone(make):
     for block in trainer.model.text_encoder.transformer.resblocks:
         block.attn_mask = torch.zeros(77, 77)
     assert "like CoOp's" in fast.speed_up(trainer)
+
+
+def test_layers_of_torch_multiply_through_the_faster_library(make, onednn):
+    trainer, original = make(TextEncoder), make(TextEncoder)
+    image = trainer.test_loader[0]["img"]
+    wanted = original.model(image)
+    assert not onednn
+    assert "products with frozen weights take oneDNN" in fast.speed_up(trainer)
+    onednn.clear()
+    torch.testing.assert_close(trainer.model(image), wanted)
+    assert len(onednn) == 3 * 4  # of each layer's attention and MLP
+    layer = nn.Linear(4, 3)
+    layer(torch.ones(4)).sum().backward()
+    assert layer.weight.grad is not None and len(onednn) == 3 * 4
+
+
+@pytest.mark.parametrize("encoder", [LooksAtTheEnd, FullLength])
+def test_what_would_change_keeps_the_products_of_torch(make, onednn, encoder):
+    before = F.linear
+    assert fast.speed_up(make(encoder)).endswith("the model runs as it is")
+    assert F.linear is before
+
+
+@pytest.mark.parametrize("version, faster", [("1.13.1+cu117", True), ("2.4.0", False)])
+def test_products_of_torch_stay_where_there_is_nothing_to_gain(make, onednn, monkeypatch, version, faster):
+    monkeypatch.setattr(torch, "__version__", version)
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: faster)
+    before = F.linear
+    assert "oneDNN" not in fast.speed_up(make(TextEncoder))
+    assert F.linear is before

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import linear as linear_of_torch  # bound here: `qprompt --fast` puts ours in its place
 
 CPUINFO = Path("/proc/cpuinfo")
 SMALLEST = 1 << 20  # multiplications: in smaller products a call of oneDNN costs more than it gains
@@ -20,7 +20,7 @@ SMALLEST = 1 << 20  # multiplications: in smaller products a call of oneDNN cost
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear`` to rounding: rows x (..., K) with weight (N, K) and bias (N,)."""
     if not _takes_onednn(x, weight, bias):
-        return F.linear(x, weight, bias)
+        return linear_of_torch(x, weight, bias)
     rows = _Linear.apply(x.flatten(0, -2), weight, bias)
     return rows.unflatten(0, x.shape[:-1])
 
@@ -28,6 +28,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def _takes_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return (
         x.device.type == "cpu"
+        and x.dim() > 1
         and x.dtype == weight.dtype == torch.float32
         and not torch.compiler.is_compiling()  # nor exporting: then any number of rows is one graph
         and x.numel() * len(weight) >= SMALLEST
