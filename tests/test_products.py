@@ -66,6 +66,11 @@ def test_gradients_of_gradients_and_torch_func(onednn):
     assert torch.allclose(many, torch.stack([grad, -grad]), atol=1e-4)
 
 
+def test_a_single_row(onednn):
+    x, weight, bias = torch.randn(8), torch.randn(5, 8), torch.randn(5)
+    assert torch.equal(products.linear(x, weight, bias), F.linear(x, weight, bias))
+
+
 @pytest.mark.filterwarnings("ignore:TF32")  # the switch's own
 def test_switched_off(onednn):
     with torch.backends.mkldnn.flags(enabled=False):
