@@ -178,13 +178,16 @@ def test_newer_format(tmp_path, sound):
         ("shape", [0], "groups for 0 entries"),
         ("shape", [-4, -64], "no sound shape"),
         ("shape", [1] * 9, "no sound shape"),
+        ("shape", [1] * 7 + [2], "bytes of"),
         ("shape", "4x64", "no sound shape"),
         ("bits", 4, "bytes of"),
         ("bits", 0, "0 bits"),
+        ("bits", 9, "9 bits"),
         ("bits", 17, "17 bits"),
         ("bits", True, "True bits"),
         ("bits", 16, "16 bits and 1 groups"),
         ("groups", 2**40, "groups for"),
+        ("groups", 0, "groups for"),
         ("groups", 3, "groups for"),
         ("groups", None, "groups for"),
         ("dtype", "int8", "int8"),
@@ -204,6 +207,10 @@ def test_levels_that_are_not_finite_and_bits_behind_the_last_index(tmp_path):
     for key, value, words in (("levels/ctx", b"\x00\x7c", "not finite"), ("indices/ctx", b"\xff\xff", "last index")):
         start = header[key]["data_offsets"][0]
         assert words in refusal(tmp_path, forged(header, about, payload[:start] + value + payload[start + 2 :]))
+    last = header["indices/ctx"]["data_offsets"][1] - 1  # 9 bits in 2 bytes
+    for spare in range(1, 8):
+        changed = payload[:last] + bytes([payload[last] | 1 << spare]) + payload[last + 1 :]
+        assert "last index" in refusal(tmp_path, forged(header, about, changed))
 
 
 def test_other_files(tmp_path, sound):
