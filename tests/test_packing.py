@@ -98,8 +98,9 @@ def test_what_cannot_be_saved_is_refused(tmp_path):
     with pytest.raises(UserError, match="qprompt.finish_"):
         save(module, tmp_path / "p")
     module, *_ = one(weights(2, 2))
-    with pytest.raises(UserError, match="must be JSON"):
-        save(module, tmp_path / "p", note=object())
+    for note in (object(), float("nan")):
+        with pytest.raises(UserError, match="must be JSON"):
+            save(module, tmp_path / "p", note=note)
     assert not (tmp_path / "p").exists()
 
 
