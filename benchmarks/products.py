@@ -1,21 +1,37 @@
 #!/usr/bin/env python3
-"""Products with a frozen weight, forward and to the input: PyTorch's own (MKL) and oneDNN's, in the shapes of ViT-B/16.
+"""Products with a frozen weight, forward and to the input: PyTorch's own (MKL) and oneDNN's, in the shapes of ViT-B/16
+and of the embedded CLIP.
 
     python benchmarks/products.py
 
-Which of the two our encoders take is decided by the CPU (qprompt/prompted_clip/products.py); here both are run.
+Which of the two our encoders take is decided by the CPU and by the size (qprompt/prompted_clip/products.py); here both
+are run. Last, 32 images of 224 pixels through ViT-B/16, whole and in the parts that stay in the cache.
 """
 
 import argparse
+from functools import partial
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
 from measure import save, side_by_side
 
-from qprompt.prompted_clip import products
+from qprompt.backbones.load import build_clip
+from qprompt.backbones.random_weights import random_state_dict
+from qprompt.prompted_clip import image, products
 
-WIDTHS = {"text": 512, "images": 768}
-ROWS = (("text", 48), ("text", 138), ("text", 455), ("text", 4505), ("images", 4 * 197), ("images", 8 * 197))
+WIDTHS = {"tiny": 128, "text": 512, "images": 768}
+ROWS = (
+    ("tiny", 16),
+    ("tiny", 64),
+    ("tiny", 185),
+    ("text", 48),
+    ("text", 138),
+    ("text", 455),
+    ("text", 4505),
+    ("images", 4 * 197),
+    ("images", 8 * 197),
+)
 
 
 def measure(kind, rows, seconds):
@@ -29,9 +45,23 @@ def measure(kind, rows, seconds):
             return lambda: torch.autograd.grad(multiply(x, weight, bias), x, grad)
 
         calls = {"torch": both_ways(F.linear), "onednn": both_ways(products._Linear.apply)}
-        timed = side_by_side(calls, max(5, int(seconds * 5e10 / work)))
+        timed = side_by_side(calls, min(2000, max(5, int(seconds * 5e10 / work))))
         row |= {f"{name}_{library}": work / median for library, (median, _, _) in timed.items()}
     return row
+
+
+@torch.no_grad()
+def image_parts(images=32, repeat=3):
+    """Seconds of `encode_image` at several numbers of images at once."""
+    clip_model = build_clip(random_state_dict("ViT-B/16"), "ViT-B/16")
+    pixels, tokens = torch.randn(images, 3, 224, 224), len(clip_model.visual.positional_embedding)
+
+    def at_once(count):
+        with mock.patch.object(image, "ROWS", count * tokens):
+            image.encode_image(clip_model, pixels)
+
+    timed = side_by_side({count: partial(at_once, count) for count in (4, 10, images)}, repeat)
+    return {count: median for count, (median, _, _) in timed.items()}
 
 
 def main():
@@ -45,7 +75,9 @@ def main():
         cells = [f"{r[f'{n}_torch'] / 1e9:10.0f} {r[f'{n}_onednn'] / 1e9:8.0f}" for n in ("up", "down")]
         ratios = [f"{r[f'{n}_onednn'] / r[f'{n}_torch']:.1f}x" for n in ("up", "down")]
         print(f"{r['of']:8} {r['rows']:8,}  {cells[0]} {ratios[0]}  {cells[1]} {ratios[1]}")
-    save("products", rows)
+    parts = image_parts()
+    print("images at once: " + ", ".join(f"{count}: {seconds:.2f} s" for count, seconds in parts.items()))
+    save("products", rows, image_parts_s=parts)
 
 
 if __name__ == "__main__":

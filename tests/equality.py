@@ -101,6 +101,13 @@ def assert_equal(ours, theirs, tolerance):
         assert error <= tolerance, f"{name} differs by {error:.1e}"
 
 
+def assert_close(wanted, got, tolerance=5e-6):
+    """Lists of tensors: differences up to `tolerance` of the largest entry of what is wanted."""
+    for a, b in zip(wanted, got, strict=True):
+        assert a.shape == b.shape
+        assert not a.numel() or (a - b).abs().max() <= tolerance * a.abs().max()
+
+
 def run_upstream(checkout, trainer, clip_file, *options):
     """Build upstream's trainer on the toy data, in this process, with its half-precision casts taken out.
 

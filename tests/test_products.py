@@ -5,17 +5,12 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from equality import assert_close
 
 from qprompt.prompted_clip import encode_image, encode_text, image, initial_context, products, prompt_layout
 
 decide = products.onednn_is_faster.__wrapped__
 NAMES = ["cat", "big dog", "a very small red house on a hill", *(f"traffic light {i}" for i in range(40))]
-
-
-def assert_close(wanted, got, tolerance=5e-6):
-    for a, b in zip(wanted, got, strict=True):
-        assert a.shape == b.shape
-        assert not a.numel() or (a - b).abs().max() <= tolerance * a.abs().max()
 
 
 @pytest.mark.parametrize("shape", [(7, 24), (2, 3, 24), (2, 1, 3, 24), (0, 24)])

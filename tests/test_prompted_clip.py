@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from equality import assert_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -49,12 +50,6 @@ def reference(monkeypatch):
 def with_gradients(features, inputs):
     weights = torch.linspace(-1, 1, features.shape[-1])
     return [features, *torch.autograd.grad((features * weights).sum(), inputs)]
-
-
-def assert_close(plain, fast, tolerance=5e-6):
-    for a, b in zip(plain, fast, strict=True):
-        assert a.shape == b.shape
-        assert (a - b).abs().max() <= tolerance * a.abs().max()
 
 
 def fixed(clip_model, prompts):

@@ -1,7 +1,7 @@
 """Products with frozen weights, through the faster of the two libraries that PyTorch has for them on a CPU.
 
-PyTorch multiplies fp32 matrices with MKL, which runs its AVX2 code on every CPU that is not Intel's. oneDNN, which
-comes with PyTorch too, uses AVX-512 wherever it is: twice as fast on an AMD EPYC (benchmarks/products.py).
+PyTorch multiplies fp32 matrices with MKL. On an AMD EPYC with AVX-512, oneDNN, which comes with PyTorch too, is twice
+as fast (benchmarks/products.py). No other CPU was at hand; Intel's are left to Intel's own library.
 """
 
 import functools
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import linear as linear_of_torch  # bound here: `qprompt --fast` puts ours in its place
 
 CPUINFO = Path("/proc/cpuinfo")
-SMALLEST = 1 << 20  # multiplications: in smaller products a call of oneDNN costs more than it gains
+SMALLEST = 1 << 22  # multiplications: in smaller products a call of oneDNN costs more than it gains
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
