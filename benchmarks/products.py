@@ -51,7 +51,7 @@ def measure(kind, rows, seconds):
 
 
 @torch.no_grad()
-def image_parts(images=32, repeat=3):
+def image_parts(images=32, repeat=1):
     """Seconds of `encode_image` at several numbers of images at once."""
     clip_model = build_clip(random_state_dict("ViT-B/16"), "ViT-B/16")
     pixels, tokens = torch.randn(images, 3, 224, 224), len(clip_model.visual.positional_embedding)

@@ -11,7 +11,7 @@ from qprompt.errors import UserError
 from qprompt.prompted_clip.layers import attention, layer
 from qprompt.prompted_clip.text import use_reference
 
-ROWS = 2048  # at once on a CPU: large batches of ViT-B/16 took 15 % longer
+ROWS = 2048  # at once on a CPU: 32 of ViT-B/16 took 7 to 15 % longer (benchmarks/products.py)
 
 
 def encode_image(
