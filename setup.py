@@ -15,7 +15,7 @@ setup(
     license="MIT",
     packages=find_packages(include=["qprompt", "qprompt.*"]),
     include_package_data=True,
-    package_data={"qprompt": ["assets/*", "py.typed"]},
+    package_data={"qprompt": ["assets/*", "py.typed", "*.pyi"]},
     python_requires=">=3.10",
     # The oldest versions that were run (docs/dropin.md): people keep the torch that their checkout was written for.
     # Dassl is on no package index: it is found at run time (qprompt.engine), never required here.
@@ -25,6 +25,7 @@ setup(
         "clip-anytorch>=2.5",
         "ftfy",
         "regex",
+        "lazy_loader",
         "packaging",
         "yacs",
         "PyYAML",

@@ -20,7 +20,7 @@ from importlib import import_module
 from pathlib import Path
 
 from qprompt.errors import AlreadyFinished, UserError, did_you_mean
-from qprompt.files import disk_errors_named
+from qprompt.io.files import disk_errors_named
 
 HERE = Path(__file__).resolve().parent
 
@@ -68,7 +68,7 @@ def setup_cfg(args):
     """The frozen config and the defaults that it started from."""
     from dassl.config import get_cfg_default
 
-    from qprompt import config
+    from qprompt.runs import config
 
     cfg = get_cfg_default()
     config.extend_cfg(cfg)
@@ -103,7 +103,7 @@ def check(args, cfg):
     from dassl.engine import TRAINER_REGISTRY
 
     from qprompt.backbones import check_backbone
-    from qprompt.trainer import quant_config
+    from qprompt.training.quantized import quant_config
 
     trainer_class = _registered(TRAINER_REGISTRY, cfg.TRAINER.NAME, "trainer", "--trainer")
     dataset_class = _registered(DATASET_REGISTRY, cfg.DATASET.NAME, "data set", "--dataset-config-file or DATASET.NAME")
@@ -213,7 +213,7 @@ def run(args, cfg, defaults, engine, learns):
     from dassl.engine import build_trainer
     from dassl.utils import set_random_seed
 
-    from qprompt import run_record
+    from qprompt.runs import record as run_record
 
     started = time.monotonic()
     if cfg.SEED >= 0:
@@ -246,7 +246,8 @@ def main(argv=None):
         engine = activate()
         import_all("datasets")
         import_all("trainers")
-        from qprompt import config, run_record
+        from qprompt.runs import config
+        from qprompt.runs import record as run_record
 
         cfg, defaults = setup_cfg(args)
         trainer_class = check(args, cfg)

@@ -22,7 +22,7 @@ from tiny_world_study import Method, World, harmonic, test_accuracy, train
 
 from qprompt import engine
 from qprompt.backbones import load_clip
-from qprompt.files import write_json
+from qprompt.io.files import write_json
 
 SETTINGS = {
     "lr": 0.01, "logit_scale": 100.0, "n_ctx": 4, "ctx_init": "a photo of a", "shots": 16, "batch": 32, "epochs": 200

@@ -24,7 +24,7 @@ from pathlib import Path
 from measure import save
 
 from qprompt.backbones.random_weights import ClipShape
-from qprompt.files import write_json
+from qprompt.io.files import write_json
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tests.upstream import ROOT, make_caltech_tree, run_checkout, save_tiny_clip_archive, train_args  # noqa: E402

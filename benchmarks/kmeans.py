@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from measure import save, side_by_side
 
-from qprompt.kmeans import kmeans
+from qprompt.quantization.kmeans import kmeans
 
 SIZES = ((2048, 2), (2048, 16), (393216, 16), (3548160, 16))
 

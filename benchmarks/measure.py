@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from qprompt.backbones import import_clip  # noqa: E402
-from qprompt.files import write_json  # noqa: E402
+from qprompt.io.files import write_json  # noqa: E402
 from qprompt.prompted_clip import products  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent / "results"

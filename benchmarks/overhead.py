@@ -26,7 +26,7 @@ from qprompt.backbones import load_clip
 from qprompt.backbones.load import build_clip
 from qprompt.backbones.random_weights import random_state_dict
 from qprompt.engine import activate
-from qprompt.fake_quant import FakeQuantize, quantize_, quantized_parameters, refresh_
+from qprompt.quantization.api import FakeQuantize, quantize_, quantized_parameters, refresh_
 
 
 def measure(method, clip_model, given, n_classes, steps, fit_every):

@@ -30,13 +30,14 @@ import torch.nn.functional as F
 from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from qprompt import engine, fake_quant
+from qprompt import engine
 from qprompt.backbones import backbone_hash, load_clip
 from qprompt.data.items import Item, draw_shots
 from qprompt.errors import UserError
-from qprompt.fake_quant import QuantConfig, finish_, quantize_, refresh_
-from qprompt.files import write_json
+from qprompt.io.files import write_json
 from qprompt.prompted_clip import encode_text, initial_context, normalize, prompt_layout
+from qprompt.quantization import api as fake_quant
+from qprompt.quantization.api import QuantConfig, finish_, quantize_, refresh_
 from qprompt.world import fewshot
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -21,8 +21,8 @@ from text_encoding import class_names, floor
 from qprompt.backbones.load import build_clip
 from qprompt.backbones.random_weights import SHAPES, random_state_dict
 from qprompt.engine import activate
-from qprompt.fake_quant import quantize_, refresh_
 from qprompt.prompted_clip import PromptedCLIP, initial_context, prompt_layout
+from qprompt.quantization.api import quantize_, refresh_
 
 BATCH = {"CoOp": 32, "MaPLe": 4}  # as published
 CASES = ("CoOp:100:32", "CoOp:50:8", "CoOp:100:8", "MaPLe:50:4", "MaPLe:100:4")

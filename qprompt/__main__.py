@@ -12,9 +12,9 @@ from importlib import import_module
 from pathlib import Path
 
 from qprompt import __version__, commands
+from qprompt.dropin.launcher import FLAGS, launch
 from qprompt.errors import UserError, did_you_mean
-from qprompt.files import disk_errors_named
-from qprompt.launcher import FLAGS, launch
+from qprompt.io.files import disk_errors_named
 
 
 def _first_line(module_file: Path) -> str:

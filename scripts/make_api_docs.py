@@ -42,7 +42,7 @@ MODULES = (
 HEAD = """# API
 
 Generated from the docstrings by `python scripts/make_api_docs.py`; a test holds it to them. Names marked
-**qprompt.** are also there: `qprompt.quantize_` is `qprompt.fake_quant.quantize_`.
+**qprompt.** are also there: `qprompt.quantize_` is `qprompt.quantization.api.quantize_`.
 """
 
 

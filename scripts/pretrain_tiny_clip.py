@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from qprompt.backbones import import_clip
-from qprompt.files import atomic_open
+from qprompt.io.files import atomic_open
 from qprompt.world import NOUNS, RESOLUTION, Dice, caption, draw, phrases, random_scene
 
 # CLIP's own normalization, so that the usual transforms serve this model too

@@ -39,18 +39,21 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from mutate import damaged, edited  # noqa: E402
 
-from qprompt import config, prompt_file, recorder, run_record  # noqa: E402
 from qprompt.backbones.weights import read_weights  # noqa: E402
-from qprompt.checkpoints import prompts_in  # noqa: E402
 from qprompt.data import archives, class_names, coop_pickle, fewshot, images, item_list, readers  # noqa: E402
 from qprompt.data.items import Item, Split, split_hash  # noqa: E402
 from qprompt.engine import activate  # noqa: E402
 from qprompt.errors import UserError  # noqa: E402
-from qprompt.fake_quant import quantize_  # noqa: E402
-from qprompt.feature_files import FeatureFiles  # noqa: E402
-from qprompt.packing import save  # noqa: E402
+from qprompt.prompt_files import format as prompt_file  # noqa: E402
+from qprompt.prompt_files.packing import save  # noqa: E402
+from qprompt.prompt_files.upstream import prompts_in  # noqa: E402
+from qprompt.quantization import recorder  # noqa: E402
+from qprompt.quantization.api import quantize_  # noqa: E402
 from qprompt.report import records  # noqa: E402
+from qprompt.runs import config  # noqa: E402
+from qprompt.runs import record as run_record  # noqa: E402
 from qprompt.sweep.spec import read_spec  # noqa: E402
+from qprompt.training.feature_store import FeatureFiles  # noqa: E402
 
 MEMORY = 512 * 2**20
 Mutate = Callable[[bytes, list[bytes], random.Random], bytes]

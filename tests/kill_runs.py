@@ -34,9 +34,9 @@ HERE = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(HERE))
 
 import train  # noqa: E402
-from qprompt import recorder  # noqa: E402
 from qprompt.engine import activate  # noqa: E402
-from qprompt.prompt_file import read_prompt_file  # noqa: E402
+from qprompt.prompt_files.format import read_prompt_file  # noqa: E402
+from qprompt.quantization import recorder  # noqa: E402
 
 FLIPS = ("INPUT.TRANSFORMS", "['random_resized_crop', 'random_flip', 'normalize']")
 REFITS = ("TRAINER.QUANT.MIN_INTERVAL", "2", "TRAINER.QUANT.KL_THRESHOLD", "0")

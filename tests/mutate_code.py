@@ -1,6 +1,6 @@
 """Mutation testing: put one small fault at a time into a module and see whether its tests notice.
 
-  python tests/mutate_code.py [--modules qprompt.kmeans ...] [--lines 42 ...] [--sample 100] [--seed 0]
+  python tests/mutate_code.py [--modules qprompt.quantization.kmeans ...] [--lines 42 ...] [--sample 100] [--seed 0]
 
 A fault is another comparison or operator, a number off by one, a condition turned round, or a call left out. Each runs
 in a fork of a process that has imported all but the project: the module's test files, quick tests first, up to the
@@ -31,26 +31,26 @@ HERE = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(HERE), str(HERE / "tests")]
 
 TESTS = {
-    "qprompt.kmeans": ["test_kmeans.py", "test_quantizers.py"],
-    "qprompt.assignment": ["test_kmeans.py", "test_coding.py", "test_fake_quant.py"],
+    "qprompt.quantization.kmeans": ["test_kmeans.py", "test_quantizers.py"],
+    "qprompt.quantization.codebook": ["test_kmeans.py", "test_coding.py", "test_fake_quant.py"],
     "qprompt.prompted_clip.products": ["test_products.py"],
-    "qprompt.quantizers": ["test_quantizers.py", "test_fake_quant.py"],
-    "qprompt.fake_quant": ["test_fake_quant_edges.py", "test_fake_quant_modules.py", "test_fake_quant.py"],
-    "qprompt.fake_quantize": [
+    "qprompt.quantization.quantizers": ["test_quantizers.py", "test_fake_quant.py"],
+    "qprompt.quantization.api": ["test_fake_quant_edges.py", "test_fake_quant_modules.py", "test_fake_quant.py"],
+    "qprompt.quantization.fake_quantize": [
         "test_coding.py",
         "test_fake_quant_edges.py",
         "test_fake_quant.py",
         "test_fake_quant_modules.py",
     ],
-    "qprompt.coding": [
+    "qprompt.quantization.batching": [
         "test_coding.py",
         "test_fake_quant_edges.py",
         "test_fake_quant.py",
         "test_fake_quant_modules.py",
     ],
-    "qprompt.bits": ["test_packing.py"],
-    "qprompt.packing": ["test_packing.py", "test_checkpoints.py"],
-    "qprompt.prompt_file": ["test_packing.py"],
+    "qprompt.prompt_files.bits": ["test_packing.py"],
+    "qprompt.prompt_files.packing": ["test_packing.py", "test_checkpoints.py"],
+    "qprompt.prompt_files.format": ["test_packing.py"],
 }
 COMPARISONS = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from qprompt.fake_quant import quantize_, quantized_parameters, refresh_
+from qprompt.quantization.api import quantize_, quantized_parameters, refresh_
 
 
 class Learner(nn.Module):

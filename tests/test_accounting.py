@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from qprompt import accounting, inspect, load, quantize_, save
+from qprompt import inspect, load, quantize_, save
+from qprompt.prompt_files import accounting
 
 
 def coop(width=512):

@@ -5,11 +5,11 @@ import torch
 from quantized import weights
 from torch import nn
 
-from qprompt.checkpoints import prompts_in
 from qprompt.errors import UserError
-from qprompt.fake_quant import QuantConfig, quantize_
-from qprompt.packing import inspect, load, pack, unpack
-from qprompt.states import both_kinds_
+from qprompt.prompt_files.packing import inspect, load, pack, unpack
+from qprompt.prompt_files.upstream import prompts_in
+from qprompt.quantization.api import QuantConfig, quantize_
+from qprompt.quantization.state_dicts import both_kinds_
 
 COOP = {"ctx": weights(4, 64), "token_prefix": weights(5, 1, 64), "token_suffix": weights(5, 72, 64)}
 MAPLE = {

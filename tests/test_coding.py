@@ -5,8 +5,8 @@ import torch
 from quantized import one, weights
 from torch import nn
 
-from qprompt.coding import encode
-from qprompt.fake_quant import FakeQuantize, quantize_, quantized_parameters, refresh_
+from qprompt.quantization.api import FakeQuantize, quantize_, quantized_parameters, refresh_
+from qprompt.quantization.batching import encode
 
 
 class Many(nn.Module):
@@ -56,8 +56,8 @@ def test_a_step_codes_each_tensor_once(monkeypatch):
         passes.append(len(normalized))
         return encode(normalized, *others)
 
-    monkeypatch.setattr("qprompt.coding.encode", counted)
-    monkeypatch.setattr("qprompt.fake_quantize.encode", counted)
+    monkeypatch.setattr("qprompt.quantization.batching.encode", counted)
+    monkeypatch.setattr("qprompt.quantization.fake_quantize.encode", counted)
     module = Many()
     quantize_(module, names="*", min_interval=1, bits=2)
     refresh_(module)

@@ -11,8 +11,8 @@ from torch import nn
 from qprompt.__main__ import main
 from qprompt.backbones import backbone_hash
 from qprompt.errors import UserError
-from qprompt.fake_quant import quantize_
-from qprompt.packing import inspect, load, save, unpack
+from qprompt.prompt_files.classifier import load_classifier, read_images
+from qprompt.prompt_files.packing import inspect, load, save, unpack
 from qprompt.prompted_clip import (
     ConditionalCLIP,
     IndependentlyPromptedCLIP,
@@ -20,8 +20,8 @@ from qprompt.prompted_clip import (
     initial_context,
     prompt_layout,
 )
-from qprompt.states import plain_state_dict
-from qprompt.stored_prompts import load_classifier, read_images
+from qprompt.quantization.api import quantize_
+from qprompt.quantization.state_dicts import plain_state_dict
 
 CLASSES = ["cat", "small dog", "hot-air balloon"]
 

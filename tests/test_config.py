@@ -3,8 +3,8 @@
 import pytest
 from yacs.config import CfgNode
 
-from qprompt import config
 from qprompt.errors import UserError
+from qprompt.runs import config
 
 
 @pytest.fixture
@@ -110,8 +110,8 @@ def test_difference_is_by_dotted_key():
 def test_every_key_of_quant_config_is_a_config_key():
     import dataclasses
 
-    from qprompt.fake_quant import QuantConfig
-    from qprompt.trainer import add_quant_cfg, quant_config
+    from qprompt.quantization.api import QuantConfig
+    from qprompt.training.quantized import add_quant_cfg, quant_config
 
     cfg = CfgNode({"TRAINER": {}})
     add_quant_cfg(cfg)
@@ -121,7 +121,7 @@ def test_every_key_of_quant_config_is_a_config_key():
 
 @pytest.mark.parametrize("bits", [0, 17, -1])
 def test_impossible_bits_are_refused_by_name(bits):
-    from qprompt.trainer import add_quant_cfg, quant_config
+    from qprompt.training.quantized import add_quant_cfg, quant_config
 
     cfg = CfgNode({"TRAINER": {}})
     add_quant_cfg(cfg)

@@ -15,10 +15,10 @@ from dassl.data import DataManager
 from dassl.data.datasets import DATASET_REGISTRY, build_dataset
 
 import datasets
-from qprompt import config
 from qprompt.data import images, templates
 from qprompt.data.layouts import LAYOUTS
 from qprompt.errors import UserError
+from qprompt.runs import config
 
 for module in pkgutil.iter_modules(datasets.__path__):
     import_module(f"datasets.{module.name}")

@@ -10,11 +10,11 @@ from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import Registry, set_random_seed
 
-from qprompt import selection
+from qprompt.dropin.launcher import offer_quantized, quantized_class
 from qprompt.errors import UserError
-from qprompt.fake_quant import quantized_parameters
-from qprompt.launcher import offer_quantized, quantized_class
-from qprompt.trainer import add_quant_cfg
+from qprompt.quantization.api import quantized_parameters
+from qprompt.training import selection
+from qprompt.training.quantized import add_quant_cfg
 
 MINIATURE = Path(__file__).resolve().parent / "dropin_checkout"
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from quantized import NAMES, Learner, one, train, weights
 
-from qprompt import quantizers
-from qprompt.fake_quant import QuantConfig, finish_, quantize_, quantized_parameters, refresh_
+from qprompt.quantization import quantizers
+from qprompt.quantization.api import QuantConfig, finish_, quantize_, quantized_parameters, refresh_
 
 # --- the value -------------------------------------------------------------------------------------------------------
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from quantized import one, weights
 
-from qprompt.assignment import lookup
 from qprompt.errors import UserError
-from qprompt.fake_quant import FakeQuantize, finish_, refresh_
+from qprompt.quantization.api import FakeQuantize, finish_, refresh_
+from qprompt.quantization.codebook import lookup
 
 
 def test_weights_that_diverged_are_refused_at_the_end_too():

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 import qprompt
 from qprompt.errors import UserError
-from qprompt.fake_quant import QuantConfig, dequantize_, quantize_, quantized_parameters, refresh_
+from qprompt.quantization.api import QuantConfig, dequantize_, quantize_, quantized_parameters, refresh_
 
 # --- wherever modules are used ---------------------------------------------------------------------------------------
 

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from qprompt import fast
 from qprompt.backbones import import_clip
+from qprompt.dropin import fast_text as fast
 from qprompt.prompted_clip import products
 
 

@@ -16,8 +16,8 @@ from toy import toy_trainer
 import trainers.coop
 import trainers.qcoop  # noqa: F401
 from qprompt.errors import UserError
-from qprompt.feature_cache import parse_feature_cache
-from qprompt.feature_files import FeatureFiles, description, key_of
+from qprompt.training.feature_loaders import parse_feature_cache
+from qprompt.training.feature_store import FeatureFiles, description, key_of
 
 RANDOM = ("TRAINER.COOP.N_CTX", 4, "INPUT.TRANSFORMS", "['random_resized_crop', 'random_flip', 'normalize']")
 
@@ -174,7 +174,7 @@ def test_descriptions_are_the_same_in_every_process():
     code = (
         "from qprompt.engine import activate; activate()\n"
         "from dassl.data.transforms.transforms import Cutout, T\n"
-        "from qprompt.feature_files import description\n"
+        "from qprompt.training.feature_store import description\n"
         "print(description([Cutout(1, 16), T.Resize(9)]).hex())"
     )
     env = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from qprompt.assignment import assign, count, count_by_comparison, make_table
 from qprompt.errors import UserError
-from qprompt.kmeans import boundaries, fit_sorted, kmeans
+from qprompt.quantization.codebook import assign, count, count_by_comparison, make_table
+from qprompt.quantization.kmeans import boundaries, fit_sorted, kmeans
 
 
 def cost(x, levels):
@@ -181,7 +181,7 @@ def test_batch_equals_rows():
 def test_batch_too_large_for_one_piece(monkeypatch):
     x = torch.randn(7, 50).sort(-1).values
     whole = fit_sorted(x, 4)
-    monkeypatch.setattr("qprompt.kmeans.CHUNK", 1)
+    monkeypatch.setattr("qprompt.quantization.kmeans.CHUNK", 1)
     assert torch.equal(fit_sorted(x, 4), whole)
 
 

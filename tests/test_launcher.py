@@ -12,12 +12,13 @@ import torch
 from dassl.config import get_cfg_default
 from yacs.config import CfgNode
 
-from qprompt import compat, launcher, packing
 from qprompt.__main__ import main
-from qprompt.checkpoints import starting_bits
+from qprompt.dropin import compat, launcher
 from qprompt.errors import UserError
-from qprompt.fake_quant import quantize_
-from qprompt.trainer import add_quant_cfg
+from qprompt.prompt_files import packing
+from qprompt.prompt_files.upstream import starting_bits
+from qprompt.quantization.api import quantize_
+from qprompt.training.quantized import add_quant_cfg
 
 ROOT = Path(__file__).resolve().parent.parent
 MINIATURE = ROOT / "tests" / "dropin_checkout"

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from qprompt.errors import UserError
-from qprompt.noise import add_noise_, remove_noise_, renew_
+from qprompt.quantization.noise import add_noise_, remove_noise_, renew_
 
 
 def learner():

@@ -17,8 +17,8 @@ import trees
 import qprompt
 import train
 from qprompt import __main__ as command
-from qprompt import recorder
 from qprompt.engine import activate
+from qprompt.quantization import recorder
 
 RUNS = sorted(Path(__file__).parent.glob("golden/run_*"))
 bundled = pytest.mark.skipif(activate().name != "bundled", reason="the bundled engine's checkpoints")
@@ -75,7 +75,7 @@ def test_prompt_file_holds_the_prompt_of_the_checkpoint(old):
 
     tensor = qprompt.load(old / "finished/prompt_learner/prompt.qprompt")["prompt_learner.ctx"]
     state = load_checkpoint(str(old / "finished/prompt_learner/model.pth.tar-2"))["state_dict"]
-    from qprompt.checkpoints import prompts_in
+    from qprompt.prompt_files.upstream import prompts_in
 
     prompt = prompts_in(state).prompts["ctx"]
     assert torch.equal(tensor, prompt.fake(prompt.weight).detach())

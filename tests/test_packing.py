@@ -16,11 +16,11 @@ from safetensors import safe_open
 from torch import nn
 
 import qprompt
-from qprompt import prompt_file
-from qprompt.bits import pack_bits, packed_size, unpack_bits
 from qprompt.errors import UserError
-from qprompt.fake_quant import quantize_
-from qprompt.packing import inspect, load, save
+from qprompt.prompt_files import format as prompt_file
+from qprompt.prompt_files.bits import pack_bits, packed_size, unpack_bits
+from qprompt.prompt_files.packing import inspect, load, save
+from qprompt.quantization.api import quantize_
 
 ABOUT = {
     "method": "QCoOp",

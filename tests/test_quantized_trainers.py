@@ -6,8 +6,8 @@ import pytest
 import torch
 from toy import toy_trainer
 
-from qprompt import packing
-from qprompt.fake_quant import quantized_parameters
+from qprompt.prompt_files import packing
+from qprompt.quantization.api import quantized_parameters
 
 NODES = ("MAPLE.PROMPT_DEPTH", "IVLP.PROMPT_DEPTH_TEXT", "IVLP.PROMPT_DEPTH_VISION", "VPT.PROMPT_DEPTH_VISION")
 DEPTHS = [word for node in NODES for word in (f"TRAINER.{node}", 2)]

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from qprompt import quantizers
-from qprompt.assignment import assign, lookup
 from qprompt.errors import UserError
-from qprompt.kmeans import boundaries
+from qprompt.quantization import quantizers
+from qprompt.quantization.codebook import assign, lookup
+from qprompt.quantization.kmeans import boundaries
 
 RULES = [(name, bits) for name, rule in quantizers.REGISTRY.items() for bits in (1, 2, 3, 8) if bits <= rule.max_bits]
 

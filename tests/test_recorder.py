@@ -8,8 +8,8 @@ import torch
 from quantized import NAMES, Learner, one, weights
 
 from qprompt.errors import UserError
-from qprompt.fake_quant import quantize_, quantized_parameters, refresh_
-from qprompt.recorder import Recorder, read
+from qprompt.quantization.api import quantize_, quantized_parameters, refresh_
+from qprompt.quantization.recorder import Recorder, read
 
 
 class Writer:

@@ -131,11 +131,11 @@ def test_killed_runs_equal_untouched_ones():
 
 
 def test_run_cut_off_while_a_checkpoint_is_written_takes_up_the_one_before(root, clip_file, tmp_path, monkeypatch):
-    import qprompt.files
+    import qprompt.io.files
     from trainers.coop import CoOp
 
     monkeypatch.chdir(train.HERE)
-    replace, calls = qprompt.files.os.replace, []
+    replace, calls = qprompt.io.files.os.replace, []
 
     def killed(source, target):
         calls.append(str(target))
@@ -144,7 +144,7 @@ def test_run_cut_off_while_a_checkpoint_is_written_takes_up_the_one_before(root,
         replace(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(qprompt.files.os, "replace", killed)
+        patch.setattr(qprompt.io.files.os, "replace", killed)
         assert train.main(arguments(root, clip_file, tmp_path / "cut", "CoOp")) == 130
     folder = tmp_path / "cut" / "prompt_learner"
     assert sorted(p.name for p in folder.iterdir()) == ["checkpoint", "model.pth.tar-1"]

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from qprompt import run_record
 from qprompt.errors import UserError
-from qprompt.files import atomic_open, write_json
+from qprompt.io.files import atomic_open, write_json
+from qprompt.runs import record as run_record
 
 SETTINGS = {"config": {"OPTIM.LR": 0.002}, "arguments": {"mode": "train"}}
 
@@ -84,7 +84,7 @@ def test_leftovers_of_a_killed_run_are_removed_and_not_those_of_runs_below(tmp_p
 
 
 def test_lock_ends_with_its_process_whatever_workers_it_has_forked(tmp_path):
-    fork = "import os, sys, time; from qprompt.run_record import claim\n"
+    fork = "import os, sys, time; from qprompt.runs.record import claim\n"
     fork += "with claim(sys.argv[1], {}):\n"
     fork += "    if os.fork(): os.kill(os.getpid(), 9)\n"
     fork += "    print(os.getpid(), flush=True); sys.stdin.read()"
@@ -104,7 +104,7 @@ def test_finished_run_is_not_overwritten(tmp_path):
 
 
 def test_second_run_is_refused_while_the_first_lives_and_not_after(tmp_path):
-    hold = "import sys; from qprompt.run_record import claim\n"
+    hold = "import sys; from qprompt.runs.record import claim\n"
     hold += "with claim(sys.argv[1], {}): print('held', flush=True); input()"
     first = subprocess.Popen(
         [sys.executable, "-c", hold, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -14,9 +14,9 @@ import torch
 from sweep_project import HERE, make_project, write
 
 from qprompt.__main__ import main
+from qprompt.io.torch_files import read_torch_file
 from qprompt.sweep import process
 from qprompt.sweep.signals import Signals
-from qprompt.torch_files import read_torch_file
 
 SPEC = "protocol: base2new\ndatasets: [pets]\ntrainers: {CoOp: tiny}\nseeds: [1, 2]\n"
 TEST_NEW = "output/base2new/test_new/pets/shots_16/CoOp/tiny/seed1"

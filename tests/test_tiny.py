@@ -10,10 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from qprompt import tiny
-from qprompt.backbones import import_clip, load_clip
+from qprompt.backbones import import_clip, load_clip, tiny
+from qprompt.backbones.tiny import tiny_state_dict
 from qprompt.errors import UserError
-from qprompt.tiny import tiny_state_dict
 from qprompt.world import NOUNS, RESOLUTION, Dice, draw, phrases, random_scene
 
 ROOT = Path(__file__).resolve().parent.parent

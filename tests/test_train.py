@@ -8,7 +8,7 @@ import torch
 import trees
 
 import train
-from qprompt import packing
+from qprompt.prompt_files import packing
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from toy import CLASSES, toy_cfg, toy_trainer
 
 import trainers.zsclip  # noqa: F401
 from qprompt.data.templates import prompts
-from qprompt.feature_cache import cached_loader, is_deterministic
 from qprompt.prompted_clip import normalize, tokenize
+from qprompt.training.feature_loaders import cached_loader, is_deterministic
 
 
 def test_logits_are_clips_own(clip_file, tmp_path):

@@ -7,7 +7,7 @@ from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from PIL import Image
 
-from qprompt.config import extend_cfg, merge_options
+from qprompt.runs.config import extend_cfg, merge_options
 
 CLASSES = ("cat", "big_dog", "red fire truck", "tree", "house", "traffic light")
 PIXELS = 32

@@ -6,8 +6,8 @@ from dassl.engine import TRAINER_REGISTRY
 from torch import nn
 
 from qprompt.prompted_clip import ConditionalCLIP, Prompts, initial_context, prompt_layout
+from qprompt.training.prompt_trainer import PromptTrainer
 from trainers.coop import context_words
-from trainers.prompt_trainer import PromptTrainer
 
 
 class ConditionalPromptLearner(nn.Module):

@@ -5,7 +5,7 @@ from torch import nn
 
 from qprompt.errors import UserError
 from qprompt.prompted_clip import PromptedCLIP, Prompts, initial_context, prompt_layout
-from trainers.prompt_trainer import PromptTrainer
+from qprompt.training.prompt_trainer import PromptTrainer
 
 
 class PromptLearner(nn.Module):

@@ -3,7 +3,7 @@
 from dassl.engine import TRAINER_REGISTRY
 
 from qprompt.prompted_clip import IndependentlyPromptedCLIP
-from trainers.prompt_trainer import PromptTrainer, check_depth, hybrid_context
+from qprompt.training.prompt_trainer import PromptTrainer, check_depth, hybrid_context
 
 
 @TRAINER_REGISTRY.register()

@@ -7,7 +7,7 @@ from dassl.engine import TRAINER_REGISTRY
 from torch import nn
 
 from qprompt.prompted_clip import PromptedCLIP, Prompts
-from trainers.prompt_trainer import PromptTrainer, check_depth, hybrid_context
+from qprompt.training.prompt_trainer import PromptTrainer, check_depth, hybrid_context
 
 
 class MultiModalPromptLearner(nn.Module):

@@ -2,7 +2,7 @@
 
 from dassl.engine import TRAINER_REGISTRY
 
-from qprompt.noise import add_noise_, renew_
+from qprompt.quantization.noise import add_noise_, renew_
 from trainers.coop import CoOp
 
 

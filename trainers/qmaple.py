@@ -2,7 +2,7 @@
 
 from dassl.engine import TRAINER_REGISTRY
 
-from qprompt.trainer import QuantizedPrompts
+from qprompt.training.quantized import QuantizedPrompts
 from trainers.maple import MaPLe
 
 

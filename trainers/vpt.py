@@ -4,7 +4,7 @@ import torch
 from dassl.engine import TRAINER_REGISTRY
 
 from qprompt.prompted_clip import IndependentlyPromptedCLIP, PromptLayout, tokenize
-from trainers.prompt_trainer import PromptTrainer, check_depth
+from qprompt.training.prompt_trainer import PromptTrainer, check_depth
 
 WORDS = "a photo of a"  # upstream fixes them; its CTX_INIT is not read
 

@@ -5,7 +5,7 @@ from dassl.engine import TRAINER_REGISTRY
 
 from qprompt.data import templates
 from qprompt.prompted_clip import PromptedCLIP, PromptLayout, normalize, tokenize
-from trainers.prompt_trainer import PromptTrainer
+from qprompt.training.prompt_trainer import PromptTrainer
 
 
 class EnsembledCLIP(PromptedCLIP):

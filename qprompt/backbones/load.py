@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from qprompt.backbones.clip_package import ClipModel, import_clip
-from qprompt.backbones.dialects import (
+from qprompt.backbones.convert import (
     OPEN_CLIP,
     Dialect,
     check_open_clip,
@@ -56,7 +56,7 @@ def load_state_dict(name: str, path: str | os.PathLike[str] = "") -> dict[str, T
     if path:
         return read_weights(path)
     if name == "tiny":
-        from qprompt.tiny import tiny_state_dict
+        from qprompt.backbones.tiny import tiny_state_dict
 
         return tiny_state_dict()
     check_backbone(name)

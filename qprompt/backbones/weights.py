@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from qprompt.errors import UserError
-from qprompt.torch_files import read_torch_file
+from qprompt.io.torch_files import read_torch_file
 
 CACHE = Path("~/.cache/clip")  # where OpenAI's package keeps its downloads
 MIRROR = "QPROMPT_CLIP_MIRROR"  # environment: an address below which <SHA-256>/<file> lie, in place of OpenAI's
@@ -26,7 +26,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The tensors of a TorchScript archive, a ``torch.save``d state dict or a safetensors file.
 
     A state dict may lie under "state_dict" or "model", with DataParallel's "module." before its names.
-    Nothing in a pickle is run (see `qprompt.torch_files`).
+    Nothing in a pickle is run (see `qprompt.io.torch_files`).
 
     Raises UserError for a file that is missing, cut short, or holds something else.
     """

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, print, return the exit code."""
-    from qprompt.files import write_json
+    from qprompt.io.files import write_json
 
     root = Path(args.root).expanduser().absolute()
     if not root.is_dir():

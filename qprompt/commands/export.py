@@ -46,9 +46,9 @@ def run(args: argparse.Namespace) -> None:
         import_onnx()
     import numpy as np
 
-    from qprompt.files import atomic_open
+    from qprompt.io.files import atomic_open
+    from qprompt.prompt_files.classifier import class_names, load_classifier
     from qprompt.prompted_clip import ConditionalCLIP
-    from qprompt.stored_prompts import class_names, load_classifier
 
     names = class_names(args.classes)
     model = load_classifier(args.file, names, args.backbone, args.backbone_path, args.other_backbone)
@@ -68,9 +68,9 @@ def run(args: argparse.Namespace) -> None:
 
 def write_projected(source: str, path: str, bits: int) -> None:
     """Write the projected prompts of `source` to `path`, and say how much smaller they are."""
-    from qprompt.packing import inspect
-    from qprompt.prompt_file import read_prompt_file, write_prompt_file
-    from qprompt.stored_prompts import project
+    from qprompt.prompt_files.classifier import project
+    from qprompt.prompt_files.format import read_prompt_file, write_prompt_file
+    from qprompt.prompt_files.packing import inspect
 
     file = read_prompt_file(source)
     try:
@@ -99,7 +99,7 @@ def write_onnx(model: Any, names: list[str], path: Path) -> float:
     """Export, check against PyTorch, write; returns the largest difference in probability."""
     import torch
 
-    from qprompt.files import atomic_open
+    from qprompt.io.files import atomic_open
     from qprompt.prompted_clip import normalize
 
     onnx, onnxruntime = import_onnx()

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Check the file and print its content."""
-    from qprompt.packing import inspect
+    from qprompt.prompt_files.packing import inspect
 
     about = inspect(args.file)
     if args.json:

@@ -79,7 +79,7 @@ def _words_and_full_precision(trainer: Any, run: Any) -> tuple[list, Any]:
 
     The trainer's model is full precision afterwards.
     """
-    from qprompt.fake_quant import dequantize_, quantized_parameters
+    from qprompt.quantization.api import dequantize_, quantized_parameters
     from qprompt.report.look.rebuild import predict
     from qprompt.report.look.words import context_of, known_tokens, words_table
 

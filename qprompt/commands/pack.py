@@ -29,10 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the prompt file and say what it takes."""
-    from qprompt.checkpoints import kind_of_state
-    from qprompt.packing import inspect, pack
-    from qprompt.quant_config import QuantConfig
-    from qprompt.torch_files import read_checkpoint
+    from qprompt.io.torch_files import read_checkpoint
+    from qprompt.prompt_files.packing import inspect, pack
+    from qprompt.prompt_files.upstream import kind_of_state
+    from qprompt.quantization.config import QuantConfig
 
     path = checkpoint_file(args.checkpoint)
     _, state = read_checkpoint(path)

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from qprompt.errors import UserError
-    from qprompt.stored_prompts import class_names, load_classifier, read_images
+    from qprompt.prompt_files.classifier import class_names, load_classifier, read_images
 
     if args.top < 1 or args.batch < 1:
         raise UserError(f"--top is {args.top} and --batch {args.batch}, expected at least 1")

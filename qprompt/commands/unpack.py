@@ -26,9 +26,9 @@ def run(args: argparse.Namespace) -> None:
     """Write the checkpoint and say how to use it."""
     import torch
 
-    from qprompt.checkpoints import KINDS
-    from qprompt.files import atomic_open
-    from qprompt.packing import unpack
+    from qprompt.io.files import atomic_open
+    from qprompt.prompt_files.packing import unpack
+    from qprompt.prompt_files.upstream import KINDS
 
     state = unpack(args.file, args.kind)
     path = Path(args.output_dir) / KINDS[args.kind].folder / f"model.pth.tar-{args.epoch}"

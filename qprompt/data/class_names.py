@@ -5,7 +5,7 @@ from pathlib import Path
 
 from qprompt.data.items import Split
 from qprompt.errors import UserError, did_you_mean
-from qprompt.files import parse_json
+from qprompt.io.files import parse_json
 
 
 def read_renames(path: str) -> Callable[[Split], Split]:

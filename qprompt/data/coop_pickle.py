@@ -9,7 +9,7 @@ from typing import Any
 
 from qprompt.data.items import Item, Split, by_label
 from qprompt.errors import UserError
-from qprompt.pickles import BoundedUnpickler
+from qprompt.io.pickles import BoundedUnpickler
 
 
 class DatumRecord:

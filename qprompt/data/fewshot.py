@@ -10,7 +10,7 @@ from qprompt.data import coop_pickle
 from qprompt.data.items import Item, Split, check_subset, class_names, draw_shots, split_hash, subset_classes
 from qprompt.data.split_file import publish, read_items, read_split
 from qprompt.errors import UserError
-from qprompt.files import read_json
+from qprompt.io.files import read_json
 
 FORMAT = 1
 

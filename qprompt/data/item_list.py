@@ -10,7 +10,7 @@ from qprompt.data.items import Item, Split
 from qprompt.data.own import PARTS, complete
 from qprompt.data.split_file import read_split
 from qprompt.errors import UserError
-from qprompt.files import parse_json
+from qprompt.io.files import parse_json
 
 # column or key -> the names under which it is taken
 COLUMNS = {

@@ -9,7 +9,7 @@ from typing import Any
 
 from qprompt.data.items import Item, Split
 from qprompt.errors import UserError
-from qprompt.files import read_json
+from qprompt.io.files import read_json
 
 
 def read_split(path: Path) -> Split:

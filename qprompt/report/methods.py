@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from qprompt.config import ALIKE, WITHOUT_EFFECT
 from qprompt.report.records import Run
+from qprompt.runs.config import ALIKE, WITHOUT_EFFECT
 
 # What a report has columns or rows of its own for, and what changes no result.
 _NOT_METHOD = {

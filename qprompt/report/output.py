@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from qprompt.errors import UserError
-from qprompt.files import atomic_open
+from qprompt.io.files import atomic_open
 from qprompt.report import render
 from qprompt.report.page import page
 from qprompt.report.plotting import save

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qprompt.errors import UserError
-from qprompt.files import atomic_open
+from qprompt.io.files import atomic_open
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
 _DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))

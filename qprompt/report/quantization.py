@@ -21,7 +21,7 @@ _RUNS, _TENSORS, _STAGES = 4, 3, 12  # at most so many columns, rows (or lines),
 
 
 class Record(NamedTuple):
-    """One run of a method with its recorded arrays (see `qprompt.recorder.Recorder`)."""
+    """One run of a method with its recorded arrays (see `qprompt.quantization.recorder.Recorder`)."""
 
     method: str
     run: Run

@@ -15,9 +15,9 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from qprompt import config
 from qprompt.engine import activate
 from qprompt.errors import UserError, did_you_mean
+from qprompt.runs import config
 from qprompt.sweep.spec import Dataset, Spec
 
 # What a zero-shot run is given; few, so that no data set reads all its training images.

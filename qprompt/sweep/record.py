@@ -5,9 +5,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from qprompt import config
 from qprompt.errors import UserError
-from qprompt.run_record import run_settings
+from qprompt.runs import config
+from qprompt.runs.record import run_settings
 from qprompt.sweep.plan import Run, default_cfg
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qprompt.errors import UserError
-from qprompt.files import write_json
+from qprompt.io.files import write_json
 from qprompt.sweep.plan import Run, plan
 from qprompt.sweep.pool import Failure, Pool, describe
 from qprompt.sweep.progress import Progress, clock

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from qprompt.errors import UserError
-from qprompt.files import write_json
+from qprompt.io.files import write_json
 from qprompt.sweep.plan import Run
 from qprompt.sweep.pool import describe
 from qprompt.sweep.record import finished

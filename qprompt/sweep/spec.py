@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from qprompt import config
 from qprompt.errors import UserError, did_you_mean
+from qprompt.runs import config
 
 PROTOCOLS = ("base2new", "few_shot", "cross_dataset")
 LONGEST_RANGE = 100_000

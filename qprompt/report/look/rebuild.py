@@ -109,7 +109,7 @@ def _config(run: Run, classes: str, root: str) -> Any:
     from dassl.data.datasets import DATASET_REGISTRY
     from dassl.engine import TRAINER_REGISTRY
 
-    from qprompt import config
+    from qprompt.runs import config
 
     cfg = get_cfg_default()
     config.extend_cfg(cfg)

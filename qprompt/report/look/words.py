@@ -73,6 +73,6 @@ def known_tokens(backbone: str, path: str) -> Tensor | None:
         return None
     from safetensors.torch import load
 
-    from qprompt import tiny
+    from qprompt.backbones import tiny
 
     return load(tiny._asset())["token_embedding.ids"].long()

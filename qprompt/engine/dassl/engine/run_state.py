@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 import torch
 
-from qprompt import config
+from qprompt.runs import config
 
 # Settings that may differ between a run and its resumption: they change where and how, not what is trained.
 FREE_TO_CHANGE = (*config.WITHOUT_EFFECT, "USE_CUDA", "DATALOADER.TEST", "TRAIN", "TEST")

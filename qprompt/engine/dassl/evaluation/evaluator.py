@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from qprompt.errors import UserError
-from qprompt.files import atomic_open
+from qprompt.io.files import atomic_open
 
 from .build import EVALUATOR_REGISTRY
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from qprompt.errors import UserError
-from qprompt.files import atomic_open
+from qprompt.io.files import atomic_open
 
 __all__ = [
     "check_availability",

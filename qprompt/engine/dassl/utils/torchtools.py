@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from qprompt.errors import UserError
-from qprompt.files import atomic_open
-from qprompt.torch_files import read_torch_file
+from qprompt.io.files import atomic_open
+from qprompt.io.torch_files import read_torch_file
 
 from .tools import BadFile, mkdir_if_missing
 

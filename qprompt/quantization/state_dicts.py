@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from qprompt.errors import UserError
-from qprompt.fake_quant import FakeQuantize, quantized_parameters
+from qprompt.quantization.api import FakeQuantize, quantized_parameters
 
 
 def original_key(name: str) -> str:

@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from qprompt.bits import pack_bits, packed_size, unpack_bits
 from qprompt.errors import UserError
-from qprompt.files import atomic_open
+from qprompt.io.files import atomic_open
+from qprompt.prompt_files.bits import pack_bits, packed_size, unpack_bits
 
 FORMAT = 1
 DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}

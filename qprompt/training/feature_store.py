@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from qprompt.files import atomic_open
-from qprompt.torch_files import read_torch_file
+from qprompt.io.files import atomic_open
+from qprompt.io.torch_files import read_torch_file
 
 _DIGEST = hashlib.sha256().digest_size
 

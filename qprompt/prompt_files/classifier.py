@@ -8,21 +8,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qprompt.backbones import ClipModel, backbone_hash, import_clip, load_clip
-from qprompt.checkpoints import KINDS, kind_of
 from qprompt.data.images import read_image
 from qprompt.errors import UserError
-from qprompt.fake_quantize import FakeQuantize
-from qprompt.packing import stored_tensor
-from qprompt.prompt_file import PromptFile, StoredTensor, read_prompt_file
+from qprompt.prompt_files.format import PromptFile, StoredTensor, read_prompt_file
+from qprompt.prompt_files.packing import stored_tensor
+from qprompt.prompt_files.upstream import KINDS, kind_of
 from qprompt.prompted_clip import ConditionalCLIP, PromptedCLIP, Prompts, prompt_layout
-from qprompt.quant_config import QuantConfig
+from qprompt.quantization.config import QuantConfig
+from qprompt.quantization.fake_quantize import FakeQuantize
 
 WORDS = "a photo of a"
 LAYER = "encoder.transformer.resblocks.{}.VPT_shallow"
 
 
 class StoredPrompts(nn.Module):
-    """A prompt learner of `qprompt.checkpoints.KINDS`, from the tensors of a prompt file (names without a prefix).
+    """A prompt learner of `upstream.KINDS`, from the tensors of a prompt file (names without a prefix).
 
     Of a text width D, an image width V and a feature width E: text prompts are (n, D), image prompts (n, V),
     projections (V, D); the meta network of CoCoOp maps E to D.

@@ -7,7 +7,10 @@ import torch
 import torchvision
 
 from qprompt.data.decode_cache import MB
-from qprompt.feature_cache import (
+from qprompt.prompted_clip import Prompts
+from qprompt.prompted_clip.products import onednn_is_faster
+from qprompt.prompted_clip.text import use_reference
+from qprompt.training.feature_loaders import (
     EpochLoader,
     Store,
     cached_loader,
@@ -15,10 +18,7 @@ from qprompt.feature_cache import (
     one_image_an_item,
     parse_feature_cache,
 )
-from qprompt.feature_files import FeatureFiles
-from qprompt.prompted_clip import Prompts
-from qprompt.prompted_clip.products import onednn_is_faster
-from qprompt.prompted_clip.text import use_reference
+from qprompt.training.feature_store import FeatureFiles
 
 
 class KeptFeatures:

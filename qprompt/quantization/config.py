@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from qprompt import quantizers
 from qprompt.errors import UserError, did_you_mean
+from qprompt.quantization import quantizers
 
 CHOICES = {
     "mode": ("qat", "ptq"),
@@ -19,7 +19,7 @@ LEAST = {"start_step": 0, "min_interval": 1, "kl_threshold": 0.0, "group_size": 
 class QuantConfig:
     """How tensors are quantized; checked when it is made (UserError). ``TRAINER.QUANT`` is generated from it.
 
-    method: level rule, a name in `qprompt.quantizers.REGISTRY`.
+    method: level rule, a name in `qprompt.quantization.quantizers.REGISTRY`.
     bits: 1 to 8, or 16: rounding to half precision, for reference and for what stays unquantized.
     normalize: fit the levels to (W - mu) / sigma; mu and sigma then follow W at every step, the levels do not.
     mode: "qat" quantizes in training; "ptq" trains in full precision and quantizes when training ends (`finish_`).

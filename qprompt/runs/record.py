@@ -18,9 +18,11 @@ from typing import Any
 
 import torch
 
-from qprompt import __version__, config, files
+from qprompt import __version__
 from qprompt.errors import AlreadyFinished, UserError
-from qprompt.files import remove_unfinished, write_json
+from qprompt.io import files
+from qprompt.io.files import remove_unfinished, write_json
+from qprompt.runs import config
 
 SCHEMA = 1
 METRICS = "metrics.json"

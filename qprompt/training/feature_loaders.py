@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from qprompt.errors import UserError
-from qprompt.feature_files import FeatureFiles, description, key_of
+from qprompt.training.feature_store import FeatureFiles, description, key_of
 
 # Entries of INPUT.TRANSFORMS that draw no random number. What is not listed counts as random.
 DETERMINISTIC = frozenset({"normalize", "center_crop", "instance_norm"})

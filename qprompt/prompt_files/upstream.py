@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from qprompt.errors import UserError
-from qprompt.fake_quantize import FakeQuantize
-from qprompt.quant_config import QuantConfig
+from qprompt.quantization.config import QuantConfig
+from qprompt.quantization.fake_quantize import FakeQuantize
 
 
 @dataclass(frozen=True)

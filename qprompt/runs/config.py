@@ -31,7 +31,7 @@ ALIKE = {"FEATURE_CACHE": ("off", "auto", "epochs"), "INPUT.AUGMENT": ("cpu", "d
 
 def extend_cfg(cfg: CfgNode) -> None:
     """Add to Dassl's default config every key that the trainers and data sets of this project read."""
-    from qprompt.trainer import add_quant_cfg
+    from qprompt.training.quantized import add_quant_cfg
 
     cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base or new
     cfg.DATASET.LIST = ""  # ImageList only: a .csv, .tsv, .json or .jsonl file

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from qprompt.errors import UserError
-from qprompt.fake_quant import quantized_parameters
-from qprompt.fake_quantize import FakeQuantize
-from qprompt.files import atomic_open, parse_json
+from qprompt.io.files import atomic_open, parse_json
+from qprompt.quantization.api import quantized_parameters
+from qprompt.quantization.fake_quantize import FakeQuantize
 
 QUANTITIES = ("mu", "sigma", "kl", "mse", "snr_db", "refit")
 BINS = 64

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qprompt.selection import unwrapped
+from qprompt.training.selection import unwrapped
 
 TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 1e-1}  # of the largest entry; float32: 1e-4
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from qprompt.errors import UserError, did_you_mean
-from qprompt.kmeans import fit_sorted, sort
+from qprompt.quantization.kmeans import fit_sorted, sort
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def grid(k: int, device: torch.device | None = None) -> Tensor:
 
 @register("kmeans")
 def kmeans(x: Tensor, k: int) -> Tensor:
-    """Least squared error (arXiv 2407.10704, section 3.3); see `qprompt.kmeans`."""
+    """Least squared error (arXiv 2407.10704, section 3.3); see `qprompt.quantization.kmeans`."""
     return fit_sorted(sort(x), k).to(x.dtype)
 
 

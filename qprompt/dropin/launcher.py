@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from qprompt import __version__, compat
+from qprompt import __version__
+from qprompt.dropin import compat
 from qprompt.errors import UserError, did_you_mean
 
 FLAGS = {
@@ -100,8 +101,8 @@ def _hook_dassl(argv: list[str], fast: bool) -> None:
     import dassl.engine
     from dassl.config.defaults import _C
 
-    from qprompt.checkpoints import starting_bits
-    from qprompt.trainer import add_quant_cfg
+    from qprompt.prompt_files.upstream import starting_bits
+    from qprompt.training.quantized import add_quant_cfg
 
     add_quant_cfg(_C)  # the default itself: every way to a config leads there
     _C.TRAINER.QUANT.BITS = starting_bits(_requested(argv))
@@ -149,7 +150,7 @@ def offer_quantized(registry: Any) -> None:
 
 def quantized_class(trainer: type) -> type:
     """``QX`` from the trainer class X. What X reads of the config is what it read before: TRAINER.NAME is X there."""
-    from qprompt.trainer import QuantizedPrompts
+    from qprompt.training.quantized import QuantizedPrompts
 
     name = f"Q{trainer.__name__}"
     if not (isinstance(trainer, type) and hasattr(trainer, "build_model") and hasattr(trainer, "forward_backward")):
@@ -177,7 +178,7 @@ def _checked(build: Callable[[Any], Any], registry: Any, fast: bool = False) -> 
             compat.stay_on_cpu()
         trainer = build(cfg)
         if fast:
-            from qprompt.fast import speed_up
+            from qprompt.dropin.fast_text import speed_up
 
             print(speed_up(trainer))
         return trainer
@@ -199,7 +200,7 @@ def _name_mistakes() -> None:
     a key which is not there is named in one line."""
     from yacs.config import CfgNode
 
-    from qprompt.config import set_key
+    from qprompt.runs.config import set_key
 
     prefix = "TRAINER.QUANT."
     merge_list, merge_node = CfgNode.merge_from_list, CfgNode.merge_from_other_cfg
@@ -230,7 +231,7 @@ def _name_mistakes() -> None:
 
 @contextlib.contextmanager
 def _unknown_key_named(cfg: Any, where: str) -> Iterator[None]:
-    from qprompt.config import keys
+    from qprompt.runs.config import keys
 
     try:
         yield

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from qprompt.fake_quant import quantized_parameters
+from qprompt.quantization.api import quantized_parameters
 
 
 class TensorCost(NamedTuple):

@@ -4,8 +4,8 @@ import os.path as osp
 from glob import glob
 
 from qprompt.errors import UserError
-from qprompt.states import load_state_dict_
-from qprompt.torch_files import read_checkpoint
+from qprompt.io.torch_files import read_checkpoint
+from qprompt.quantization.state_dicts import load_state_dict_
 
 # The embeddings of the class tokens: upstream stores them, here they are rebuilt for the classes at hand.
 REBUILT = ("token_prefix", "token_suffix")

@@ -11,11 +11,11 @@ from qprompt.backbones import backbone_hash, convert_weights_, load_clip
 from qprompt.data.decode_cache import MB
 from qprompt.data.views import deliver_views_
 from qprompt.errors import UserError, did_you_mean
-from qprompt.feature_cache import parse_feature_cache
 from qprompt.prompted_clip import initial_context, prompt_layout
 from qprompt.prompted_clip.memory import bound_text_memory_, training_memory
-from trainers.kept_features import KeptFeatures
-from trainers.prompt_checkpoints import PromptCheckpoints
+from qprompt.training.checkpointing import PromptCheckpoints
+from qprompt.training.feature_caching import KeptFeatures
+from qprompt.training.feature_loaders import parse_feature_cache
 
 PRECISIONS = ("fp16", "fp32", "amp", "bf16")
 

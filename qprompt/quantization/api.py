@@ -14,12 +14,12 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from qprompt.assignment import count
-from qprompt.coding import Batch, divergence, encode_together
 from qprompt.errors import UserError
-from qprompt.fake_quantize import FakeQuantize
-from qprompt.parameters import match_parameters, owner_of, parametrizations, remove_parametrization
-from qprompt.quant_config import QuantConfig
+from qprompt.quantization.batching import Batch, divergence, encode_together
+from qprompt.quantization.codebook import count
+from qprompt.quantization.config import QuantConfig
+from qprompt.quantization.fake_quantize import FakeQuantize
+from qprompt.quantization.parameters import match_parameters, owner_of, parametrizations, remove_parametrization
 
 __all__ = [
     "FakeQuantize",

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qprompt import quantizers
-from qprompt.assignment import TABLE_FROM, Table, assign, count, is_compiling, lookup, make_table
-from qprompt.coding import Coded, divergence, encode, normalize
 from qprompt.errors import UserError
-from qprompt.kmeans import boundaries
-from qprompt.quant_config import QuantConfig
+from qprompt.quantization import quantizers
+from qprompt.quantization.batching import Coded, divergence, encode, normalize
+from qprompt.quantization.codebook import TABLE_FROM, Table, assign, count, is_compiling, lookup, make_table
+from qprompt.quantization.config import QuantConfig
+from qprompt.quantization.kmeans import boundaries
 
 
 class Kept(NamedTuple):

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from qprompt import __version__
-from qprompt.checkpoints import KINDS, from_kind, prompts_in
 from qprompt.errors import UserError, did_you_mean
-from qprompt.fake_quant import QuantConfig, check_finite, quantized_parameters
-from qprompt.fake_quantize import FakeQuantize
-from qprompt.prompt_file import DTYPES, WHOLE, StoredTensor, read_prompt_file, write_prompt_file
+from qprompt.prompt_files.format import DTYPES, WHOLE, StoredTensor, read_prompt_file, write_prompt_file
+from qprompt.prompt_files.upstream import KINDS, from_kind, prompts_in
+from qprompt.quantization.api import QuantConfig, check_finite, quantized_parameters
+from qprompt.quantization.fake_quantize import FakeQuantize
 
 
 @torch.no_grad()
@@ -71,7 +71,7 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
 def pack(
     state: Mapping[str, Any], path: str | os.PathLike[str], config: QuantConfig | None = None, **metadata: Any
 ) -> None:
-    """Write the prompts of a state dict to a prompt file: those of `qprompt.checkpoints.KINDS`, found by their keys.
+    """Write the prompts of a state dict to a prompt file: those of `upstream.KINDS`, found by their keys.
 
     With `config`, or where the state is of full precision (then with the method's own bits), they are quantized here:
     post-training quantization. Else a quantized state keeps the levels that it was trained with.
@@ -90,7 +90,7 @@ def pack(
 
 
 def unpack(path: str | os.PathLike[str], kind: str) -> dict[str, Tensor]:
-    """A state dict with the keys of the unmodified upstream trainer: `kind` is one of `qprompt.checkpoints.KINDS`."""
+    """A state dict with the keys of the unmodified upstream trainer: `kind` is one of `upstream.KINDS`."""
     if kind not in KINDS:
         raise UserError(f"kind is {kind!r}, expected {' or '.join(KINDS)}.{did_you_mean(kind, KINDS)}")
     try:

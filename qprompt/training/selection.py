@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from qprompt.errors import UserError
-from qprompt.fake_quant import quantized_parameters
+from qprompt.quantization.api import quantized_parameters
 
 WORDS = ("prompt", "ctx", "context", "vpt")
 

@@ -1,6 +1,6 @@
 """The control experiment of arXiv 2407.10704, section 3.1: Gaussian noise on the prompt instead of quantization.
 
-No levels, nothing to pack: it shows what noise of a given strength does, beside `qprompt.fake_quant`.
+No levels, nothing to pack: it shows what noise of a given strength does, beside `qprompt.quantization.api`.
 """
 
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from qprompt.errors import UserError
-from qprompt.parameters import match_parameters, owner_of, parametrizations, remove_parametrization
+from qprompt.quantization.parameters import match_parameters, owner_of, parametrizations, remove_parametrization
 
 
 class GaussianNoise(nn.Module):

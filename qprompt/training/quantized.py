@@ -17,11 +17,12 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
-from qprompt import accounting, packing, selection
 from qprompt.errors import UserError
-from qprompt.fake_quant import QuantConfig, finish_, match_parameters, quantize_, refresh_
-from qprompt.recorder import Recorder
-from qprompt.states import both_kinds_, unquantized_view
+from qprompt.prompt_files import accounting, packing
+from qprompt.quantization.api import QuantConfig, finish_, match_parameters, quantize_, refresh_
+from qprompt.quantization.recorder import Recorder
+from qprompt.quantization.state_dicts import both_kinds_, unquantized_view
+from qprompt.training import selection
 
 if TYPE_CHECKING:
     from dassl.engine import TrainerX as _Trainer
@@ -40,7 +41,7 @@ def quant_config(cfg: CfgNode) -> QuantConfig:
     """The QuantConfig that ``TRAINER.QUANT`` describes; UserError names a value that cannot be."""
     if "QUANT" not in cfg.TRAINER:
         raise UserError(
-            "the config has no TRAINER.QUANT: call qprompt.trainer.add_quant_cfg(cfg) where it is extended."
+            "the config has no TRAINER.QUANT: call qprompt.training.quantized.add_quant_cfg(cfg) where it is extended."
         )
     try:
         return QuantConfig(**{name.lower(): value for name, value in cfg.TRAINER.QUANT.items()})
@@ -57,7 +58,7 @@ class QuantizedPrompts(_Trainer):
     """Quantize the prompts of the trainer that follows in the bases: fake-quantized in training, packed after it.
 
     `quantized`: names or glob patterns of parameters of ``self.model``; ``TRAINER.QUANT.INCLUDE`` replaces them. Where
-    both are empty, the rules of `qprompt.selection` choose.
+    both are empty, the rules of `qprompt.training.selection` choose.
     """
 
     quantized: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from qprompt.errors import UserError
-from qprompt.pickles import BoundedUnpickler
+from qprompt.io.pickles import BoundedUnpickler
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qprompt.assignment import Table, assign, lookup
+from qprompt.quantization.codebook import Table, assign, lookup
 
 if TYPE_CHECKING:
-    from qprompt.fake_quantize import FakeQuantize
+    from qprompt.quantization.fake_quantize import FakeQuantize
 
 Pair: TypeAlias = "tuple[FakeQuantize, nn.Parameter]"
 

@@ -1,0 +1,20 @@
+from .errors import UserError as UserError
+from .prompt_files.packing import inspect as inspect
+from .prompt_files.packing import load as load
+from .prompt_files.packing import pack as pack
+from .prompt_files.packing import save as save
+from .prompt_files.packing import unpack as unpack
+from .quantization.api import dequantize_ as dequantize_
+from .quantization.api import finish_ as finish_
+from .quantization.api import quantize_ as quantize_
+from .quantization.api import refresh_ as refresh_
+from .quantization.config import QuantConfig as QuantConfig
+from .quantization.kmeans import kmeans as kmeans
+from .quantization.noise import add_noise_ as add_noise_
+from .quantization.recorder import Recorder as Recorder
+from .quantization.state_dicts import load_state_dict_ as load_state_dict_
+from .quantization.state_dicts import plain_state_dict as plain_state_dict
+from .training.quantized import QuantizedPrompts as QuantizedPrompts
+from .training.quantized import add_quant_cfg as add_quant_cfg
+
+__version__: str
