@@ -26,7 +26,8 @@ from qprompt.backbones import load_clip
 from qprompt.backbones.load import build_clip
 from qprompt.backbones.random_weights import random_state_dict
 from qprompt.engine import activate
-from qprompt.quantization.api import FakeQuantize, quantize_, quantized_parameters, refresh_
+from qprompt.quantization.api import quantize_, quantized_parameters, refresh_
+from qprompt.quantization.fake_quantize import FakeQuantize
 
 
 def measure(method, clip_model, given, n_classes, steps, fit_every):

@@ -37,7 +37,8 @@ from qprompt.errors import UserError
 from qprompt.io.files import write_json
 from qprompt.prompted_clip import encode_text, initial_context, normalize, prompt_layout
 from qprompt.quantization import api as fake_quant
-from qprompt.quantization.api import QuantConfig, finish_, quantize_, refresh_
+from qprompt.quantization.api import finish_, quantize_, refresh_
+from qprompt.quantization.config import QuantConfig
 from qprompt.world import fewshot
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -8,8 +8,9 @@ from torch import nn
 from qprompt.errors import UserError
 from qprompt.prompt_files.packing import inspect, load, pack, unpack
 from qprompt.prompt_files.upstream import prompts_in
-from qprompt.quantization.api import QuantConfig, quantize_
-from qprompt.quantization.state_dicts import both_kinds_
+from qprompt.quantization.api import quantize_
+from qprompt.quantization.config import QuantConfig
+from qprompt.quantization.state_dicts import add_plain_state_dict_hooks_
 
 COOP = {"ctx": weights(4, 64), "token_prefix": weights(5, 1, 64), "token_suffix": weights(5, 72, 64)}
 MAPLE = {
@@ -72,7 +73,7 @@ def test_a_quantized_checkpoint_keeps_its_levels(tmp_path, both, prefix):
     with torch.no_grad():
         learner.parametrizations.ctx.original.pow_(3)  # far from what the levels were fitted to
     if both:
-        both_kinds_(learner)
+        add_plain_state_dict_hooks_(learner)
     state = {prefix + key: value for key, value in learner.state_dict().items()}
     pack(state, tmp_path / "p")
     assert torch.equal(unpack(tmp_path / "p", "coop")["ctx"], learner.ctx)

@@ -110,7 +110,7 @@ def test_difference_is_by_dotted_key():
 def test_every_key_of_quant_config_is_a_config_key():
     import dataclasses
 
-    from qprompt.quantization.api import QuantConfig
+    from qprompt.quantization.config import QuantConfig
     from qprompt.training.quantized import add_quant_cfg, quant_config
 
     cfg = CfgNode({"TRAINER": {}})

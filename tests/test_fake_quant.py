@@ -10,7 +10,8 @@ from hypothesis.extra import numpy as hnp
 from quantized import NAMES, Learner, one, train, weights
 
 from qprompt.quantization import quantizers
-from qprompt.quantization.api import QuantConfig, finish_, quantize_, quantized_parameters, refresh_
+from qprompt.quantization.api import finish_, quantize_, quantized_parameters, refresh_
+from qprompt.quantization.config import QuantConfig
 
 # --- the value -------------------------------------------------------------------------------------------------------
 

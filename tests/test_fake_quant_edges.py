@@ -5,8 +5,9 @@ import torch
 from quantized import one, weights
 
 from qprompt.errors import UserError
-from qprompt.quantization.api import FakeQuantize, finish_, refresh_
+from qprompt.quantization.api import finish_, refresh_
 from qprompt.quantization.codebook import lookup
+from qprompt.quantization.fake_quantize import FakeQuantize
 
 
 def test_weights_that_diverged_are_refused_at_the_end_too():

@@ -12,7 +12,8 @@ from torch.nn.utils import parametrize
 
 import qprompt
 from qprompt.errors import UserError
-from qprompt.quantization.api import QuantConfig, dequantize_, quantize_, quantized_parameters, refresh_
+from qprompt.quantization.api import dequantize_, quantize_, quantized_parameters, refresh_
+from qprompt.quantization.config import QuantConfig
 
 # --- wherever modules are used ---------------------------------------------------------------------------------------
 

@@ -11,7 +11,8 @@ from qprompt import __version__
 from qprompt.errors import UserError, did_you_mean
 from qprompt.prompt_files.format import DTYPES, WHOLE, StoredTensor, read_prompt_file, write_prompt_file
 from qprompt.prompt_files.upstream import KINDS, from_kind, prompts_in
-from qprompt.quantization.api import QuantConfig, check_finite, quantized_parameters
+from qprompt.quantization.api import check_finite, quantized_parameters
+from qprompt.quantization.config import QuantConfig
 from qprompt.quantization.fake_quantize import FakeQuantize
 
 

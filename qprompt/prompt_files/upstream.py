@@ -10,6 +10,7 @@ from torch import Tensor
 from qprompt.errors import UserError
 from qprompt.quantization.config import QuantConfig
 from qprompt.quantization.fake_quantize import FakeQuantize
+from qprompt.quantization.quantizer_state import parse_extra_state
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _quantized(state: Mapping[str, Any], key: str) -> tuple[str, Prompt]:
     base = key.removesuffix("original")
     own = {k.removeprefix(f"{base}0."): v for k, v in state.items() if k.startswith(f"{base}0.")}
     try:
-        config = QuantConfig(**FakeQuantize.saved(own["_extra_state"])["config"])
+        config = QuantConfig(**parse_extra_state(own["_extra_state"])["config"])
         fake = FakeQuantize(weight, config)
         fake.load_state_dict(own)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:

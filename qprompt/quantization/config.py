@@ -1,7 +1,9 @@
-"""How tensors are quantized: `QuantConfig`, where every default lives."""
+"""How tensors are quantized: `QuantConfig`, which holds every default of the method."""
 
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from qprompt.errors import UserError, did_you_mean
 from qprompt.quantization import quantizers
@@ -17,19 +19,25 @@ LEAST = {"start_step": 0, "min_interval": 1, "kl_threshold": 0.0, "group_size": 
 
 @dataclass(frozen=True)
 class QuantConfig:
-    """How tensors are quantized; checked when it is made (UserError). ``TRAINER.QUANT`` is generated from it.
+    """Settings of quantization, checked on construction. ``TRAINER.QUANT`` is generated from its fields.
 
-    method: level rule, a name in `qprompt.quantization.quantizers.REGISTRY`.
-    bits: 1 to 8, or 16: rounding to half precision, for reference and for what stays unquantized.
-    normalize: fit the levels to (W - mu) / sigma; mu and sigma then follow W at every step, the levels do not.
-    mode: "qat" quantizes in training; "ptq" trains in full precision and quantizes when training ends (`finish_`).
-    start_step: QAT begins at this step; before it, training is in full precision.
-    policy: when levels are fitted again: "cac", constrained adaptive clustering (arXiv 2407.10704, section 3.3), if
-        at least `min_interval` steps have passed and KL(P_now || P_ref) > `kl_threshold`; "every" step; "once", never.
-        The paper gives neither value: these are ours.
-    granularity: one codebook a "tensor", a "row" (last axis: a token), or a "group" of `group_size` entries.
-    gradient: "ste", dW_q/dW = 1; "stats" adds the dependence of W_q on sigma (see `FakeQuantize`).
-    include: glob patterns of parameter names that replace the names the caller gives; exclude: names left alone.
+    Attributes:
+        method: the quantizer, a name in `qprompt.quantization.quantizers.REGISTRY`.
+        bits: 1 to 8; or 16, which rounds to half precision, for reference.
+        normalize: fit the levels to (W - mu) / sigma. mu and sigma follow W at every step, the levels do not.
+        mode: "qat" quantizes during training; "ptq" trains in full precision and quantizes at the end (`finish_`).
+        start_step: the step at which "qat" begins; before it, training is in full precision.
+        policy: when the levels are fitted again. "cac", constrained adaptive clustering (arXiv 2407.10704, section
+            3.3): when at least `min_interval` steps have passed since the last fit and KL(P_now || P_ref) >
+            `kl_threshold`. "every": at every step. "once": never. The paper publishes neither value; these are ours.
+        granularity: one codebook per "tensor", per "row" (along the last axis: per token), or per "group" of
+            `group_size` entries.
+        gradient: "ste" is dW_q/dW = 1; "stats" adds the dependence of W_q on sigma (`straight_through.through_sigma`).
+        include: glob patterns of parameter names; they replace the names that the caller gives.
+        exclude: glob patterns of parameters that are not quantized.
+
+    Raises:
+        UserError: a value is not among the choices or out of range.
     """
 
     method: str = "kmeans"
@@ -47,7 +55,7 @@ class QuantConfig:
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        rule = quantizers.get(self.method)
+        quantizer = quantizers.get(self.method)
         for field, choices in CHOICES.items():
             got = getattr(self, field)
             if got not in choices:
@@ -55,8 +63,8 @@ class QuantConfig:
                 raise UserError(f"{field}={got!r}: expected one of: {', '.join(choices)}.{hint}")
         if not _is_int(self.bits) or self.bits not in (*range(1, 9), 16):
             raise UserError(f"bits={self.bits!r}: expected 1 to 8, or 16 for half precision")
-        if self.bits != 16 and self.bits > rule.max_bits:
-            raise UserError(f"bits={self.bits}: method {self.method!r} has at most {rule.max_bits}")
+        if self.bits != 16 and self.bits > quantizer.max_bits:
+            raise UserError(f"bits={self.bits}: quantizer {self.method!r} has at most {quantizer.max_bits} bits")
         for field, least in LEAST.items():
             got = getattr(self, field)
             if not (_is_int(got) or (isinstance(least, float) and isinstance(got, float))) or not got >= least:
@@ -72,8 +80,16 @@ class QuantConfig:
 
     @property
     def levels(self) -> int:
-        """k = 2^b; none at 16 bits, where the values stand for themselves."""
+        """k = 2^b; 0 at 16 bits, where no codebook is used."""
         return 0 if self.bits == 16 else 2**self.bits
+
+    def count_groups(self, shape: torch.Size) -> int:
+        """Return the number of codebooks of a tensor; UserError if `group_size` does not divide its entries."""
+        n = shape.numel()
+        length = {"tensor": n, "row": shape[-1] if shape else 1, "group": self.group_size}[self.granularity]
+        if not n or n % length:
+            raise UserError(f"group_size {length} does not divide the {n} entries of a tensor of shape {tuple(shape)}")
+        return n // length
 
 
 def _is_int(value: Any) -> bool:

@@ -1,8 +1,7 @@
-"""State dicts, plain and quantized.
+"""State dicts of quantized modules, and their translation from and to plain ones.
 
 A quantized module has ``parametrizations.ctx.original`` where a plain one has ``ctx``. With ``strict=False`` a
-checkpoint of the other kind would load nothing, in silence. The two functions here translate, and refuse what
-does not fit.
+checkpoint of the other kind would load nothing, in silence. The functions here translate, and refuse what does not fit.
 """
 
 import contextlib
@@ -13,20 +12,23 @@ import torch
 from torch import Tensor, nn
 
 from qprompt.errors import UserError
-from qprompt.quantization.api import FakeQuantize, quantized_parameters
+from qprompt.quantization.api import quantized_parameters
+from qprompt.quantization.fake_quantize import FakeQuantize
 
 
 def original_key(name: str) -> str:
-    """``a.ctx`` -> ``a.parametrizations.ctx.original``."""
+    """Return the state-dict key of a full-precision parameter: ``a.ctx`` -> ``a.parametrizations.ctx.original``."""
     owner, _, leaf = name.rpartition(".")
     return f"{owner}.parametrizations.{leaf}.original".lstrip(".")
 
 
 @torch.no_grad()
 def plain_state_dict(module: nn.Module, latent: bool = False) -> dict[str, Tensor]:
-    """The state dict `module` would have had if it had never been quantized, e.g. with a plain ``ctx``.
+    """Return the state dict that `module` would have without quantization, e.g. with a plain ``ctx``.
 
-    It holds the quantized values, those the forward pass computes with; `latent` asks for the full-precision ones.
+    Args:
+        module: a module with quantized parameters.
+        latent: return the full-precision values; by default the quantized ones, which the forward pass uses.
     """
     state = {key: value for key, value in module.state_dict().items() if ".parametrizations." not in f".{key}"}
     for name, (fake, weight) in quantized_parameters(module).items():
@@ -36,17 +38,22 @@ def plain_state_dict(module: nn.Module, latent: bool = False) -> dict[str, Tenso
 
 @torch.no_grad()
 def load_state_dict_(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """Load a plain (``ctx``) or a quantized state dict into `module`, quantized or not.
+    """Load a plain (``ctx``) or a quantized state dict into `module`, which may be quantized or not.
 
-    Every trainable parameter must be there with its shape, else UserError says which is not. Codebooks and step
-    counts are restored from a quantized state; from a plain one they start afresh. Returns keys that were not used.
+    From a quantized state dict, codebooks and step counts are restored; from a plain one they start afresh.
+
+    Returns:
+        The keys that were not used.
+
+    Raises:
+        UserError: a trainable parameter is missing or has another shape. Nothing is loaded then.
     """
     quantized = quantized_parameters(module)
     state = dict(state)
     afresh: list[FakeQuantize] = []
     for name, (fake, _) in quantized.items():
         plain = state.pop(name, None)
-        if plain is not None and original_key(name) not in state:  # a checkpoint may hold both, for other tools' sake
+        if plain is not None and original_key(name) not in state:  # a checkpoint may hold both, for other tools
             state[original_key(name)] = plain
             afresh.append(fake)
     own = dict(module.named_parameters())
@@ -72,11 +79,11 @@ def load_state_dict_(module: nn.Module, state: Mapping[str, Tensor]) -> list[str
     return list(result.unexpected_keys)
 
 
-def both_kinds_(module: nn.Module) -> None:
-    """From now on ``module.load_state_dict`` reads either kind, and ``module.state_dict()`` writes both.
+def add_plain_state_dict_hooks_(module: nn.Module) -> None:
+    """Make ``module.load_state_dict`` accept plain and quantized state dicts, and ``module.state_dict()`` write both.
 
-    For code that is not ours and calls these two itself, often with ``strict=False``: a prompt that is missing raises
-    there too, and a tool that knows only ``ctx`` finds it, with the values that the forward pass computes with.
+    For third-party code that calls these two, often with ``strict=False``. A missing prompt raises there too, and a
+    tool that knows only ``ctx`` finds it, with the values that the forward pass uses.
     """
     owners = {name.rpartition(".")[0] for name in quantized_parameters(module)}
     for owner in map(module.get_submodule, sorted(owners)):
@@ -90,10 +97,10 @@ _unquantized = False
 
 @contextlib.contextmanager
 def unquantized_view() -> Iterator[None]:
-    """While it lasts, a module that was given to `both_kinds_` has the state dict of its unquantized self.
+    """Within the context, give modules with `add_plain_state_dict_hooks_` the state dict of their unquantized selves.
 
-    That is full-precision values under plain names, and nothing else: what code computes with (an average over
-    epochs, say) and loads back makes sense then. Loading re-fits the codebook and keeps the step count.
+    That is, full-precision values under plain names, and nothing else: what code computes with them (such as an average
+    over epochs) and loads back is then meaningful. Loading fits the codebook again and keeps the step count.
     """
     global _unquantized
     outer, _unquantized = _unquantized, True

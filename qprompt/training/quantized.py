@@ -19,9 +19,11 @@ from yacs.config import CfgNode
 
 from qprompt.errors import UserError
 from qprompt.prompt_files import accounting, packing
-from qprompt.quantization.api import QuantConfig, finish_, match_parameters, quantize_, refresh_
+from qprompt.quantization.api import finish_, quantize_, refresh_
+from qprompt.quantization.config import QuantConfig
+from qprompt.quantization.parameters import match_parameters
 from qprompt.quantization.recorder import Recorder
-from qprompt.quantization.state_dicts import both_kinds_, unquantized_view
+from qprompt.quantization.state_dicts import add_plain_state_dict_hooks_, unquantized_view
 from qprompt.training import selection
 
 if TYPE_CHECKING:
@@ -90,7 +92,7 @@ class QuantizedPrompts(_Trainer):
         before = {id(p) for p in self.prompted.parameters()}
         for module, local in [(self.prompted, names), *copies]:
             quantize_(module, dataclasses.replace(config, include=tuple(local), exclude=()))
-            both_kinds_(module)
+            add_plain_state_dict_hooks_(module)
         if any(p.requires_grad and id(p) not in before for p in self.prompted.parameters()):
             self._rebuild_optimizers()  # a learned step size trains too
         print(accounting.table(self.prompted))

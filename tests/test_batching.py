@@ -1,12 +1,13 @@
-"""All quantized tensors of a module coded in one pass, once a step."""
+"""All quantized tensors of a module are encoded in one pass, once a step."""
 
 import pytest
 import torch
 from quantized import one, weights
 from torch import nn
 
-from qprompt.quantization.api import FakeQuantize, quantize_, quantized_parameters, refresh_
-from qprompt.quantization.batching import encode
+from qprompt.quantization.api import quantize_, quantized_parameters, refresh_
+from qprompt.quantization.encoding import EncodingCache
+from qprompt.quantization.fake_quantize import encode
 
 
 class Many(nn.Module):
@@ -28,7 +29,7 @@ class Many(nn.Module):
     + [{"bits": 3, "method": "lsq"}, {"bits": 2, "granularity": "row"}, {"bits": 2, "policy": "once"}],
     ids=str,
 )
-def test_one_pass_over_all_tensors_equals_one_each(fields, monkeypatch):
+def test_one_pass_over_all_tensors_equals_one_pass_per_tensor(fields, monkeypatch):
     def trained():
         module = Many()
         quantize_(module, names="*", min_interval=3, kl_threshold=1e-4, **fields)
@@ -44,12 +45,12 @@ def test_one_pass_over_all_tensors_equals_one_each(fields, monkeypatch):
         return seen + list(module.state_dict().values())
 
     together = trained()
-    monkeypatch.setattr(FakeQuantize, "keep", lambda *_: None)  # each forward pass codes its own tensor
+    monkeypatch.setattr(EncodingCache, "put", lambda *_: None)  # each forward pass encodes its own tensor
     for a, b in zip(together, trained(), strict=True):
         assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
-def test_a_step_codes_each_tensor_once(monkeypatch):
+def test_a_step_encodes_each_tensor_once(monkeypatch):
     passes = []
 
     def counted(normalized, *others):
@@ -70,7 +71,7 @@ def test_a_step_codes_each_tensor_once(monkeypatch):
     assert len(quantized_parameters(module)) == 7
 
 
-def test_what_refresh_kept_is_for_that_weight_and_that_pass_only():
+def test_a_cached_encoding_is_valid_for_that_weight_and_one_pass():
     module, fake, original = one(weights(4, 64), bits=2)
     for change in (
         lambda: original.add_(0.5),
@@ -88,11 +89,11 @@ def test_what_refresh_kept_is_for_that_weight_and_that_pass_only():
     assert torch.equal(module.ctx.detach(), fake.encode(original).values.view(4, 64))
     refresh_(module)
     original.data.mul_(3)
-    refresh_(module)  # finds what is there, though no pass took what the first one kept
+    refresh_(module)  # encodes the weight as it is, although no pass used the first encoding
     assert torch.equal(module.ctx.detach(), fake.encode(original).values.view(4, 64))
     refresh_(module)
     module.half().float()
-    assert fake._kept is None  # whether or not the weight lies where it lay
+    assert not fake.cache.holds(original)  # whether or not the weight lies where it lay
 
 
 def test_moving_averages_may_be_changed_between_refresh_and_pass():
