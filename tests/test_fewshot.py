@@ -87,6 +87,12 @@ def test_split_hash_depends_on_every_part():
     assert split_hash(Split((a,), [], [b])) == split_hash(splits[0])
 
 
+def test_split_hash_is_the_one_in_existing_caches():
+    items = [Item("x/1.jpg", 0, "cat"), Item("x/2.jpg", 1, "\u00f6 d"), Item("3.jpg", 1, "\u00f6 d")]
+    expected = "e67b0ecd6ad6e71d7b379bb1f3bb1fe3fc12fa023ba91eab158189b206c26162"
+    assert split_hash(Split(items[:2], [], items[2:])) == expected
+
+
 # ---- caches
 
 

@@ -139,10 +139,18 @@ def _dataset(root, label=0):
     return SimpleNamespace(train_x=[item], val=None, test=[item])
 
 
-def test_split_hash_follows_items_not_the_root():
-    first = run_record.split_hash(_dataset("/a"), "/a")
-    assert first == run_record.split_hash(_dataset("/b/c"), "/b/c")
-    assert first != run_record.split_hash(_dataset("/a", label=1), "/a")
+def test_dataset_hash_follows_items_not_the_root():
+    first = run_record.dataset_hash(_dataset("/a"), "/a")
+    assert first == run_record.dataset_hash(_dataset("/b/c"), "/b/c")
+    assert first != run_record.dataset_hash(_dataset("/a", label=1), "/a")
+
+
+def test_dataset_hash_is_the_one_that_earlier_versions_recorded():
+    rows = [("x/1.jpg", 0, "cat"), ("x/2.jpg", 1, "\u00f6 d"), ("3.jpg", 1, "\u00f6 d")]
+    items = [SimpleNamespace(impath=f"/a/{path}", label=label, classname=name) for path, label, name in rows]
+    dataset = SimpleNamespace(train_x=items[:2], val=None, test=items[2:])
+    expected = "638329d639a168465eacb4a3e83f3edcbdbf47efc2e28130e36367a3f0aa32ff"
+    assert run_record.dataset_hash(dataset, "/a") == expected
 
 
 def test_file_is_whole_or_not_there(tmp_path):

@@ -113,10 +113,15 @@ def class_names(items: Sequence[Item]) -> list[str]:
     return [names[label] for label in sorted(names)]
 
 
-def split_hash(split: Split) -> str:
-    """SHA-256 over the parts of a split: path, label and class name of every item, in order."""
+def split_hash(split: Split, part_names: Sequence[str] = Split._fields) -> str:
+    """Return the SHA-256 of a split as hex digits: path, label and class name of every item, in order.
+
+    Args:
+        split: The train, val and test items.
+        part_names: The names under which the three parts enter the hash.
+    """
     digest = hashlib.sha256()
-    for name, part in zip(Split._fields, split, strict=True):
+    for name, part in zip(part_names, split, strict=True):
         digest.update(f"[{name}]\n".encode())
         for item in part:
             digest.update(f"{item.path}\t{item.label}\t{item.classname}\n".encode("utf-8", "surrogateescape"))

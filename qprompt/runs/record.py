@@ -5,7 +5,6 @@ metrics.json is the only interface between runs and what reads them (sweeps, rep
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import platform
 import resource
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 
 from qprompt import __version__
+from qprompt.data.items import Item, Split, split_hash
 from qprompt.errors import AlreadyFinished, UserError
 from qprompt.io import files
 from qprompt.io.files import remove_unfinished, write_json
@@ -142,16 +142,18 @@ class Evaluations:
         trainer.evaluator.evaluate = recorded
 
 
-def split_hash(dataset: Any, root: str) -> str:
-    """SHA-256 over train, val and test items: path relative to `root`, label, class name; in their order."""
-    digest = hashlib.sha256()
+def dataset_hash(dataset: Any, root: str) -> str:
+    """Return the `split_hash` of a Dassl data set, with paths relative to `root`."""
     base = os.path.abspath(root)
-    for part in ("train_x", "val", "test"):
-        digest.update(f"[{part}]\n".encode())
-        for item in getattr(dataset, part, None) or ():
-            path = os.path.relpath(os.path.abspath(item.impath), base)
-            digest.update(f"{path}\t{item.label}\t{item.classname}\n".encode())
-    return digest.hexdigest()
+
+    def items(part: str) -> list[Item]:
+        return [
+            Item(os.path.relpath(os.path.abspath(item.impath), base), item.label, item.classname)
+            for item in getattr(dataset, part, None) or ()
+        ]
+
+    parts = ("train_x", "val", "test")
+    return split_hash(Split(*map(items, parts)), parts)
 
 
 def versions(engine: str) -> dict[str, str]:
@@ -216,7 +218,7 @@ def finish(
         **more,
         "time_s": round(time.monotonic() - started, 3),
         "peak_memory_bytes": peak_memory_bytes(device),
-        "split_sha256": split_hash(trainer.dm.dataset, cfg.DATASET.ROOT),
+        "split_sha256": dataset_hash(trainer.dm.dataset, cfg.DATASET.ROOT),
         "versions": versions(engine),
         "hardware": hardware(device),
         "changed": {k: ours for k, (ours, _) in config.difference(full, defaults).items()},
