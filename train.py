@@ -246,7 +246,7 @@ def main(argv=None):
         engine = activate()
         import_all("datasets")
         import_all("trainers")
-        from qprompt.runs import config
+        from qprompt.io import nested
         from qprompt.runs import record as run_record
 
         cfg, defaults = setup_cfg(args)
@@ -257,8 +257,8 @@ def main(argv=None):
             "model_dir": args.model_dir,
             "load_epoch": args.load_epoch,
         }
-        settings = run_record.run_settings(config.to_dict(cfg), how)
-        plain = run_record.run_settings(config.to_dict(defaults), how)
+        settings = run_record.run_settings(nested.to_dict(cfg), how)
+        plain = run_record.run_settings(nested.to_dict(defaults), how)
         with disk_errors_named(), run_record.claim(cfg.OUTPUT_DIR, settings, plain), logging_to(cfg.OUTPUT_DIR):
             run(args, cfg, defaults, engine, getattr(trainer_class, "learns", True))
     except UserError as error:

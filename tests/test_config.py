@@ -4,6 +4,7 @@ import pytest
 from yacs.config import CfgNode
 
 from qprompt.errors import UserError
+from qprompt.io import nested
 from qprompt.runs import config
 
 
@@ -104,7 +105,7 @@ def test_missing_file_is_named(cfg):
 def test_difference_is_by_dotted_key():
     ours = {"A": {"B": 1, "C": [1]}, "D": 2}
     theirs = {"A": {"B": 1, "C": [2]}, "E": 3}
-    assert config.difference(ours, theirs) == {"A.C": ([1], [2]), "D": (2, None), "E": (None, 3)}
+    assert nested.difference(ours, theirs) == {"A.C": ([1], [2]), "D": (2, None), "E": (None, 3)}
 
 
 def test_every_key_of_quant_config_is_a_config_key():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qprompt.errors import UserError
+from qprompt.io.nested import flatten
 
 METRICS = "metrics.json"
 CONFIG = "config.json"
@@ -111,7 +112,7 @@ def read_run(file: Path) -> Run:
         raise _Unreadable("not the metrics of a QPrompt run (no 'schema' and 'trainer' in it)")
     if data["schema"] != SCHEMA:
         raise _Unreadable(f"schema {data['schema']!r}, this version reads schema {SCHEMA}")
-    config = _flatten(_get(data, "config", dict, {}))
+    config = flatten(_get(data, "config", dict, {}))
     mode, classes = _get(data, "mode", str), _get(data, "classes", str)
     if mode not in ("train", "eval") or classes not in ("all", "base", "new"):
         raise _Unreadable(f"mode {mode!r} and classes {classes!r}; expected train or eval, and all, base or new")
@@ -183,10 +184,3 @@ def _curve(points: list[Any]) -> tuple[tuple[int, float], ...]:
     if not all(isinstance(point, dict) for point in points):
         raise _Unreadable("curve holds something other than records of epochs")
     return tuple(sorted((_get(p, "epoch", int), _percent(p, "curve accuracy")) for p in points))
-
-
-def _flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in data.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat

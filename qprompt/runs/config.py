@@ -168,34 +168,6 @@ def _as_type_of(default: Any, value: Any, key: str, where: str) -> Any:
     raise UserError(f"{where}: {key} takes a {type(default).__name__} (e.g. {default!r}), got {value!r}.")
 
 
-def to_dict(cfg: CfgNode) -> dict[str, Any]:
-    """`cfg` as plain dicts and lists: what goes into JSON and yaml."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: plain(v) for k, v in value.items()}
-        return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-    return plain(cfg)
-
-
-def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one dict of dotted keys."""
-    flat: dict[str, Any] = {}
-    for name, value in data.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
-
-
-def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys that differ between two configs (nested dicts), each with (ours, theirs); None: not there."""
-    a, b = flatten(ours), flatten(theirs)
-    return {key: (a.get(key), b.get(key)) for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)}
-
-
 def alike(key: str, a: Any, b: Any) -> bool:
     """Whether a run with the one value of a config key is the same run as with the other."""
     same = ALIKE.get(key, ())

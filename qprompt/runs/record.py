@@ -20,7 +20,7 @@ import torch
 from qprompt import __version__
 from qprompt.data.items import Item, Split, split_hash
 from qprompt.errors import AlreadyFinished, UserError
-from qprompt.io import files
+from qprompt.io import files, nested
 from qprompt.io.files import remove_unfinished, write_json
 from qprompt.runs import config
 
@@ -89,7 +89,7 @@ def claim(output_dir: str, settings: dict[str, Any], defaults: dict[str, Any] | 
 
 
 def _of_default(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    changed = config.difference(settings.get("config", {}), defaults.get("config", {}))
+    changed = nested.difference(settings.get("config", {}), defaults.get("config", {}))
     return {key: ours for key, (ours, _) in changed.items()}
 
 
@@ -105,18 +105,18 @@ def _changed(settings: dict[str, Any], record: Path, defaults: dict[str, Any]) -
             f"{record} has schema {saved.get('schema')!r}, this version of qprompt reads {SCHEMA}: "
             "go on with the version that wrote it, or choose another --output-dir."
         )
-    theirs = config.flatten(saved["settings"])
+    theirs = nested.flatten(saved["settings"])
     was_set = saved.get("changed")
     was_set = was_set if isinstance(was_set, dict) else theirs
-    gone = {k for k in theirs.keys() - config.flatten(settings).keys() if k.removeprefix("config.") not in was_set}
-    theirs = {**config.flatten({"config": defaults.get("config", {})}), **theirs}
-    found = config.difference(settings, {key: value for key, value in theirs.items() if key not in gone})
+    gone = {k for k in theirs.keys() - nested.flatten(settings).keys() if k.removeprefix("config.") not in was_set}
+    theirs = {**nested.flatten({"config": defaults.get("config", {})}), **theirs}
+    found = nested.difference(settings, {key: value for key, value in theirs.items() if key not in gone})
     return {key: values for key, values in found.items() if not config.alike(key.removeprefix("config."), *values)}
 
 
 def run_settings(cfg_dict: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
     """What makes two runs the same run: every config key that can change a result, and the mode of the run."""
-    flat = {k: v for k, v in config.flatten(cfg_dict).items() if k not in config.WITHOUT_EFFECT}
+    flat = {k: v for k, v in nested.flatten(cfg_dict).items() if k not in config.WITHOUT_EFFECT}
     return {"config": flat, "arguments": arguments}
 
 
@@ -201,8 +201,8 @@ def finish(
 ) -> Path:
     """Write metrics.json: the sign that the run in `output_dir` is finished. `started`: time.monotonic() then."""
     cfg = trainer.cfg
-    full = config.to_dict(cfg)
-    defaults = config.to_dict(more.pop("defaults"))
+    full = nested.to_dict(cfg)
+    defaults = nested.to_dict(more.pop("defaults"))
     device = str(trainer.device)
     record = {
         "schema": SCHEMA,
@@ -221,7 +221,7 @@ def finish(
         "split_sha256": dataset_hash(trainer.dm.dataset, cfg.DATASET.ROOT),
         "versions": versions(engine),
         "hardware": hardware(device),
-        "changed": {k: ours for k, (ours, _) in config.difference(full, defaults).items()},
+        "changed": {k: ours for k, (ours, _) in nested.difference(full, defaults).items()},
         "config": full,
     }
     path = Path(output_dir) / METRICS

@@ -17,6 +17,7 @@ from yacs.config import CfgNode
 
 from qprompt.engine import activate
 from qprompt.errors import UserError, did_you_mean
+from qprompt.io import nested
 from qprompt.runs import config
 from qprompt.sweep.spec import Dataset, Spec
 
@@ -199,7 +200,7 @@ def _run(
 
     what = f"test {classes}" if evaluate else f"train {classes}"
     label = " ".join(filter(None, [c.trainer, c.cfg, c.variant, str(c.dataset), f"{c.shots} shots", f"seed {c.seed}"]))
-    return Run(folder, c.trainer, f"{label}: {what}", tuple(argv), config.flatten(config.to_dict(cfg)), trained, epoch)
+    return Run(folder, c.trainer, f"{label}: {what}", tuple(argv), nested.flatten(nested.to_dict(cfg)), trained, epoch)
 
 
 def _file(path: Path, what: str) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from qprompt.errors import UserError
+from qprompt.io import nested
 from qprompt.runs import config
 from qprompt.runs.record import run_settings
 from qprompt.sweep.plan import Run, default_cfg
@@ -53,7 +54,7 @@ def _differences(run: Run, there: dict[str, Any], changed: dict[str, Any]) -> di
     """Keys whose values differ, each with (there, now). A key that one of the two versions of QPrompt doesn't know
     differs only where it has another value than the default."""
     there, changed, now, default = (
-        run_settings(d, {})["config"] for d in (there, changed, run.expected, config.to_dict(default_cfg()))
+        run_settings(d, {})["config"] for d in (there, changed, run.expected, nested.to_dict(default_cfg()))
     )
     before = {k: there.get(k, default.get(k)) for k in now}
     found = {k: (before[k], v) for k, v in now.items() if not config.alike(k, before[k], v)}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qprompt.errors import UserError, did_you_mean
+from qprompt.io import nested
 from qprompt.runs import config
 
 PROTOCOLS = ("base2new", "few_shot", "cross_dataset")
@@ -117,7 +118,7 @@ def _check(data: dict[Any, Any], path: str) -> Spec:
     twice = checked["trainers"].keys() & checked.get("baselines", {}).keys()
     if twice:
         raise UserError(f"{path}: {sorted(twice)[0]} stands in both 'trainers' and 'baselines'.")
-    checked["settings"] = config.flatten(checked.get("settings", {}))
+    checked["settings"] = nested.flatten(checked.get("settings", {}))
     checked["variants"] = {str(n): _variant(n, v, path) for n, v in checked.get("variants", {}).items()}
     checked["grid"] = {key: _values(key, values, path) for key, values in checked.get("grid", {}).items()}
     epoch = data.get("load_epoch", "last")
@@ -161,7 +162,7 @@ def _variant(name: Any, settings: Any, path: str) -> dict[str, Any]:
         raise UserError(f"{path}: the variant {name!r} names a folder: letters, digits and . _ + - only.")
     if not isinstance(settings, (dict, type(None))):
         raise UserError(f"{path}: the variant {name} takes 'KEY: value' lines, got {settings!r}.")
-    return config.flatten(settings or {})
+    return nested.flatten(settings or {})
 
 
 def _values(key: Any, values: Any, path: str) -> list[Any]:
