@@ -22,7 +22,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 
 from qprompt.data.decode_cache import DecodeCache
-from qprompt.data.images import decode
+from qprompt.data.images import read_image
 from qprompt.data.views import Draw, Views
 
 PIXELS = (224, 224)
@@ -50,7 +50,7 @@ def pictures(folder, args):
 
 
 def measure(name, transform, paths, repeat):
-    images = [decode(path) for path in paths]
+    images = [read_image(path) for path in paths]
     cache = DecodeCache(paths, 10**9)
     for path, image in zip(paths, images, strict=True):
         cache.put(path, image)
@@ -68,7 +68,7 @@ def measure(name, transform, paths, repeat):
     plain = seeded(lambda: torch.stack([transform(image) for image in images]))
     equal = torch.equal(plain, batch.to(device).cpu())
     calls = {
-        "decode": lambda: [decode(path) for path in paths],
+        "decode": lambda: [read_image(path) for path in paths],
         "kept": lambda: [cache.get(path) for path in paths],
         "torchvision": lambda: seeded(lambda: torch.stack([transform(image) for image in images])),
         "worker": lambda: seeded(views),

@@ -4,17 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dassl.data import data_manager
 from dassl.data.datasets import DatasetBase, Datum
 
-from qprompt.data import decode_cache, fewshot, images
+from qprompt.data import fewshot
 from qprompt.data.class_names import read_renames
 from qprompt.data.items import Split, split_hash
 from qprompt.data.layouts import LAYOUTS
 from qprompt.errors import UserError
-
-# Whichever Dassl is in use: damaged and oversized files are named, and decoded images are kept.
-data_manager.read_image = images.read_image
 
 
 class FewShotDataset(DatasetBase):
@@ -41,8 +37,6 @@ class FewShotDataset(DatasetBase):
         self.image_dir = self.dataset_dir = str(source.image_dir)
         train, val, test = (_data(part, source.image_dir) for part in split)
         super().__init__(train_x=train, val=val or None, test=test)
-        keep = decode_cache.for_files([item.impath for item in train], cfg.DATALOADER.get("DECODE_CACHE_MB", -1))
-        images.set_cache(keep)
 
 
 class BenchmarkDataset(FewShotDataset):

@@ -458,7 +458,7 @@ def targets() -> dict[str, Target]:
         "record being written": Target("r.part", [lines], lambda p: _record(p, part=True), in_lines),
         "metrics.json": Target("metrics.json", _metrics(), _read_metrics, in_json, finished),
         "config.json": Target("config.json", [claims], _claim, in_json),
-        "image": Target("i.img", _pictures(), images.decode),
+        "image": Target("i.img", _pictures(), images.read_image),
     }  # fmt: skip
 
 

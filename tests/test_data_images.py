@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from trees import jpeg
 
-from qprompt.data import decode_cache, images
+from qprompt.data import decode_cache
 from qprompt.data.decode_cache import DecodeCache
 from qprompt.data.images import ImageError, read_image
 from qprompt.errors import UserError
@@ -89,14 +89,14 @@ def test_what_is_no_file_is_named(tmp_path):
 
 
 class Images(torch.utils.data.Dataset):
-    def __init__(self, paths):
-        self.paths = paths
+    def __init__(self, paths, read=read_image):
+        self.paths, self.read = paths, read
 
     def __len__(self):
         return len(self.paths)
 
     def __getitem__(self, index):
-        return torch.from_numpy(np.array(read_image(self.paths[index])))
+        return torch.from_numpy(np.array(self.read(self.paths[index])))
 
 
 def test_a_workers_error_is_one_line(tmp_path):
@@ -118,44 +118,39 @@ def files(tmp_path):
     for seed in range(6):
         paths.append(str(tmp_path / f"{seed}.jpg"))
         (tmp_path / f"{seed}.jpg").write_bytes(jpeg(seed))
-    yield paths
-    images.set_cache(None)
+    return paths
 
 
 def test_cache_gives_the_same_pixels_and_keeps_within_its_bound(files):
     plain = [pixels(read_image(path)) for path in files]
     cache = DecodeCache(files, limit=4 * SIZE + 5)
-    images.set_cache(cache)
     for _ in range(3):
-        assert all(np.array_equal(pixels(read_image(path)), p) for path, p in zip(files, plain, strict=True))
+        assert all(np.array_equal(pixels(cache.read(path)), p) for path, p in zip(files, plain, strict=True))
     assert cache.used == 4 * SIZE
     assert [cache.get(path) is not None for path in files] == [True] * 4 + [False] * 2
 
 
 def test_cached_image_may_be_changed_by_its_user(files):
-    images.set_cache(DecodeCache(files, limit=10 * SIZE))
-    first = read_image(files[0])
+    cache = DecodeCache(files, limit=10 * SIZE)
+    first = cache.read(files[0])
     first.paste((0, 0, 0), (0, 0, 20, 16))
-    assert pixels(read_image(files[0])).any()
+    assert pixels(cache.read(files[0])).any()
 
 
 def test_file_that_the_cache_was_not_told_of_is_read(files, tmp_path):
     cache = DecodeCache(files[:1], limit=10 * SIZE)
-    images.set_cache(cache)
-    read_image(files[1])
+    cache.read(files[1])
     assert cache.used == 0
     os.unlink(files[1])
     with pytest.raises(ImageError, match="not there"):
-        read_image(files[1])
+        cache.read(files[1])
 
 
 @pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="only forked workers share the cache")
 def test_workers_share_the_cache_over_epochs(files):
-    images.set_cache(None)
     expected = [image.clone() for image in torch.utils.data.DataLoader(Images(files))]
     cache = DecodeCache(files, limit=10 * SIZE)
-    images.set_cache(cache)
-    loader = torch.utils.data.DataLoader(Images(files), num_workers=2)
+    loader = torch.utils.data.DataLoader(Images(files, cache.read), num_workers=2)
     first = list(loader)
     assert cache.used == len(files) * SIZE
     for path in files:

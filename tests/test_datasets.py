@@ -15,21 +15,17 @@ from dassl.data import DataManager
 from dassl.data.datasets import DATASET_REGISTRY, build_dataset
 
 import datasets
-from qprompt.data import images, templates
+from qprompt.data import templates
+from qprompt.data.images import ImageError
 from qprompt.data.layouts import LAYOUTS
 from qprompt.errors import UserError
 from qprompt.runs import config
+from qprompt.training.image_dataset import ImageDataset
 
 for module in pkgutil.iter_modules(datasets.__path__):
     import_module(f"datasets.{module.name}")
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "datasets"
-
-
-@pytest.fixture(autouse=True)
-def no_cache_left():
-    yield
-    images.set_cache(None)
 
 
 def cfg_for(root, name, *options):
@@ -82,18 +78,20 @@ def test_batches_are_the_same_with_and_without_the_decode_cache(tmp_path):
     epochs = []
     for megabytes in (0, 1):
         options = ("DATASET.NUM_SHOTS", 2, "DATALOADER.DECODE_CACHE_MB", megabytes)
-        manager = DataManager(cfg_for(tmp_path, "EuroSAT", *options))
+        manager = DataManager(cfg_for(tmp_path, "EuroSAT", *options), dataset_wrapper=ImageDataset)
         torch.manual_seed(0)
         epochs.append([batch["img"] for _ in range(2) for batch in manager.train_loader_x])
-        assert (images._cache is not None) == bool(megabytes)
+        cache = manager.train_loader_x.dataset.decode_cache
+        assert (cache is not None) == bool(megabytes) and manager.test_loader.dataset.decode_cache is None
     assert all(torch.equal(a, b) for a, b in zip(*epochs, strict=True))
-    assert images._cache.used == 20 * 3 * 20 * 16
+    assert cache.used == 20 * 3 * 20 * 16
 
 
 def test_damaged_image_stops_a_run_with_its_name(tmp_path):
     trees.build(tmp_path, "EuroSAT", content=trees.jpeg()[:-40])
-    manager = DataManager(cfg_for(tmp_path, "EuroSAT", "DATASET.NUM_SHOTS", 1))
-    with pytest.raises(UserError, match=r"\.jpg cannot be decoded: image file is truncated"):
+    cfg = cfg_for(tmp_path, "EuroSAT", "DATASET.NUM_SHOTS", 1)
+    manager = DataManager(cfg, dataset_wrapper=ImageDataset)
+    with pytest.raises(ImageError, match=r"\.jpg cannot be decoded: image file is truncated"):
         next(iter(manager.train_loader_x))
 
 

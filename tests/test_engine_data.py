@@ -16,7 +16,6 @@ from qprompt.errors import UserError
 if activate().name != "bundled":
     pytest.skip("tests of the bundled engine", allow_module_level=True)
 
-import dassl.utils  # noqa: E402
 from dassl.data import DataManager, DatasetWrapper  # noqa: E402
 from dassl.data.data_manager import build_data_loader  # noqa: E402
 from dassl.data.datasets import DatasetBase, Datum  # noqa: E402
@@ -25,12 +24,6 @@ from dassl.data.transforms import build_transform  # noqa: E402
 from dassl.data.transforms.transforms import AVAI_CHOICES  # noqa: E402
 from dassl.utils import set_random_seed  # noqa: E402
 from engine_toys import engine_cfg, pictures  # noqa: E402
-
-
-@pytest.fixture(autouse=True)
-def engines_own_reader(monkeypatch):
-    """datasets/fewshot.py, which other tests import, puts its cached reader in this place."""
-    monkeypatch.setattr("dassl.data.data_manager.read_image", dassl.utils.read_image)
 
 
 def epochs(cfg, items, count=2):

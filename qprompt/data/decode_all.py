@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from qprompt.data.images import ImageError, decode
+from qprompt.data.images import ImageError, read_image
 
 
 class Decoded(NamedTuple):
@@ -31,7 +31,7 @@ def _decode_some(paths: Sequence[str], with_digest: bool) -> list[Decoded]:
     for path in paths:
         fault = digest = ""
         try:
-            decode(path)
+            read_image(path)
             if with_digest:
                 digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         except ImageError as error:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from qprompt.data.images import read_image
+
 MB = 1_000_000
 
 
@@ -36,6 +38,14 @@ class DecodeCache:
     def used(self) -> int:
         """Bytes taken."""
         return self._used.value
+
+    def read(self, path: str) -> Image.Image:
+        """The pixels kept for `path`, else those of the file, which are kept if there is room."""
+        image = self.get(path)
+        if image is None:
+            image = read_image(path)
+            self.put(path, image)
+        return image
 
     def get(self, path: str) -> Image.Image | None:
         """A new image with the pixels kept for `path`, or None."""

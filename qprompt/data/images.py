@@ -8,7 +8,6 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from qprompt.data.decode_cache import DecodeCache
 from qprompt.errors import UserError
 
 # Pillow knows formats that start other programs (EPS) or that no data set needs: these are all that is opened.
@@ -16,8 +15,6 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 # A decoded image takes 3 bytes a pixel. This is where Pillow itself raises rather than warns.
 MAX_PIXELS = 178_956_970
 PIXELS_PER_BYTE = 10_000  # what the best compression makes of a blank picture
-
-_cache: DecodeCache | None = None
 
 
 class ImageError(UserError, OSError):
@@ -30,25 +27,8 @@ class ImageError(UserError, OSError):
         super().__init__(message.rstrip().rpartition("\n")[2].removeprefix(f"{__name__}.ImageError: "))
 
 
-def set_cache(cache: DecodeCache | None) -> None:
-    """From now on `read_image` looks into `cache` first. Set before the DataLoader starts its workers."""
-    global _cache
-    _cache = cache
-
-
 def read_image(path: str | os.PathLike[str]) -> Image.Image:
     """The image as RGB. ImageError names a file that is missing, truncated, too large or no image."""
-    if _cache is None:
-        return decode(path)
-    image = _cache.get(str(path))
-    if image is None:
-        image = decode(path)
-        _cache.put(str(path), image)
-    return image
-
-
-def decode(path: str | os.PathLike[str]) -> Image.Image:
-    """`read_image` without the cache."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
             raise ImageError(f"{path} is not a file.")

@@ -79,7 +79,7 @@ class Store:
         except (AttributeError, OSError):
             return None
         identity = [(s.st_size, s.st_mtime_ns, s.st_ino) for s in status]
-        how = description((type(data), getattr(data, "transform", None), getattr(data, "is_train", None)))
+        how = description((type(data).__mro__, getattr(data, "transform", None), getattr(data, "is_train", None)))
         return key_of([*self.depends_on, items, identity, how, loader.batch_size, *more]) if how else None
 
 

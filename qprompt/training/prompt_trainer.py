@@ -4,6 +4,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from dassl.data import DataManager
 from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 
@@ -16,6 +17,7 @@ from qprompt.prompted_clip.memory import bound_text_memory_, training_memory
 from qprompt.training.checkpointing import PromptCheckpoints
 from qprompt.training.feature_caching import KeptFeatures
 from qprompt.training.feature_loaders import parse_feature_cache
+from qprompt.training.image_dataset import ImageDataset
 
 PRECISIONS = ("fp16", "fp32", "amp", "bf16")
 
@@ -58,7 +60,11 @@ class PromptTrainer(PromptCheckpoints, KeptFeatures, TrainerX):
         parse_feature_cache(cfg.FEATURE_CACHE)
 
     def build_data_loader(self):
-        super().build_data_loader()
+        self.dm = DataManager(self.cfg, dataset_wrapper=ImageDataset)
+        for name in ("train_loader_x", "train_loader_u", "val_loader", "test_loader"):
+            setattr(self, name, getattr(self.dm, name))
+        for name in ("num_classes", "num_source_domains", "lab2cname"):
+            setattr(self, name, getattr(self.dm, name))
         where = self.cfg.INPUT.AUGMENT
         if where not in ("cpu", "device"):
             raise UserError(f"INPUT.AUGMENT is cpu or device; got {where!r}.")

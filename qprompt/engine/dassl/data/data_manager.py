@@ -87,6 +87,7 @@ def build_data_loader(
         sampler_type, cfg=cfg, data_source=data_source, batch_size=batch_size, n_domain=n_domain, n_ins=n_ins
     )
     wrapper = dataset_wrapper or DatasetWrapper
+    engines_own = getattr(wrapper, "__getitem__", None) is DatasetWrapper.__getitem__
     workers = _num_workers(cfg)
     loader = EpochDataLoader(
         wrapper(cfg, data_source, transform=tfm, is_train=is_train),
@@ -94,7 +95,7 @@ def build_data_loader(
         sampler=sampler,
         num_workers=workers,
         # To start one takes up to 0.1 s. One's own data set may draw from what a new worker is seeded with.
-        persistent_workers=is_train and workers > 0 and wrapper is DatasetWrapper,
+        persistent_workers=is_train and workers > 0 and engines_own,
         drop_last=is_train and len(data_source) >= batch_size,
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
     )
@@ -233,7 +234,7 @@ class DatasetWrapper(TorchDataset):
     def __getitem__(self, idx):
         item = self.data_source[idx]
         output = {"label": item.label, "domain": item.domain, "impath": item.impath, "index": idx}
-        img0 = read_image(item.impath)
+        img0 = self.read_image(item.impath)
         if self.transform is None:
             output["img"] = img0
         else:
@@ -244,6 +245,10 @@ class DatasetWrapper(TorchDataset):
         if self.return_img0:
             output["img0"] = self.to_tensor(img0)
         return output
+
+    def read_image(self, path):
+        """Hook: the image file as an RGB PIL image."""
+        return read_image(path)
 
     def _transform_image(self, tfm, img0):
         images = [tfm(img0) for _ in range(self.k_tfm)]
