@@ -5,6 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"]
 
 setup(
     name="qprompt",
@@ -12,10 +13,23 @@ setup(
     description="Quantized prompt learning for CLIP: QCoOp and QMaPLe (ECCV 2024)",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="QPrompt contributors",
     license="MIT",
-    packages=find_packages(include=["qprompt", "qprompt.*"]),
+    license_files=["LICENSE"],
+    keywords=["CLIP", "prompt learning", "quantization", "few-shot learning", "vision-language models"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        *[f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)],
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
+    packages=[*find_packages(include=["qprompt", "qprompt.*"]), "qprompt.assets"],
     include_package_data=True,
-    package_data={"qprompt": ["assets/*", "py.typed", "*.pyi"]},
+    package_data={"qprompt": ["py.typed", "*.pyi"], "qprompt.assets": ["*"]},
     python_requires=">=3.10",
     # The oldest versions that were run (docs/dropin.md): people keep the torch that their checkout was written for.
     # Dassl is on no package index: it is found at run time (qprompt.engine), never required here.
@@ -41,7 +55,17 @@ setup(
         "onnx": ["onnx", "onnxruntime", "onnxscript"],
         "openclip": ["open_clip_torch"],
         "slurm": ["submitit"],
-        "test": ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "matplotlib", "ruff==0.17.5", "mypy==2.4.1"],
+        "docs": DOCS,
+        "test": [
+            "pytest",
+            "pytest-timeout",
+            "pytest-xdist",
+            "hypothesis",
+            "matplotlib",
+            "ruff==0.17.5",
+            "mypy==2.4.1",
+            *DOCS,
+        ],
     },
     entry_points={"console_scripts": ["qprompt = qprompt.__main__:main"]},
 )
