@@ -1,4 +1,4 @@
-"""The compatibility matrix and the long checks, each one command (docs/reliability.md has what they gave).
+"""The compatibility matrix and the long checks, each one command (docs/internals/reliability.md has what they gave).
 
   nox                      every cell of the matrix
   nox -s newest-3.13       one cell

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""The plot and the tables of docs/performance.md, from benchmarks/results/*.json.
+"""The plot and the tables of docs/internals/performance.md, from benchmarks/results/*.json.
 
-python benchmarks/plot_performance.py            # writes docs/performance.png, prints the tables
+python benchmarks/plot_performance.py            # writes docs/internals/images/performance.png, prints the tables
 """
 
 import json
@@ -68,7 +68,7 @@ def text_encoding():
         axis.set(xscale="log", yscale="log", xlabel="classes", title=label)
         axis.grid(True, which="both", alpha=0.25)
     axes[0].legend()
-    figure.savefig(HERE.parent / "docs" / "performance.png", dpi=120)
+    figure.savefig(HERE.parent / "docs" / "internals" / "images" / "performance.png", dpi=120)
 
 
 def training_step():

@@ -1,6 +1,5 @@
 """From a source of items to the split that a run trains and tests on: CoOp's few-shot protocol, with its caches."""
 
-import logging
 import os
 import random
 from collections.abc import Callable
@@ -13,7 +12,6 @@ from qprompt.data.split_file import publish, read_items, read_split
 from qprompt.errors import UserError
 from qprompt.io.files import read_json
 
-logger = logging.getLogger(__name__)
 FORMAT = 1
 
 
@@ -53,7 +51,7 @@ def load(
     check_subset(subset)
     if source.test_only:
         if shots > 0 or subset != "all":
-            logger.info("This data set is for testing only: NUM_SHOTS and SUBSAMPLE_CLASSES have no effect.")
+            print("For testing only: NUM_SHOTS and SUBSAMPLE_CLASSES do not apply to this data set.")
         split = source.read(random.Random())
     else:
         split = _draw_split(source, shots, seed, write)
@@ -80,9 +78,7 @@ def _draw_split(source: Source, shots: int, seed: int, write: bool) -> Split:
     if not written and split_file.exists():
         return _draw_split(source, shots, seed, write)  # another run was first: its split is the one
     if not written:
-        logger.warning(
-            "%s was not written: a run with another seed will train and test on another split.", split_file.name
-        )
+        print(f"{split_file.name} is not kept: a run with another seed will train and test on another split.")
     return split
 
 
@@ -112,13 +108,13 @@ def _kept_draw(
             return _read_cache(cache, full, key)
         others = sorted(cache.parent.glob(cache.name.replace(key[:12], "*")))
         if others:
-            logger.warning("Not used: %s was drawn from another split than the one on disk.", others[0])
+            print(f"Not used: {others[0]} was drawn from another split than the one on disk.")
         if pickled.exists():
             draw = coop_pickle.read_draw(pickled, full, shots, with_val)
-            logger.info("Using the few-shot draw in %s", pickled)
+            print(f"Few-shot draw taken over from {pickled}")
             return draw
     except UserError as reason:
-        logger.warning("Not used: %s Drawing again.", reason)
+        print(f"Not used: {reason} Drawing anew.")
     return None
 
 
@@ -126,7 +122,7 @@ def _publish(path: Path, data: dict, replace: bool = False, durable: bool = True
     try:
         return publish(path, data, replace, durable)
     except OSError as error:
-        logger.warning("%s was not written: %s.", path, error.strerror)
+        print(f"{path} is not written: {error.strerror}.")
         return False
 
 
@@ -157,9 +153,8 @@ def _check(split: Split, image_dir: Path) -> None:
     names = class_names(split.train)
     known = len(names)
     if all(name.isdigit() for name in names):
-        logger.warning(
-            "Class names are numbers (%s, ...), which mean nothing to CLIP. Set names with DATASET.CLASSNAMES FILE.",
-            names[0],
+        print(
+            f"Class names are numbers ({names[0]}, ...), which tell CLIP nothing: DATASET.CLASSNAMES FILE gives names."
         )
     for part in ("val", "test"):
         for item in getattr(split, part):

@@ -172,7 +172,7 @@ def prompt_layout(
 
     Args:
         words: the prompt before the class name. Tokens beyond the first `n_context` stay fixed words, as in
-            MaPLe: "a photo of a" with 2 context vectors reads "[v1] [v2] of a <class>.".
+            MaPLe: "a photo of a" with 2 context vectors reads `[v1] [v2] of a <class>.`.
         position: of the class name: at the "end" of the context, in its "middle", or in "front" of it.
         class_specific: every class has context vectors of its own.
 

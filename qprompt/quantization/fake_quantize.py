@@ -53,9 +53,11 @@ def encode(
     """Section 3.2, quantization: the nearest level of each entry, and W_q = sigma * c[i] + mu.
 
     Args:
-        normalized, mu, sigma: what `normalize` returned.
-        codebook: c (G, k); bounds: (G, k - 1) between its levels; table: of the bounds.
+        normalized: (W - mu) / sigma, as `normalize` returned it with mu and sigma.
+        codebook: c (G, k).
+        bounds: (G, k - 1) between its levels.
         dtype: of W and W_q.
+        table: of the bounds.
     """
     indices = assign(normalized, bounds, table)
     # Denormalization, in fp16 as it is stored. Not by .half(), which the launcher's --fp32 turns into .float().

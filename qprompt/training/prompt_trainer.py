@@ -207,7 +207,7 @@ class PromptTrainer(PromptCheckpoints, KeptFeatures, TrainerX):
 
 def hybrid_context(clip_model, classnames, n_ctx, ctx_init):
     """Context vectors and layout as MaPLe and IVLP start them: up to 4 vectors take the first words of CTX_INIT, whose
-    other words stay ("a photo of a" with 2: "[v1] [v2] of a <class>."); more are drawn at random."""
+    other words stay ("a photo of a" with 2: `[v1] [v2] of a <class>.`); more are drawn at random."""
     words = ctx_init.replace("_", " ") if ctx_init and n_ctx <= 4 else ""
     context = initial_context(clip_model, n_ctx, words)
     words = words or " ".join(["X"] * n_ctx)
