@@ -21,6 +21,7 @@ from pathlib import Path
 
 from qprompt.errors import AlreadyFinished, UserError, did_you_mean
 from qprompt.io.files import disk_errors_named
+from qprompt.io.logs import show_logs
 
 HERE = Path(__file__).resolve().parent
 
@@ -240,6 +241,7 @@ def run(args, cfg, defaults, engine, learns):
 
 def main(argv=None):
     args = parse_args(argv)
+    show_logs()
     try:
         from qprompt.engine import activate
 

@@ -15,6 +15,7 @@ from qprompt import __version__, commands
 from qprompt.dropin.launcher import FLAGS, launch
 from qprompt.errors import UserError, did_you_mean
 from qprompt.io.files import disk_errors_named
+from qprompt.io.logs import show_logs
 
 
 def _first_line(module_file: Path) -> str:
@@ -47,6 +48,7 @@ def _overview(names: dict[str, str]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return its exit code (2 for a mistake of the user's)."""
     argv = sys.argv[1:] if argv is None else argv
+    show_logs()
     names = _command_names()
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_overview(names))

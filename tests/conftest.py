@@ -1,5 +1,6 @@
 """What every test shares: an engine under the name `dassl`, and a tiny random CLIP."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ sys.path.insert(0, str(ROOT))  # trainers/ and datasets/ lie beside the package,
 from qprompt.backbones import load_clip  # noqa: E402
 from qprompt.backbones.random_weights import TEST_SHAPE, random_state_dict  # noqa: E402
 from qprompt.engine import activate  # noqa: E402
+from qprompt.io.logs import LOGGER  # noqa: E402
 from qprompt.prompted_clip import products  # noqa: E402
 
 ENGINE = activate().name
@@ -42,6 +44,16 @@ def pytest_configure(config):
             "ignore:Failed to check for latest version",  # what it imports asks the internet
         ):
             config.addinivalue_line("filterwarnings", line)
+
+
+@pytest.fixture(autouse=True)
+def logs_as_imported():
+    """Undo `show_logs`: what a test's program shows must not decide what the next test captures."""
+    yield
+    logger = logging.getLogger(LOGGER)
+    logger.handlers.clear()
+    logger.setLevel(logging.NOTSET)
+    logger.propagate = True
 
 
 @pytest.fixture(scope="session")

@@ -29,19 +29,19 @@ def classes(*names, count=10, below=""):
 # ---- class folders
 
 
-def test_class_folders_are_split_the_same_way_for_every_seed(tmp_path, capsys):
+def test_class_folders_are_split_the_same_way_for_every_seed(tmp_path, caplog):
     folder(tmp_path, *classes("cat", "dog", "bird"), "cat/notes.txt", ".hidden/x.jpg")
     split = read_image_folder(tmp_path)
     assert [len(part) for part in split] == [15, 6, 9]
     assert {(i.label, i.classname) for i in split.train} == {(0, "bird"), (1, "cat"), (2, "dog")}
     assert len({i.path for part in split for i in part}) == 30
-    assert "50 % train, 20 % val, 30 % test" in capsys.readouterr().out
+    assert "50% train, 20% val, 30% test" in caplog.text
     drawn = [fewshot.load(image_folder(tmp_path), 2, seed) for seed in (1, 2)]
     assert drawn[0].test == drawn[1].test and drawn[0].train != drawn[1].train
     assert sorted(p.name for p in tmp_path.iterdir()) == [".hidden", "bird", "cat", "dog"]  # nothing is written
 
 
-def test_train_val_test_folders(tmp_path, capsys):
+def test_train_val_test_folders(tmp_path, caplog):
     folder(
         tmp_path,
         *classes("cat", "dog", below="Train/"),
@@ -51,14 +51,14 @@ def test_train_val_test_folders(tmp_path, capsys):
     split = read_image_folder(tmp_path)
     assert split.train[0] == Item("Train/cat/0.jpg", 0, "cat")
     assert {i.label for i in split.val} == {1} and {i.label for i in split.test} == {0}
-    assert capsys.readouterr().out == ""
+    assert caplog.text == ""
 
 
-def test_val_stands_in_for_a_missing_test(tmp_path, capsys):
+def test_val_stands_in_for_a_missing_test(tmp_path, caplog):
     folder(tmp_path, *classes("cat", "dog", below="train/"), *classes("cat", "dog", below="val/"))
     split = read_image_folder(tmp_path)
     assert split.val == split.test and len(split.test) == 20
-    assert "validation images are used for testing" in capsys.readouterr().out
+    assert "validation images are used for testing" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -141,14 +141,14 @@ def numbered(*labels, **more):
     return [{"path": f"{k}.jpg", "label": label, **more} for k, label in enumerate(labels)]
 
 
-def test_labels_may_count_from_0_or_1(tmp_path, capsys):
+def test_labels_may_count_from_0_or_1(tmp_path, caplog):
     names = ["x", "y", "z"]
     from_0 = [{**row, "class": names[row["label"]]} for row in numbered(0, 1, 2, 0, 1, 2)]
     from_1 = [{**row, "label": row["label"] + 1} for row in from_0]
     a = read_item_list(write_list(tmp_path, from_0), tmp_path)
-    assert "count from 1" not in capsys.readouterr().out
+    assert "labels start at 1" not in caplog.text
     assert read_item_list(write_list(tmp_path, from_1), tmp_path) == a
-    assert "labels count from 1; taken as 0 to 2" in capsys.readouterr().out
+    assert "labels start at 1; they are used as 0 to 2" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -192,11 +192,11 @@ def test_file_that_is_no_list_is_named(tmp_path, name, text):
 # ---- class names
 
 
-def test_class_names_by_line_by_list_and_by_name(tmp_path, capsys):
+def test_class_names_by_line_by_list_and_by_name(tmp_path, caplog):
     folder(tmp_path / "data", *classes("0", "1", "2"))
     source = image_folder(tmp_path / "data")
     fewshot.load(source, 1, 1)
-    assert "Class names are numbers (0, ...)" in capsys.readouterr().out
+    assert "Class names are numbers (0, ...)" in caplog.text
     (tmp_path / "names.txt").write_text("cat\ndog\n\nowl\n")
     (tmp_path / "names.json").write_text('["cat", "dog", "owl"]')
     for file in ("names.txt", "names.json"):

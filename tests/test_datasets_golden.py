@@ -78,7 +78,7 @@ def test_golden_is_what_upstream_gives(tmp_path, mode):
 
 @pytest.mark.slow
 @needs_upstream
-def test_draws_that_upstream_left_are_taken_over_after_a_move(tmp_path, capsys):
+def test_draws_that_upstream_left_are_taken_over_after_a_move(tmp_path, caplog):
     old, new = tmp_path / "old", tmp_path / "new"
     build_all(old, "history")
     expected = theirs(old, "history")  # leaves split files, pickled draws (16 shots) and ImageNet's listing
@@ -89,7 +89,7 @@ def test_draws_that_upstream_left_are_taken_over_after_a_move(tmp_path, capsys):
         for seed in upstream.SEEDS:
             for subset in upstream.SUBSETS:
                 assert load(name, 16, seed, subset) == expected[f"{name}/16/{seed}/{subset}"]
-    assert capsys.readouterr().out.count("taken over") == len(drawn) * 12
+    assert caplog.text.count("Using the few-shot draw in") == len(drawn) * 12
     assert not list(new.rglob("shot_*.json"))
 
 

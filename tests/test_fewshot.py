@@ -118,7 +118,7 @@ def test_kept_draw_is_used(tmp_path):
     assert load(tmp_path) != first
 
 
-def test_edited_split_gives_a_new_draw_and_says_why(tmp_path, capsys):
+def test_edited_split_gives_a_new_draw_and_says_why(tmp_path, caplog):
     folder = trees.build(tmp_path, "EuroSAT")
     load(tmp_path)
     file = folder / "split_zhou_EuroSAT.json"
@@ -126,7 +126,7 @@ def test_edited_split_gives_a_new_draw_and_says_why(tmp_path, capsys):
     data["train"].pop()
     file.write_text(json.dumps(data))
     split = load(tmp_path)
-    assert "Not used" in capsys.readouterr().out
+    assert "Not used" in caplog.text
     full = read_split(file)
     assert split.train == draw_shots(full.train, 4, random.Random(1))
 
@@ -143,15 +143,16 @@ def test_edited_split_gives_a_new_draw_and_says_why(tmp_path, capsys):
         lambda text: text.replace(', "', ', "not ', 1),
     ],
 )
-def test_damaged_draw_is_refused_with_the_reason_and_replaced(tmp_path, capsys, damage):
+def test_damaged_draw_is_refused_with_the_reason_and_replaced(tmp_path, caplog, damage):
     trees.build(tmp_path, "EuroSAT")
     first = load(tmp_path)
     (kept,) = (tmp_path / "eurosat/split_fewshot").iterdir()
     kept.write_text(damage(kept.read_text()))
     assert load(tmp_path) == first
-    assert f"Not used: {kept}" in capsys.readouterr().out
+    assert f"Not used: {kept}" in caplog.text
+    caplog.clear()
     assert load(tmp_path) == first
-    assert capsys.readouterr().out == ""
+    assert caplog.text == ""
 
 
 def test_no_seed_keeps_no_draw(tmp_path):
@@ -161,7 +162,7 @@ def test_no_seed_keeps_no_draw(tmp_path):
 
 
 @pytest.mark.parametrize("split", [True, False])
-def test_nothing_is_written_when_not_asked_to_or_not_possible(tmp_path, split, capsys, monkeypatch):
+def test_nothing_is_written_when_not_asked_to_or_not_possible(tmp_path, split, caplog, monkeypatch):
     folder = trees.build(tmp_path, "EuroSAT", split=split)
     before = sorted(folder.rglob("*"))
     first = load(tmp_path, write=False)
@@ -172,8 +173,8 @@ def test_nothing_is_written_when_not_asked_to_or_not_possible(tmp_path, split, c
 
     monkeypatch.setattr(fewshot, "publish", refuse)  # a chmod would not stop root
     assert load(tmp_path) == first
-    out = capsys.readouterr().out
-    assert "is not written: Permission denied" in out
+    out = caplog.text
+    assert "was not written: Permission denied" in out
     assert ("another seed will train and test on another split" in out) is not split
 
 
@@ -251,11 +252,11 @@ def pickle_draw(tmp_path, monkeypatch):
     return write
 
 
-def test_upstreams_draw_is_taken_over_from_wherever_it_was_made(tmp_path, pickle_draw, capsys):
+def test_upstreams_draw_is_taken_over_from_wherever_it_was_made(tmp_path, pickle_draw, caplog):
     draw, file = pickle_draw()
     split = load(tmp_path)
     assert {"train": split.train, "val": split.val} == draw
-    assert f"taken over from {file}" in capsys.readouterr().out
+    assert f"Using the few-shot draw in {file}" in caplog.text
     draw, _ = pickle_draw(prefix="C:\\data\\eurosat\\2750\\")
     assert load(tmp_path).train == draw["train"]
 
@@ -294,10 +295,10 @@ def double_first(data):
         (lambda data: [data], "holds a list"),
     ],
 )
-def test_upstreams_draw_that_does_not_fit_is_refused(tmp_path, pickle_draw, capsys, change, reason):
+def test_upstreams_draw_that_does_not_fit_is_refused(tmp_path, pickle_draw, caplog, change, reason):
     draw, file = pickle_draw(change)
     split = load(tmp_path)
-    out = capsys.readouterr().out
+    out = caplog.text
     assert f"Not used: {file}" in out and reason in out
     assert split.train == draw_shots(
         read_split(tmp_path / "eurosat/split_zhou_EuroSAT.json").train, 4, random.Random(1)
@@ -316,7 +317,7 @@ class Attack:
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("how", ["exec", "mkdir", "system"])
-def test_malicious_pickle_is_refused_and_nothing_runs(tmp_path, capsys, how, protocol):
+def test_malicious_pickle_is_refused_and_nothing_runs(tmp_path, caplog, how, protocol):
     target = tmp_path / "attacked"
     attack = {
         "exec": Attack(exec, f"import os; os.mkdir({str(target)!r})"),
@@ -328,7 +329,7 @@ def test_malicious_pickle_is_refused_and_nothing_runs(tmp_path, capsys, how, pro
     file.parent.mkdir()
     file.write_bytes(pickle.dumps({"train": [attack]}, protocol))
     load(tmp_path)
-    assert f"Not used: {file} is refused: it refers to" in capsys.readouterr().out
+    assert f"Not used: {file} is refused: it refers to" in caplog.text
     assert not target.exists()
     pickle.loads(file.read_bytes())
     assert target.exists()  # that was a real attack
@@ -350,7 +351,7 @@ def test_any_bytes_are_refused_without_a_crash(tmp_path_factory, data):
         read_records(file)
 
 
-def test_imagenet_keeps_the_order_of_upstreams_listing_only_if_it_fits(tmp_path, monkeypatch, capsys):
+def test_imagenet_keeps_the_order_of_upstreams_listing_only_if_it_fits(tmp_path, monkeypatch, caplog):
     folder = trees.build(tmp_path, "ImageNet")
     plain = load(tmp_path, "ImageNet", shots=-1)
     module = types.ModuleType("dassl.data.datasets.base_dataset")
@@ -366,7 +367,7 @@ def test_imagenet_keeps_the_order_of_upstreams_listing_only_if_it_fits(tmp_path,
     data["test"] = []  # what a run on a val folder without class folders leaves behind
     (folder / "preprocessed.pkl").write_bytes(pickle.dumps(data, pickle.HIGHEST_PROTOCOL))
     assert load(tmp_path, "ImageNet", shots=-1) == plain
-    assert "lists 0 test images, the tree holds 35" in capsys.readouterr().out
+    assert "lists 0 test images, the tree holds 35" in caplog.text
 
 
 # ---- what is missing is said before anything long

@@ -37,9 +37,9 @@ def run(args: argparse.Namespace) -> int:
     place = Path(args.place).expanduser().absolute() if args.place else None
     if place and not place.is_dir():
         raise UserError(f"--from {args.place!r} is no folder.")
-    prepare(layout, root, [place] if place else [], print)
+    prepare(layout, root, [place] if place else [])
     if args.draw_split is not None:
-        draw_split(layout, root, args.draw_split, print)
+        draw_split(layout, root, args.draw_split)
     findings, _ = check_layout(layout, root)
     for finding in findings:
         print(f"{finding.level}: {finding.message}")

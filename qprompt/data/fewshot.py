@@ -1,5 +1,6 @@
 """From a source of items to the split that a run trains and tests on: CoOp's few-shot protocol, with its caches."""
 
+import logging
 import os
 import random
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from qprompt.data.split_file import publish, read_items, read_split
 from qprompt.errors import UserError
 from qprompt.io.files import read_json
 
+logger = logging.getLogger(__name__)
 FORMAT = 1
 
 
@@ -51,7 +53,7 @@ def load(
     check_subset(subset)
     if source.test_only:
         if shots > 0 or subset != "all":
-            print("For testing only: NUM_SHOTS and SUBSAMPLE_CLASSES do not apply to this data set.")
+            logger.info("This data set is for testing only: NUM_SHOTS and SUBSAMPLE_CLASSES have no effect.")
         split = source.read(random.Random())
     else:
         split = _draw_split(source, shots, seed, write)
@@ -78,7 +80,9 @@ def _draw_split(source: Source, shots: int, seed: int, write: bool) -> Split:
     if not written and split_file.exists():
         return _draw_split(source, shots, seed, write)  # another run was first: its split is the one
     if not written:
-        print(f"{split_file.name} is not kept: a run with another seed will train and test on another split.")
+        logger.warning(
+            "%s was not written: a run with another seed will train and test on another split.", split_file.name
+        )
     return split
 
 
@@ -108,13 +112,13 @@ def _kept_draw(
             return _read_cache(cache, full, key)
         others = sorted(cache.parent.glob(cache.name.replace(key[:12], "*")))
         if others:
-            print(f"Not used: {others[0]} was drawn from another split than the one on disk.")
+            logger.warning("Not used: %s was drawn from another split than the one on disk.", others[0])
         if pickled.exists():
             draw = coop_pickle.read_draw(pickled, full, shots, with_val)
-            print(f"Few-shot draw taken over from {pickled}")
+            logger.info("Using the few-shot draw in %s", pickled)
             return draw
     except UserError as reason:
-        print(f"Not used: {reason} Drawing anew.")
+        logger.warning("Not used: %s Drawing again.", reason)
     return None
 
 
@@ -122,7 +126,7 @@ def _publish(path: Path, data: dict, replace: bool = False, durable: bool = True
     try:
         return publish(path, data, replace, durable)
     except OSError as error:
-        print(f"{path} is not written: {error.strerror}.")
+        logger.warning("%s was not written: %s.", path, error.strerror)
         return False
 
 
@@ -153,8 +157,9 @@ def _check(split: Split, image_dir: Path) -> None:
     names = class_names(split.train)
     known = len(names)
     if all(name.isdigit() for name in names):
-        print(
-            f"Class names are numbers ({names[0]}, ...), which tell CLIP nothing: DATASET.CLASSNAMES FILE gives names."
+        logger.warning(
+            "Class names are numbers (%s, ...), which mean nothing to CLIP. Set names with DATASET.CLASSNAMES FILE.",
+            names[0],
         )
     for part in ("val", "test"):
         for item in getattr(split, part):

@@ -1,11 +1,14 @@
 """ImageNet and its four variants: class names by synset, images in one folder a class."""
 
+import logging
 import random
 from pathlib import Path
 
 from qprompt.data.items import Item, Split
 from qprompt.data.readers import Read, folders_in, images_in, read_lines
 from qprompt.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def read_classnames(folder: Path) -> dict[str, str]:
@@ -32,7 +35,7 @@ def imagenet(folder: Path, rng: random.Random) -> Split:
         try:
             train, test = coop_pickle.same_in_its_order(pickled, {"train": train, "test": test})
         except UserError as reason:
-            print(f"Not used: {reason}")
+            logger.warning("Not used: %s", reason)
     return Split(train, test, test)
 
 

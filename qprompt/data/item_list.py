@@ -1,6 +1,7 @@
 """A list of images as CSV, TSV, JSON or JSON lines: path, class, and which part of the split."""
 
 import csv
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ COLUMNS = {
     "label": ("label", "class_id", "target"),
     "split": ("split", "set", "subset", "part"),
 }
+logger = logging.getLogger(__name__)
 _EXAMPLE = "path,classname,split"
 
 
@@ -101,7 +103,7 @@ def _classes(names: list[Any] | None, labels: list[Any] | None, where: str) -> t
     if min(numbers) not in (0, 1):
         raise UserError(f"{where}: the smallest label is {min(numbers)}; labels count from 0 (or from 1).")
     if min(numbers) == 1:
-        print(f"{where}: labels count from 1; taken as 0 to {max(numbers) - 1}.")
+        logger.info("%s: labels start at 1; they are used as 0 to %d.", where, max(numbers) - 1)
         numbers = [number - 1 for number in numbers]
     for expected, label in enumerate(sorted(set(numbers))):
         if label != expected:

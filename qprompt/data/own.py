@@ -1,6 +1,7 @@
 """Data of one's own: a tree with a folder a class, or a list of images (see `item_list`)."""
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from qprompt.data.items import Item, Split, by_label
 from qprompt.data.readers import folders_in, images_in
 from qprompt.errors import UserError
 
+logger = logging.getLogger(__name__)
 PARTS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
@@ -65,10 +67,10 @@ def complete(items: Mapping[str, list[Item]], where: str) -> Split:
         if item.classname not in known:
             raise UserError(f"{where}: {item.path} is of class {item.classname!r}, which has no training image.")
     if not test and val:
-        print(f"{where} has no test images: the validation images are used for testing.")
+        logger.warning("%s has no test images: the validation images are used for testing.", where)
         return Split(train, val, val)
     if not test:
-        print(f"{where} has no val and no test images: each class is split into 50 % train, 20 % val, 30 % test.")
+        logger.info("%s has only training images: each class is split into 50%% train, 20%% val, 30%% test.", where)
         return split_by_name(train)
     return Split(train, val, test)
 

@@ -1,9 +1,10 @@
 """What can be done for a data set without the network: unpack, put ImageNet's val into class folders, copy, split."""
 
 import csv
+import logging
 import random
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from qprompt.data import archives, downloads
@@ -12,18 +13,18 @@ from qprompt.data.readers import folders_in, images_in, read_lines, read_mat
 from qprompt.data.split_file import publish
 from qprompt.errors import UserError
 
-Report = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
-def prepare(layout: Layout, root: Path, places: Sequence[Path], report: Report) -> None:
-    """Unpack, copy and sort what lies in `places` into the data set's folder; `report` gets a line a step."""
+def prepare(layout: Layout, root: Path, places: Sequence[Path]) -> None:
+    """Unpack, copy and sort what lies in `places` into the data set's folder."""
     folder = root / layout.folder
     places = [*places, root, folder]
     for archive in downloads.ARCHIVES.get(layout.name, ()):  # an archive that held another one comes before it
         if file := find(archive.name, places):
-            _unpack(file, folder, archive.inside, archive.to, report)
+            _unpack(file, folder, archive.inside, archive.to)
     if layout.name == "ImageNet":
-        _imagenet(folder, places, report)
+        _imagenet(folder, places)
     names = [name for name in layout.needs if "/" not in name]
     split_file = layout.split_file(root)
     for name in [*names, *([split_file.name] if split_file else [])]:
@@ -33,10 +34,10 @@ def prepare(layout: Layout, root: Path, places: Sequence[Path], report: Report) 
         if source and not (folder / name).exists():
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, folder / name)
-            report(f"copied {source} to {folder}")
+            logger.info("Copied %s to %s", source, folder)
 
 
-def draw_split(layout: Layout, root: Path, seed: int, report: Report) -> None:
+def draw_split(layout: Layout, root: Path, seed: int) -> None:
     """Write a split_zhou file of one's own where the published one cannot be had."""
     file = layout.split_file(root)
     if file is None:
@@ -45,7 +46,7 @@ def draw_split(layout: Layout, root: Path, seed: int, report: Report) -> None:
         raise UserError(f"{file} is there already: move it away to draw another split.")
     split = layout.read_official(root / layout.folder, random.Random(seed))
     publish(file, {part: list(items) for part, items in split._asdict().items()})
-    report(f"drew a split from seed {seed}: {file}")
+    logger.info("Drew a split with seed %d: %s", seed, file)
 
 
 def find(name: str, places: Sequence[Path]) -> Path | None:
@@ -53,17 +54,17 @@ def find(name: str, places: Sequence[Path]) -> Path | None:
     return next((place / name for place in places if (place / name).is_file()), None)
 
 
-def _unpack(file: Path, target: Path, inside: Sequence[str], to: str, report: Report) -> None:
+def _unpack(file: Path, target: Path, inside: Sequence[str], to: str) -> None:
     done = archives.unpack(file, target, inside, to)
     if not done.written and not done.kept:
         raise UserError(f"{file} holds nothing below {' or '.join(inside)}: is it another archive of that name?")
-    report(f"unpacked {file}: {done.written:,} files written, {done.kept:,} were there already")
+    logger.info("Unpacked %s: %s files written, %s already there", file, f"{done.written:,}", f"{done.kept:,}")
 
 
 # ---- ImageNet: a tar of tars for train; val without class folders, its labels in the devkit
 
 
-def _imagenet(folder: Path, places: Sequence[Path], report: Report) -> None:
+def _imagenet(folder: Path, places: Sequence[Path]) -> None:
     train, val, _ = downloads.IMAGENET_ARCHIVES
     if file := find(train, places):
         with archives.members(file) as synsets:
@@ -73,11 +74,11 @@ def _imagenet(folder: Path, places: Sequence[Path], report: Report) -> None:
                 with synset.open() as stream, archives.members(Path(name), stream) as images:
                     count = sum(_write_image(image, target, file) for image in images)
                 if count:
-                    report(f"unpacked {name}: {count:,} files written")
+                    logger.info("Unpacked %s: %s files written", name, f"{count:,}")
     if (file := find(val, places)) and not folders_in_or_none(folder / "images/val"):
-        _unpack(file, folder / "images/val", ("",), "", report)
+        _unpack(file, folder / "images/val", ("",), "")
     if loose := images_in_or_none(folder / "images/val"):
-        sort_val(folder / "images/val", loose, val_labels(folder / "images/val", places), report)
+        sort_val(folder / "images/val", loose, val_labels(folder / "images/val", places))
 
 
 def _write_image(image: archives.Member, target: Path, archive: Path) -> bool:
@@ -95,7 +96,7 @@ def images_in_or_none(path: Path) -> list[str]:
     return images_in(path) if path.is_dir() else []
 
 
-def sort_val(folder: Path, images: Sequence[str], labels: Mapping[str, str], report: Report) -> None:
+def sort_val(folder: Path, images: Sequence[str], labels: Mapping[str, str]) -> None:
     """Move each image into the folder of its synset. Nothing is moved unless every image has a label."""
     unknown = [image for image in images if Path(image).stem not in labels]
     if unknown:
@@ -106,9 +107,8 @@ def sort_val(folder: Path, images: Sequence[str], labels: Mapping[str, str], rep
             raise UserError(f"{target} is there already: {folder / image} was not moved.")
         target.parent.mkdir(exist_ok=True)
         (folder / image).rename(target)
-    report(
-        f"moved {len(images):,} images of {folder} into {len({labels[Path(i).stem] for i in images}):,} class folders"
-    )
+    classes = {labels[Path(image).stem] for image in images}
+    logger.info("Moved %s images of %s into %s class folders", f"{len(images):,}", folder, f"{len(classes):,}")
 
 
 def val_labels(val: Path, places: Sequence[Path]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from typing import Any
 from qprompt import __version__
 from qprompt.dropin import compat
 from qprompt.errors import UserError, did_you_mean
+from qprompt.io.logs import show_logs
 
 FLAGS = {
     "--fp32": "compute everything in float32, whatever PREC says",
@@ -35,6 +36,7 @@ def launch(argv: list[str]) -> int | None:
         hint = did_you_mean(script, beside) or " Go to the checkout that holds it: cd CoOp"
         raise UserError(f"there is no script {script!r} in {os.getcwd()}.{hint}")
 
+    show_logs()
     sys.argv = argv
     sys.path[0] = os.path.dirname(os.path.abspath(script))  # as Python does: the checkout's own `clip` comes first
     notes = _prepare("--fp32" in flags)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import shutil
 import tempfile
 from pathlib import Path
@@ -12,6 +13,7 @@ from qprompt.errors import UserError
 
 from . import fewshot
 
+logger = logging.getLogger(__name__)
 RECIPE = 1  # to be raised with any change that draws other pixels
 SPLIT_FILE = "split_zhou_TinyWorld.json"
 # SHA-256 over the pixels of draw 0, to tell a machine that draws something else
@@ -28,7 +30,7 @@ def ensure_drawn(root: Path, number: int) -> Path:
         raise UserError(f"DATASET.DRAW is {number}: expected 0 or more.")
     folder = root / "tiny_world" / f"draw_{number}"
     if not folder.exists():
-        print(f"Drawing TinyWorld (draw {number}) into {folder}")
+        logger.info("Drawing TinyWorld (draw %d) into %s", number, folder)
         try:
             _draw(folder, number)
         except OSError as error:
@@ -63,7 +65,9 @@ def _draw(folder: Path, number: int) -> None:
             digest.update(picture.tobytes())
         pixels = digest.hexdigest()
         if number == 0 and pixels != PIXELS_OF_DRAW_0:
-            print(f"This machine draws other pixels (SHA-256 {pixels}): figures will not compare with published ones.")
+            logger.warning(
+                "This machine draws other pixels (SHA-256 %s): results cannot be compared with published ones.", pixels
+            )
         (temporary / SPLIT_FILE).write_text(json.dumps(split, indent=0), encoding="utf-8")
         about = {"recipe": RECIPE, "draw": number, "pixels_sha256": pixels}
         (temporary / "world.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

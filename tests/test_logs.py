@@ -1,0 +1,48 @@
+"""What the package logs, and what its programs show of it."""
+
+import contextlib
+import io
+import logging
+
+import pytest
+import trees
+
+import train
+from qprompt.__main__ import main
+from qprompt.data import fewshot
+from qprompt.data.layouts import LAYOUTS
+from qprompt.io.logs import LOGGER, show_logs
+
+logger = logging.getLogger(f"{LOGGER}.anything")
+
+
+def test_messages_are_plain_lines_on_standard_output(capsys):
+    show_logs()
+    show_logs()
+    logger.info("done: %d", 3)
+    logger.warning("not so good")
+    logger.error("bad")
+    logger.debug("details")
+    assert capsys.readouterr() == ("done: 3\nWarning: not so good\nError: bad\n", "")
+
+
+def test_messages_follow_a_replaced_standard_output(capsys):
+    show_logs()
+    with contextlib.redirect_stdout(io.StringIO()) as replaced:
+        logger.info("to the log file")
+    assert replaced.getvalue() == "to the log file\n" and capsys.readouterr().out == ""
+
+
+def test_a_library_prints_nothing(tmp_path, capsys, caplog):
+    trees.build(tmp_path, "EuroSAT", split=False)
+    fewshot.load(LAYOUTS["EuroSAT"].source(tmp_path), 2, seed=1, write=False)
+    assert capsys.readouterr() == ("", "")
+    assert [(r.name, r.levelname) for r in caplog.records] == [("qprompt.data.fewshot", "WARNING")]
+
+
+@pytest.mark.parametrize(("program", "arguments"), [(train.main, []), (main, ["--version"])])
+def test_programs_show_logs(program, arguments, capsys):
+    program(arguments)
+    capsys.readouterr()
+    logger.info("shown")
+    assert capsys.readouterr().out == "shown\n"
