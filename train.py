@@ -161,9 +161,9 @@ def checkpoint_epochs(model_dir):
 
 def last_epoch(model_dir):
     """Epoch of the newest checkpoint of a training run, which has to be finished (an upstream run doesn't say)."""
-    if os.path.isfile(os.path.join(model_dir, "config.json")) and not os.path.isfile(
-        os.path.join(model_dir, "metrics.json")
-    ):
+    from qprompt.runs.folder import is_unfinished
+
+    if is_unfinished(Path(model_dir)):
         raise UserError(f"the training run in {model_dir} is not finished: start it again, it goes on where it was.")
     return checkpoint_epochs(model_dir)[-1]
 
@@ -214,7 +214,7 @@ def run(args, cfg, defaults, engine, learns):
     from dassl.engine import build_trainer
     from dassl.utils import set_random_seed
 
-    from qprompt.runs import record as run_record
+    from qprompt.runs.finish import Evaluations, finish
 
     started = time.monotonic()
     if cfg.SEED >= 0:
@@ -223,7 +223,7 @@ def run(args, cfg, defaults, engine, learns):
         torch.backends.cudnn.benchmark = True
     print_run(args, cfg, engine)
     trainer = build_trainer(cfg)
-    evaluations = run_record.Evaluations(trainer)
+    evaluations = Evaluations(trainer)
     if args.eval_only or not learns:
         mode, more = "eval", evaluate(trainer, evaluations, args)
     elif args.no_train:
@@ -233,7 +233,7 @@ def run(args, cfg, defaults, engine, learns):
         mode, more = "train", {"prompt": getattr(trainer, "prompt_record", None) or fp16_prompt(trainer)}
     if deviations := getattr(trainer, "deviations", None):
         more["deviations"] = deviations
-    path = run_record.finish(
+    path = finish(
         cfg.OUTPUT_DIR, trainer, mode, evaluations.last, started, engine=str(engine), defaults=defaults, **more
     )
     print(f"Wrote {path}")
@@ -248,20 +248,15 @@ def main(argv=None):
         engine = activate()
         import_all("datasets")
         import_all("trainers")
-        from qprompt.io import nested
-        from qprompt.runs import record as run_record
+        from qprompt.runs.folder import claim
+        from qprompt.runs.identity import RunSettings
 
         cfg, defaults = setup_cfg(args)
         trainer_class = check(args, cfg)
         cfg.freeze()
-        how = {
-            "mode": "eval" if args.eval_only else "train",
-            "model_dir": args.model_dir,
-            "load_epoch": args.load_epoch,
-        }
-        settings = run_record.run_settings(nested.to_dict(cfg), how)
-        plain = run_record.run_settings(nested.to_dict(defaults), how)
-        with disk_errors_named(), run_record.claim(cfg.OUTPUT_DIR, settings, plain), logging_to(cfg.OUTPUT_DIR):
+        mode = "eval" if args.eval_only else "train"
+        settings = RunSettings.of(cfg, defaults, mode, args.model_dir, args.load_epoch)
+        with disk_errors_named(), claim(cfg.OUTPUT_DIR, settings), logging_to(cfg.OUTPUT_DIR):
             run(args, cfg, defaults, engine, getattr(trainer_class, "learns", True))
     except UserError as error:
         if args.skip_finished and isinstance(error, AlreadyFinished):

@@ -51,7 +51,8 @@ from qprompt.quantization import recorder  # noqa: E402
 from qprompt.quantization.api import quantize_  # noqa: E402
 from qprompt.report import records  # noqa: E402
 from qprompt.runs import config  # noqa: E402
-from qprompt.runs import record as run_record  # noqa: E402
+from qprompt.runs.folder import claim  # noqa: E402
+from qprompt.runs.identity import RunSettings  # noqa: E402
 from qprompt.sweep.spec import read_spec  # noqa: E402
 from qprompt.training.feature_store import FeatureFiles  # noqa: E402
 
@@ -413,11 +414,11 @@ def _read_metrics(path: Path) -> None:
     records.read_run(path)
 
 
-_SETTINGS = {"config": {"OPTIM.LR": 0.1, "SEED": 1}, "arguments": {"mode": "train"}}
+_SETTINGS = RunSettings.of({"OPTIM": {"LR": 0.1}, "SEED": 1}, {"OPTIM": {"LR": 0.1}, "SEED": 2}, "train")
 
 
 def _claim(path: Path) -> None:
-    with run_record.claim(str(path.parent), _SETTINGS, _SETTINGS):
+    with claim(str(path.parent), _SETTINGS):
         pass
 
 
@@ -436,8 +437,8 @@ def _pictures() -> list[bytes]:
 def targets() -> dict[str, Target]:
     """Every reader of a file that may come from somebody else, or from a disk that failed."""
     npz, lines = _record_seeds()
-    claims = json.dumps({"schema": 1, "settings": _SETTINGS, "changed": {"SEED": 1}}).encode()
-    finished = (UserError, records._Unreadable)  # read_runs makes a warning of it
+    settings = {"config": _SETTINGS.config, "arguments": _SETTINGS.arguments}
+    claims = json.dumps({"schema": 1, "settings": settings, "changed": _SETTINGS.changed}).encode()
     return {
         "prompt file": Target("p.qprompt", _prompt_seeds(), prompt_file.read_prompt_file, in_prompt_file),
         "checkpoint": Target("model.pth.tar-1", _checkpoint_seeds()[:3], _read_checkpoint, in_zip),
@@ -456,7 +457,7 @@ def targets() -> dict[str, Target]:
         "zip": Target("a.zip", [_zip()], _unpack, in_zip),
         "record": Target("r.npz", [npz], _record, in_zip),
         "record being written": Target("r.part", [lines], lambda p: _record(p, part=True), in_lines),
-        "metrics.json": Target("metrics.json", _metrics(), _read_metrics, in_json, finished),
+        "metrics.json": Target("metrics.json", _metrics(), _read_metrics, in_json),
         "config.json": Target("config.json", [claims], _claim, in_json),
         "image": Target("i.img", _pictures(), images.read_image),
     }  # fmt: skip

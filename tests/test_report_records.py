@@ -14,6 +14,8 @@ from qprompt.report import render
 from qprompt.report.accuracy import accuracy_tables
 from qprompt.report.records import read_runs
 from qprompt.report.scores import pair
+from qprompt.runs.folder import claim
+from qprompt.runs.identity import RunSettings
 
 
 @pytest.fixture
@@ -77,11 +79,10 @@ def test_no_runs_and_missing_folders_are_user_errors(tmp_path, capsys):
 
 def test_unfinished_runs_are_named(finished, capsys):
     unfinished = finished / "unfinished"
-    unfinished.mkdir()
-    for name in ("config.json", ".lock"):
-        (unfinished / name).write_text("{}")
+    with claim(str(unfinished), RunSettings.of({}, {}, "train")):
+        pass
     assert main(["report", str(finished)]) == 0
-    assert f"{unfinished}: not finished" in capsys.readouterr().err
+    assert f"{unfinished} is not finished" in capsys.readouterr().err
 
 
 def test_links_and_repeated_paths_count_a_run_once(finished):

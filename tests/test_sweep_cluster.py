@@ -13,7 +13,6 @@ from sweep_project import HERE, make_project, write
 
 from qprompt.__main__ import main
 from qprompt.sweep.plan import plan
-from qprompt.sweep.record import finished
 from qprompt.sweep.slurm import Element, chains, submit
 from qprompt.sweep.spec import read_spec
 
@@ -75,7 +74,7 @@ def test_preempted_elements_end_their_process_and_start_over(runs, monkeypatch, 
     assert [job.result() for job in jobs] == [None, None]
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
-    assert all(finished(run) for run in runs)
+    assert all(run.finished() for run in runs)
     assert len(Path(f"{TRAIN}2/starts.txt").read_text().splitlines()) == 2
 
 
@@ -101,5 +100,5 @@ def test_eight_elements_on_slurm_one_of_them_requeued(runs, monkeypatch, capsys)
     array = jobs[0].job_id.partition("_")[0]
     while subprocess.run(["squeue", "-h", f"--jobs={array}"], capture_output=True, text=True).stdout.strip():
         time.sleep(5)
-    assert all(finished(run) for run in eight)
+    assert all(run.finished() for run in eight)
     assert len(Path(f"{TRAIN}3/starts.txt").read_text().splitlines()) == 2

@@ -2,16 +2,15 @@
 
 import dataclasses
 import io
-import json
 from pathlib import Path
 
 import pytest
 from sweep_project import make_project, write
 
 from qprompt.errors import UserError
+from qprompt.runs.metrics import Metrics, write_metrics
 from qprompt.sweep.plan import plan
 from qprompt.sweep.progress import Progress, clock
-from qprompt.sweep.record import finished
 from qprompt.sweep.slots import local_slots
 from qprompt.sweep.spec import read_spec
 
@@ -31,12 +30,17 @@ def runs(tmp_path, monkeypatch):
     return plan(read_spec("spec.yaml"))
 
 
+def metrics(**fields):
+    known = {"mode": "train", "trainer": "CoOp", "dataset": "Pets", "seed": 1, "shots": 16, "classes": "all"}
+    return Metrics(**{"results": {}, **known, **fields})
+
+
 def test_a_terminal_shows_one_line_that_is_kept_up_to_date(runs, tmp_path):
     terminal = Terminal()
     progress = Progress(runs, 2, tmp_path / "log", terminal)
     progress.show(2)
     assert terminal.getvalue().endswith("0/4 runs, 2 running, 0 s")
-    progress.done(runs[0], {"results": {"accuracy": 81.25}}, 10.0)
+    progress.done(runs[0], metrics(results={"accuracy": 81.25}), 10.0)
     progress.failed(runs[1], "exit code 1")
     progress.show(2)
     status = terminal.getvalue().rpartition("\n")[2]
@@ -52,8 +56,8 @@ def test_a_terminal_shows_one_line_that_is_kept_up_to_date(runs, tmp_path):
 def test_time_left_knows_the_kinds_of_runs(runs, tmp_path):
     progress = Progress(runs, 1, tmp_path / "log", io.StringIO())
     assert progress.seconds_left() is None
-    progress.learn(runs[0], {"time_s": 10})
-    progress.learn(next(r for r in runs if r.trainer == "QCoOp"), {"time_s": 30})
+    progress.learn(runs[0], metrics(time_s=10))
+    progress.learn(next(r for r in runs if r.trainer == "QCoOp"), metrics(time_s=30))
     assert progress.seconds_left() == 10 + 10 + 30 + 30
 
 
@@ -75,38 +79,40 @@ def test_slots(monkeypatch):
 
 def test_a_key_that_is_newer_than_the_record_counts_as_its_default(runs):
     run = runs[0]
-    old = {k: v for k, v in run.expected.items() if k != "OPTIM.GAMMA"}
-    file = write(Path(run.folder) / "metrics.json", json.dumps({"config": old, "changed": {}}))
-    assert finished(run)
+    old = {k: v for k, v in run.settings.config.items() if k != "OPTIM.GAMMA"}
+    write_metrics(Path(run.folder), metrics(config=old))
+    assert run.finished()
+    now = dataclasses.replace(run.settings, config={**run.settings.config, "OPTIM.GAMMA": 0.5})
     with pytest.raises(UserError, match=r"OPTIM.GAMMA: 0.1 there, 0.5 now"):
-        finished(dataclasses.replace(run, expected=run.expected | {"OPTIM.GAMMA": 0.5}))
-    file.write_text(json.dumps({"config": old, "changed": {"TRAINER.GONE": 3}}))
+        dataclasses.replace(run, settings=now).finished()
+    write_metrics(Path(run.folder), metrics(config=old, changed={"TRAINER.GONE": 3}))
     with pytest.raises(UserError, match=r"TRAINER.GONE: 3 there, None now"):
-        finished(run)
+        run.finished()
 
 
-def test_how_features_were_kept_makes_no_other_run_unless_the_views_were_fixed(runs):
+def test_how_features_were_cached_makes_no_other_run_unless_the_views_were_fixed(runs):
     run = runs[0]
-    assert run.expected["FEATURE_CACHE"] == "epochs"
+    assert run.settings.config["FEATURE_CACHE"] == "epochs"
     for before, same in (("auto", True), ("off", True), ("8 views", False)):
-        write(Path(run.folder) / "metrics.json", json.dumps({"config": run.expected | {"FEATURE_CACHE": before}}))
+        write_metrics(Path(run.folder), metrics(config={**run.settings.config, "FEATURE_CACHE": before}))
         if same:
-            assert finished(run)
+            assert run.finished()
         else:
             with pytest.raises(UserError, match="FEATURE_CACHE: '8 views' there, 'epochs' now"):
-                finished(run)
+                run.finished()
 
 
 def test_an_unfinished_run_with_other_settings_is_refused(runs):
-    there = {"settings": {"config": runs[0].expected | {"OPTIM.LR": 1.0}}, "changed": {"TRAINER.GONE": 3}}
-    write(Path(runs[0].folder) / "config.json", json.dumps(there))
+    config = {**runs[0].settings.config, "OPTIM.LR": 1.0}
+    there = dataclasses.replace(runs[0].settings, config=config, changed={"TRAINER.GONE": 3})
+    there.write(Path(runs[0].folder) / "config.json")
     with pytest.raises(UserError, match=r"OPTIM.LR: 1.0 there, 0.002 now; TRAINER.GONE: 3 there, None now"):
-        finished(runs[0])
-    assert finished(runs[1]) is None
+        runs[0].finished()
+    assert runs[1].finished() is None
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"config": '])
 def test_a_broken_record_is_named(runs, text):
     write(Path(runs[0].folder) / "metrics.json", text)
-    with pytest.raises(UserError, match=r"metrics.json (cannot be read|holds no JSON object).*Delete it"):
-        finished(runs[0])
+    with pytest.raises(UserError, match=r"metrics.json (cannot be read as|does not hold a) JSON.*delete it"):
+        runs[0].finished()

@@ -45,7 +45,7 @@ def test_base_to_new_folders_and_order(project):
         "--load-epoch 7 FEATURE_CACHE epochs DATASET.NUM_SHOTS 16 DATASET.SUBSAMPLE_CLASSES new"
     )
     own = runs_of(BASE2NEW, "settings={FEATURE_CACHE: auto}")[0]
-    assert "FEATURE_CACHE auto" in " ".join(own.argv) and own.expected["FEATURE_CACHE"] == "auto"
+    assert "FEATURE_CACHE auto" in " ".join(own.argv) and own.settings.config["FEATURE_CACHE"] == "auto"
 
 
 def test_few_shot_takes_the_config_of_its_shots_or_data_set(project):

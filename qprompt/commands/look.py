@@ -59,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read(folder: str) -> Any:
-    from qprompt.report.records import METRICS, read_runs
+    from qprompt.report.records import read_runs
+    from qprompt.runs.record import METRICS
 
     path = Path(folder)
     runs, _ = read_runs([path / METRICS if (path / METRICS).is_file() else path])
@@ -98,8 +99,8 @@ def _words_and_full_precision(trainer: Any, run: Any) -> tuple[list, Any]:
     if clip_model is None:
         from qprompt.backbones import load_clip
 
-        clip_model = load_clip(run.backbone, run.config.get("MODEL.BACKBONE.PATH", ""))
-    known = known_tokens(run.backbone, run.config.get("MODEL.BACKBONE.PATH", ""))
+        clip_model = load_clip(run.backbone, run.flat_config.get("MODEL.BACKBONE.PATH", ""))
+    known = known_tokens(run.backbone, run.flat_config.get("MODEL.BACKBONE.PATH", ""))
     names = [trainer.lab2cname[label] for label in sorted(trainer.lab2cname)]
     return [words_table(learned, clip_model, names, known)], full
 

@@ -18,11 +18,16 @@ def to_dict(node: Mapping[str, Any]) -> dict[str, Any]:
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested dicts as one dict: ``{"A": {"B": 1}}`` becomes ``{"A.B": 1}``. Empty dicts vanish."""
     flat: dict[str, Any] = {}
-    for name, value in data.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
+    nodes = [(prefix, iter(data.items()))]  # a stack: JSON can be nested deeper than Python can recurse
+    while nodes:
+        prefix, items = nodes[-1]
+        for name, value in items:
+            if isinstance(value, Mapping):
+                nodes.append((f"{prefix}{name}.", iter(value.items())))
+                break
             flat[f"{prefix}{name}"] = value
+        else:
+            nodes.pop()
     return flat
 
 

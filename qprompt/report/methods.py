@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from qprompt.report.records import Run
-from qprompt.runs.config import ALIKE, WITHOUT_EFFECT
+from qprompt.runs.identity import without_effect
 
-# What a report has columns or rows of its own for, and what changes no result.
+# A report has columns or rows for these, or they do not change what was trained.
 _NOT_METHOD = {
-    *WITHOUT_EFFECT, "SEED", "USE_CUDA", "TRAINER.NAME", "MODEL.BACKBONE.NAME", "DATASET.NAME", "DATASET.LIST",
+    "SEED", "USE_CUDA", "TRAINER.NAME", "MODEL.BACKBONE.NAME", "DATASET.NAME", "DATASET.LIST",
     "DATASET.DRAW", "DATASET.NUM_SHOTS", "DATASET.SUBSAMPLE_CLASSES", "DATASET.SOURCE_DOMAINS",
     "DATASET.TARGET_DOMAINS", "DATALOADER.TEST.BATCH_SIZE", "TRAIN.CHECKPOINT_FREQ", "TEST.FINAL_MODEL",
 }  # fmt: skip
@@ -56,13 +56,13 @@ def owners_of(runs: Sequence[Run]) -> list[Run]:
 
 def settings_of(run: Run) -> dict[str, Any]:
     """Config keys (those away from the defaults) that make the method of `run` what it is."""
-    settings = {k: v for k, v in run.settings.items() if k not in _NOT_METHOD and v not in ALIKE.get(k, ())}
+    settings = {k: v for k, v in run.changed.items() if k not in _NOT_METHOD and not without_effect(k, v)}
     if not run.learns:  # a zero-shot run under another trainer's yaml is the same zero-shot run
         training = ("OPTIM.", "TRAINER.", "TRAIN.", "DATALOADER.TRAIN_X.")
         settings = {key: value for key, value in settings.items() if not key.startswith(training)}
-    last_epoch = run.config.get("OPTIM.MAX_EPOCH")
-    if run.load_epoch is not None and last_epoch is not None and run.load_epoch != last_epoch:
-        settings[_EPOCH] = run.load_epoch
+    last_epoch = run.flat_config.get("OPTIM.MAX_EPOCH")
+    if run.loaded_epoch is not None and last_epoch is not None and run.loaded_epoch != last_epoch:
+        settings[_EPOCH] = run.loaded_epoch
     return settings
 
 
@@ -75,7 +75,7 @@ def name_methods(runs: Sequence[Run]) -> list[str]:
     settings = [settings_of(owner) for owner in owners]
     for run, own in zip(runs, settings, strict=True):
         if _EPOCH in settings_of(run):
-            own[_EPOCH] = run.load_epoch
+            own[_EPOCH] = run.loaded_epoch
     for key in _BY_PROTOCOL:
         _drop_where_by_protocol(key, owners, settings)
 
@@ -109,7 +109,7 @@ def _drop_where_by_protocol(key: str, runs: Sequence[Run], settings: Sequence[di
 
 
 def _default(run: Run, key: str) -> Any:
-    return run.config.get(key, "last" if key == _EPOCH else "default")
+    return run.flat_config.get(key, "last" if key == _EPOCH else "default")
 
 
 def _text(value: Any) -> str:

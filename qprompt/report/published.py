@@ -86,9 +86,7 @@ def _matching(
     if backbone or not anywhere:
         own = [s for s in own if _backbone(s) == (backbone or published()["backbone"])]
     by_method = [[s for s in own if s.method == method] for method in unique(s.method for s in own)]
-    by_method.sort(
-        key=lambda found: (-len({s.dataset for s in found}), len(found[0].runs[0].settings), found[0].method)
-    )
+    by_method.sort(key=lambda found: (-len({s.dataset for s in found}), len(found[0].runs[0].changed), found[0].method))
     if not by_method:
         return []
     found = by_method[0]
@@ -108,7 +106,7 @@ def _is_method(score: Score, row: dict[str, Any]) -> bool:
         return False
     wanted = published()["quant"] | row["settings"] if "settings" in row else {}
     usual = published()["quant"]
-    return all(run.config.get(f"TRAINER.QUANT.{key}", usual[key]) == value for key, value in wanted.items())
+    return all(run.flat_config.get(f"TRAINER.QUANT.{key}", usual[key]) == value for key, value in wanted.items())
 
 
 def _learner(score: Score):
@@ -118,5 +116,5 @@ def _learner(score: Score):
 def _backbone(score: Score) -> str:
     """The backbone's name; SLIP where its name or file says so, since SLIP has CLIP's architectures and names."""
     run = _learner(score)
-    file = str(run.config.get("MODEL.BACKBONE.PATH", ""))
+    file = str(run.flat_config.get("MODEL.BACKBONE.PATH", ""))
     return "SLIP" if "slip" in f"{run.backbone} {file}".lower() else run.backbone

@@ -89,7 +89,7 @@ def divergence_over_steps(scores: Sequence[Score]) -> Any:
                 fits, at, "|", color=style["color"], transform=transform, clip_on=False, markersize=5
             )
             ticks[0].set_in_layout(False)
-        threshold = record.run.config.get("TRAINER.QUANT.KL_THRESHOLD")
+        threshold = record.run.flat_config.get("TRAINER.QUANT.KL_THRESHOLD")
         if isinstance(threshold, (int, float)) and threshold > 0:
             column[0].axhline(threshold, color="#000000", linewidth=1, linestyle=(0, (1, 2)), label="T_KL (threshold)")
         column[0].set_yscale("log")

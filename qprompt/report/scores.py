@@ -69,7 +69,7 @@ def pair(runs: Sequence[Run]) -> tuple[list[Score], list[str]]:
         taken[(*key, run.classes)] = run
         score.accuracy[run.classes] = run.accuracy
         if run.curve:
-            score.curves[run.classes] = run.curve
+            score.curves[run.classes] = run.accuracy_by_epoch
         score.runs.append(run)
         if run.stored_bytes is not None:
             score.stored_bytes = run.stored_bytes

@@ -12,22 +12,6 @@ from yacs.config import CfgNode
 
 from qprompt.errors import UserError, did_you_mean
 
-# Where a run writes and how it gets to its results: two runs that differ in these alone are the same run.
-WITHOUT_EFFECT = (
-    "OUTPUT_DIR",
-    "RESUME",
-    "VERBOSE",
-    "TRAIN.PRINT_FREQ",
-    "DATASET.ROOT",
-    "DATASET.WRITE_CACHE",
-    "DATALOADER.NUM_WORKERS",
-    "DATALOADER.DECODE_CACHE_MB",
-    "TEXT_MEMORY_MB",
-    "FEATURE_CACHE_MB",
-)
-# Values that give the same numbers, up to rounding; the default is one of them.
-ALIKE = {"FEATURE_CACHE": ("off", "auto", "epochs"), "INPUT.AUGMENT": ("cpu", "device")}
-
 
 def extend_cfg(cfg: CfgNode) -> None:
     """Add to Dassl's default config every key that the trainers and data sets of this project read."""
@@ -166,9 +150,3 @@ def _as_type_of(default: Any, value: Any, key: str, where: str) -> Any:
     if isinstance(default, str) and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     raise UserError(f"{where}: {key} takes a {type(default).__name__} (e.g. {default!r}), got {value!r}.")
-
-
-def alike(key: str, a: Any, b: Any) -> bool:
-    """Whether a run with the one value of a config key is the same run as with the other."""
-    same = ALIKE.get(key, ())
-    return a == b or (a in same and b in same)

@@ -17,8 +17,10 @@ from yacs.config import CfgNode
 
 from qprompt.engine import activate
 from qprompt.errors import UserError, did_you_mean
-from qprompt.io import nested
 from qprompt.runs import config
+from qprompt.runs.folder import finished
+from qprompt.runs.identity import RunSettings
+from qprompt.runs.metrics import Metrics
 from qprompt.sweep.spec import Dataset, Spec
 
 # What a zero-shot run is given; few, so that no data set reads all its training images.
@@ -31,22 +33,28 @@ _SETTINGS = {"FEATURE_CACHE": "epochs"}
 class Run:
     """One ``train.py`` process.
 
-    ``expected`` is its whole config, flat, as train.py will make it from the files, flags and options.
-    ``after`` is the folder of the training run that an evaluation reads, or None.
+    Attributes:
+        folder: Its output folder.
+        argv: Its command line.
+        settings: What train.py will make of the files, flags and options on the command line.
+        after: Folder of the training run that an evaluation reads, or None.
     """
 
     folder: str
     trainer: str
     label: str
     argv: tuple[str, ...]
-    expected: dict[str, Any] = dataclasses.field(hash=False)
+    settings: RunSettings = dataclasses.field(hash=False)
     after: str | None = None
-    load_epoch: int | str | None = None
 
     @property
     def group(self) -> tuple[str, bool]:
         """Runs of one group take about the same time."""
         return self.trainer, self.after is not None
+
+    def finished(self) -> Metrics | None:
+        """Return its metrics if it is finished, else None; UserError if its folder holds another run."""
+        return finished(Path(self.folder), self.settings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +208,8 @@ def _run(
 
     what = f"test {classes}" if evaluate else f"train {classes}"
     label = " ".join(filter(None, [c.trainer, c.cfg, c.variant, str(c.dataset), f"{c.shots} shots", f"seed {c.seed}"]))
-    return Run(folder, c.trainer, f"{label}: {what}", tuple(argv), nested.flatten(nested.to_dict(cfg)), trained, epoch)
+    settings = RunSettings.of(cfg, default_cfg(), "eval" if evaluate else "train", trained or "", epoch)
+    return Run(folder, c.trainer, f"{label}: {what}", tuple(argv), settings, trained)
 
 
 def _file(path: Path, what: str) -> Path:

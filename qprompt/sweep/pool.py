@@ -17,7 +17,6 @@ from qprompt.errors import UserError
 from qprompt.sweep import process
 from qprompt.sweep.plan import Run
 from qprompt.sweep.progress import Progress
-from qprompt.sweep.record import finished
 from qprompt.sweep.signals import Signals
 from qprompt.sweep.slots import Slot
 
@@ -103,7 +102,7 @@ class Pool:
         self.free.append(started.slot)
         run, code = started.run, started.process.exitcode
         try:
-            done = finished(run) if code == 0 else None
+            done = run.finished() if code == 0 else None
             reason = "no metrics.json was written"
         except UserError as error:
             done, reason = None, str(error)

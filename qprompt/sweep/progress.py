@@ -4,8 +4,9 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
+from qprompt.runs.metrics import Metrics
 from qprompt.sweep.plan import Run
 
 
@@ -29,15 +30,14 @@ class Progress:
         with open(self.log, "a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
 
-    def learn(self, run: Run, record: dict[str, Any]) -> None:
+    def learn(self, run: Run, metrics: Metrics) -> None:
         """Take the time of a run of an earlier sweep into the estimate."""
-        if isinstance(record.get("time_s"), (int, float)):
-            self.seconds.setdefault(run.group, []).append(record["time_s"])
+        if metrics.time_s is not None:
+            self.seconds.setdefault(run.group, []).append(metrics.time_s)
 
-    def done(self, run: Run, record: dict[str, Any], seconds: float) -> None:
+    def done(self, run: Run, metrics: Metrics, seconds: float) -> None:
         self.seconds.setdefault(run.group, []).append(seconds)
-        accuracy = (record.get("results") or {}).get("accuracy")
-        shown = f"{accuracy:.1f}%" if isinstance(accuracy, (int, float)) else "done"
+        shown = "done" if metrics.accuracy is None else f"{metrics.accuracy:.1f}%"
         self._ended(run, f"{run.label}  {shown}  ({clock(seconds)})")
 
     def failed(self, run: Run, how: str) -> None:

@@ -13,7 +13,6 @@ from qprompt.io.files import write_json
 from qprompt.sweep.plan import Run, plan
 from qprompt.sweep.pool import Failure, Pool, describe
 from qprompt.sweep.progress import Progress, clock
-from qprompt.sweep.record import finished
 from qprompt.sweep.slots import local_slots
 from qprompt.sweep.spec import Spec, read_spec
 
@@ -24,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     if not Path(spec.train).is_file():
         raise UserError(f"no {spec.train} here: run 'qprompt sweep' in the repository's folder.")
     runs = plan(spec)
-    records = {r.folder: done for r in runs if (done := finished(r)) is not None}
+    records = {r.folder: done for r in runs if (done := r.finished()) is not None}
     left = [r for r in runs if r.folder not in records]
     if args.dry_run:
         for r in runs:

@@ -20,7 +20,6 @@ from qprompt.errors import UserError
 from qprompt.io.files import write_json
 from qprompt.sweep.plan import Run
 from qprompt.sweep.pool import describe
-from qprompt.sweep.record import finished
 from qprompt.sweep.spec import Spec
 
 # Slurm's MaxArraySize is 1001 unless it was raised.
@@ -41,9 +40,9 @@ class Element:
         for run in runs:
             if run.after in failed:
                 failed[run.folder] = f"{run.label}: not started, {run.after} failed"
-            elif finished(run) is None:
+            elif run.finished() is None:
                 code = self._train(run)
-                if code or finished(run) is None:
+                if code or run.finished() is None:
                     failed[run.folder] = f"{run.label}: {describe(code)}"
                 if code == -signal.SIGTERM:
                     # Preempted or cancelled. Ending now would take a preempted element out of the queue for good:

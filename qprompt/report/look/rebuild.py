@@ -66,7 +66,7 @@ def rebuild(run: Run, classes: str = "", root: str = "") -> Any:
                 set_random_seed(cfg.SEED)
             trainer = build_trainer(cfg)
             if model_dir:
-                trainer.load_model(model_dir, epoch=run.load_epoch or cfg.OPTIM.MAX_EPOCH)
+                trainer.load_model(model_dir, epoch=run.loaded_epoch or cfg.OPTIM.MAX_EPOCH)
             trainer.set_model_mode("eval")
     except FileNotFoundError as error:
         raise UserError(f"{run.folder}: {error}. Name the data root of this machine with --root.") from None
@@ -114,12 +114,12 @@ def _config(run: Run, classes: str, root: str) -> Any:
     cfg = get_cfg_default()
     config.extend_cfg(cfg)
     known = set(config.keys(cfg))
-    for key, value in run.config.items():
+    for key, value in run.flat_config.items():
         if key in known and key not in _OURS:
             config.set_key(cfg, key, value, str(run.folder))
     cfg.DATASET.WRITE_CACHE = False
     cfg.DATASET.SUBSAMPLE_CLASSES = classes or run.classes
-    cfg.DATASET.ROOT = root or run.config.get("DATASET.ROOT", "")
+    cfg.DATASET.ROOT = root or run.flat_config.get("DATASET.ROOT", "")
     for registry, name in ((TRAINER_REGISTRY, cfg.TRAINER.NAME), (DATASET_REGISTRY, cfg.DATASET.NAME)):
         if name not in registry.registered_names():
             raise UserError(f"{run.folder} is a run of {name!r}, which is not in this checkout.")

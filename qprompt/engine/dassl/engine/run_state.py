@@ -8,10 +8,10 @@ from typing import cast
 import numpy as np
 import torch
 
-from qprompt.runs import config
+from qprompt.runs import identity
 
 # Settings that may differ between a run and its resumption: they change where and how, not what is trained.
-FREE_TO_CHANGE = (*config.WITHOUT_EFFECT, "USE_CUDA", "DATALOADER.TEST", "TRAIN", "TEST")
+FREE_TO_CHANGE = (*identity.WITHOUT_EFFECT, "USE_CUDA", "DATALOADER.TEST", "TRAIN", "TEST")
 
 
 def random_states():
@@ -60,5 +60,5 @@ def plain_config(cfg):
 def config_differences(saved, cfg):
     """``["OPTIM.LR was 0.002 and is 0.5", ...]``; settings that only one of them knows are passed over."""
     now = plain_config(cfg)
-    changed = [key for key in saved if key in now and not config.alike(key, saved[key], now[key])]
+    changed = [key for key in saved if key in now and not identity.alike(key, saved[key], now[key])]
     return [f"{key} was {saved[key]!r} and is {now[key]!r}" for key in changed]

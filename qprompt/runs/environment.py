@@ -1,0 +1,53 @@
+"""What a result was measured with: versions of libraries, hardware, memory."""
+
+import contextlib
+import os
+import platform
+import resource
+import sys
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from qprompt import __version__
+
+
+def versions(engine: str) -> dict[str, str]:
+    """Return the versions of everything that a result depends on."""
+    found = {"qprompt": __version__, "python": platform.python_version(), "engine": engine}
+    for name in ("torch", "torchvision", "numpy", "pillow", "clip-anytorch", "openai-clip", "clip"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def hardware(device: str) -> dict[str, Any]:
+    """Return the CPU, its cores and threads, and the GPU if `device` is one."""
+    found: dict[str, Any] = {
+        "machine": platform.machine(),
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": device,
+    }
+    if device.startswith("cuda"):
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def peak_memory_bytes(device: str) -> dict[str, int]:
+    """Return the peak resident memory of this process and, on a GPU, the peak that torch allocated there."""
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB elsewhere
+    found = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if device.startswith("cuda"):
+        found["device"] = torch.cuda.max_memory_allocated(device)
+    return found

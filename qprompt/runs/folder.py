@@ -1,0 +1,85 @@
+"""The output folder of a run: which run lives in it, and who may write to it."""
+
+import contextlib
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+
+from qprompt.errors import AlreadyFinished, UserError
+from qprompt.io.files import remove_unfinished
+from qprompt.runs.identity import RunSettings
+from qprompt.runs.metrics import Metrics, read_metrics
+from qprompt.runs.record import CONFIG, METRICS, read_object
+
+_LOCK = ".lock"
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Return whether a run of QPrompt was started in `folder` and has not finished."""
+    if (folder / METRICS).is_file() or not (folder / CONFIG).is_file():
+        return False
+    with contextlib.suppress(UserError):
+        return read_object(folder / CONFIG).keys() >= {"schema", "settings"}  # other programs write config.json too
+    return False
+
+
+def finished(folder: Path, settings: RunSettings) -> Metrics | None:
+    """Return the metrics of the run with these settings; None if it is unfinished or was never started in `folder`.
+
+    Raises:
+        UserError: `folder` holds a run with other settings, or a damaged record.
+    """
+    metrics, config = folder / METRICS, folder / CONFIG
+    done = read_metrics(metrics) if metrics.exists() else None
+    there = RunSettings.read(config) if config.exists() else done and done.settings
+    differences = settings.differences(there) if there else {}
+    if differences:
+        shown = "; ".join(f"{key}: {then!r} there, {now!r} now" for key, (then, now) in differences.items())
+        raise UserError(
+            f"{folder} holds {'a finished' if done else 'an unfinished'} run with other settings ({shown}): "
+            "use the same settings, choose another output folder, or delete this one."
+        )
+    return done
+
+
+@contextlib.contextmanager
+def claim(output_dir: str, settings: RunSettings) -> Iterator[None]:
+    """Hold `output_dir` for the run with these settings; an unfinished run with the same settings is resumed.
+
+    The lock belongs to the operating system: it ends with its process, however that ends.
+
+    Raises:
+        AlreadyFinished: The folder holds this run, finished.
+        UserError: Another run is writing to the folder, or `finished` refuses it.
+    """
+    folder = Path(output_dir)
+    with _locked(folder):
+        done = finished(folder, settings)
+        if done is not None:
+            raise AlreadyFinished(
+                f"{folder} holds a finished run ({done.trainer} on {done.dataset}, seed {done.seed}, "
+                f"accuracy {done.accuracy}): choose another --output-dir or delete that folder."
+            )
+        for part in (folder, *folder.glob("*/")):
+            if part == folder or not (part / _LOCK).exists():  # another run's folder may lie in this one
+                remove_unfinished(part)
+        if not (folder / CONFIG).exists():
+            settings.write(folder / CONFIG)
+        yield
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / _LOCK, "a+b")  # noqa: SIM115 (held until the run ends)
+    except OSError as error:
+        raise UserError(f"cannot write to --output-dir {folder}: {error.strerror}.") from None
+    with lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: workers that are forked would hold it too
+        except (BlockingIOError, PermissionError):
+            raise UserError(
+                f"another run is writing to {folder}: wait for it or choose another --output-dir."
+            ) from None
+        yield
