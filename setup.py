@@ -39,6 +39,7 @@ setup(
         "clip-anytorch>=2.5",
         "ftfy",
         "regex",
+        "filelock>=3.30",
         "lazy_loader",
         "packaging",
         "yacs",

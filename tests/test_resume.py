@@ -1,7 +1,6 @@
 """A run that was cut off and started again ends as if nothing had happened, bit for bit."""
 
 import json
-import resource
 import subprocess
 import sys
 
@@ -89,6 +88,7 @@ def test_resumed_run_equals_an_uninterrupted_one(root, clip_file, whole, tmp_pat
 def test_run_on_a_full_disk_says_so_and_goes_on_once_there_is_room(
     root, clip_file, whole, tmp_path, monkeypatch, capsys
 ):
+    resource = pytest.importorskip("resource")  # not on Windows
     monkeypatch.chdir(train.HERE)
     output, before = tmp_path / "full", resource.getrlimit(resource.RLIMIT_FSIZE)
     size = (whole / "prompt_learner" / "model.pth.tar-1").stat().st_size

@@ -79,7 +79,7 @@ def test_concurrent_starts_give_one_whole_folder(small, tmp_path):
     for thread in threads:
         thread.join()
     assert results == [tmp_path / "tiny_world" / "draw_2"] * 3
-    assert [p.name for p in (tmp_path / "tiny_world").iterdir()] == ["draw_2"]
+    assert sorted(p.name for p in (tmp_path / "tiny_world").iterdir()) == [".draw_2.lock", "draw_2"]
     assert len(list(results[0].rglob("*.png"))) == 30 * 6
 
 
@@ -91,7 +91,16 @@ def test_a_killed_start_leaves_no_half(small, tmp_path, monkeypatch):
     monkeypatch.setattr(fewshot, "pictures", some)
     with pytest.raises(KeyboardInterrupt):
         files.ensure_drawn(tmp_path, 0)
-    assert list((tmp_path / "tiny_world").iterdir()) == []
+    assert [p.name for p in (tmp_path / "tiny_world").iterdir()] == [".draw_0.lock"]
+
+
+def test_leftovers_of_a_killed_run_are_removed(small, tmp_path):
+    left = tmp_path / "tiny_world/.draw_0.tmp/images/left.png"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    folder = files.ensure_drawn(tmp_path, 0)
+    assert not list(tmp_path.rglob("left.png")) and not list(tmp_path.rglob("*.tmp"))
+    assert len(list(folder.rglob("*.png"))) == 30 * 6
 
 
 def test_mistakes_are_named(small, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Downloads of CLIP weights: checked, taken up, whole or not there, from a mirror."""
+"""Downloads of CLIP weights: verified, resumed, complete or absent, from a mirror."""
 
 import hashlib
 import http.server
@@ -14,7 +14,7 @@ HASH = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves CONTENT; the server's `ranges`, `cut` and `asked` say how, and what was asked for."""
+    """Serves CONTENT; the server's `ranges`, `cut` and `asked` say how to answer, and what was requested."""
 
     def do_GET(self):
         start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-")) if self.server.ranges else 0
@@ -45,30 +45,37 @@ def server(tmp_path, monkeypatch):
     served.server_close()
 
 
+def files_in(folder):
+    """Names of all files but the lock, which stays."""
+    names = sorted(path.name for path in folder.iterdir())
+    assert names.pop(0) == ".x.pt.lock"
+    return names
+
+
 def fetch(expected=HASH):
     return weights.openai_file("ViT-X", f"https://example.invalid/clip/{expected}/x.pt")
 
 
-def test_whole_file_from_a_mirror(server, tmp_path):
+def test_file_is_downloaded_once_from_a_mirror(server, tmp_path):
     path = fetch()
-    assert path.read_bytes() == CONTENT and [p.name for p in tmp_path.iterdir()] == ["x.pt"]
+    assert path.read_bytes() == CONTENT and files_in(tmp_path) == ["x.pt"]
     assert server.asked == [(f"/mirror/{HASH}/x.pt", "bytes=0-")]
     assert fetch() == path and len(server.asked) == 1
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_download_that_broke_off_goes_on(server, tmp_path, ranges):
+def test_interrupted_download_resumes(server, tmp_path, ranges):
     server.ranges, server.cut = ranges, 70_000
-    with pytest.raises(UserError, match=r"ended 32,400 bytes too early.*70,000 bytes that came are kept"):
+    with pytest.raises(UserError, match=r"ended 32,400 bytes too early.*70,000 bytes were received and kept"):
         fetch()
-    assert [p.name for p in tmp_path.iterdir()] == [".x.pt.part"]
+    assert files_in(tmp_path) == [".x.pt.part"]
     server.cut = None
     assert fetch().read_bytes() == CONTENT
     assert server.asked[-1][1] == "bytes=70000-"
-    assert [p.name for p in tmp_path.iterdir()] == ["x.pt"]
+    assert files_in(tmp_path) == ["x.pt"]
 
 
-def test_part_that_is_whole_already_needs_no_more_bytes(server, tmp_path):
+def test_complete_part_needs_no_more_bytes(server, tmp_path):
     (tmp_path / ".x.pt.part").write_bytes(CONTENT)
     assert fetch().read_bytes() == CONTENT
 
@@ -78,17 +85,17 @@ def test_wrong_bytes_are_not_kept(server, tmp_path, left):
     (tmp_path / ".x.pt.part").write_bytes(left)
     with pytest.raises(UserError, match="SHA-256"):
         fetch("0" * 64)
-    assert not list(tmp_path.iterdir())
+    assert not files_in(tmp_path)
 
 
-def test_local_file_with_other_bytes_is_refused_and_stays(server, tmp_path):
+def test_local_file_with_other_content_is_refused_and_kept(server, tmp_path):
     (tmp_path / "x.pt").write_bytes(b"mine")
     with pytest.raises(UserError, match="not OpenAI's ViT-X"):
         fetch()
     assert (tmp_path / "x.pt").read_bytes() == b"mine" and not server.asked
 
 
-def test_no_server_says_what_else_can_be_done(tmp_path, monkeypatch):
+def test_failed_download_names_the_alternatives(tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "CACHE", tmp_path)
     monkeypatch.setenv(weights.MIRROR, "http://127.0.0.1:1/")
     with pytest.raises(UserError, match="could not be downloaded.*MODEL.BACKBONE.PATH.*QPROMPT_CLIP_MIRROR"):

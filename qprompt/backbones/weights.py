@@ -1,6 +1,5 @@
 """Read CLIP weights from a file, without running anything that is in it, and fetch OpenAI's."""
 
-import fcntl
 import hashlib
 import http.client
 import os
@@ -16,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from qprompt.errors import UserError
+from qprompt.io.locks import hold
 from qprompt.io.torch_files import read_torch_file
 
 CACHE = Path("~/.cache/clip")  # where OpenAI's package keeps its downloads
@@ -101,29 +101,29 @@ def openai_file(name: str, url: str) -> Path:
 
 
 def _download(name: str, url: str, target: Path, expected: str) -> None:
-    """Fetch `url` into a file beside `target`, from where an earlier try ended; rename it once it is right.
+    """Fetch `url` into a file next to `target`, resuming an earlier attempt; rename it once its SHA-256 is right.
 
     Of several processes one downloads and the others wait.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
-    with open(part, "ab") as file:
-        fcntl.lockf(file, fcntl.LOCK_EX)
+    with hold(target.with_name(f".{target.name}.lock"), wait=True):
         if target.exists():  # another process was first
-            part.unlink(missing_ok=True)
             return
         print(f"Downloading {name} to {target}")
         try:
-            _fetch(url, file)
+            with open(part, "ab") as file:
+                _fetch(url, file)
+                os.fsync(file.fileno())
         except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
-            if not (kept := file.tell()):
-                part.unlink()
+            kept = part.stat().st_size if part.exists() else 0
+            if not kept:
+                part.unlink(missing_ok=True)
             raise UserError(
-                f"{name} could not be downloaded from {url} ({error}); the {kept:,} bytes that came are kept, the same "
-                f"command goes on from there. Or download it on a machine that can and put it at {target}, "
-                f"name its place by MODEL.BACKBONE.PATH, or set {MIRROR} to a server that has it."
+                f"{name} could not be downloaded from {url} ({error}). {kept:,} bytes were received and kept; the same "
+                f"command resumes there. Or download it on another machine and put it at {target}, give its path as "
+                f"MODEL.BACKBONE.PATH, or set {MIRROR} to a server that has it."
             ) from error
-        os.fsync(file.fileno())
         if (got := sha256(part)) != expected:
             part.unlink()
             raise UserError(

@@ -1,9 +1,7 @@
 """Unpacks archives that may come from anyone: nothing outside the target, nothing overwritten, nothing but files."""
 
-import os
 import shutil
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from qprompt.errors import UserError
+from qprompt.io.files import atomic_open
 
 # Images hardly shrink in an archive: one that grows by more than this is made to fill a disk.
 GROWTH = 20
@@ -111,14 +110,6 @@ def write(member: Member, path: Path, archive: Path) -> bool:
         if path.stat().st_size == member.size:
             return False
         raise UserError(f"{path} is there with another size than in {archive}: move it away; nothing is overwritten.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".unpacking-")
-    try:
-        with os.fdopen(handle, "wb") as file, member.open() as content:
-            shutil.copyfileobj(content, file, 1 << 20)
-        os.chmod(temporary, 0o644)
-        os.rename(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with member.open() as content, atomic_open(path, durable=False) as file:
+        shutil.copyfileobj(content, file, 1 << 20)
     return True

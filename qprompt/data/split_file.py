@@ -1,15 +1,13 @@
 """``split_zhou_*.json``: the authoritative split of a data set, in CoOp's format."""
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from qprompt.data.items import Item, Split
 from qprompt.errors import UserError
-from qprompt.io.files import read_json
+from qprompt.io.files import atomic_open, read_json
 
 
 def read_split(path: Path) -> Split:
@@ -48,32 +46,15 @@ def publish(path: Path, data: dict[str, Any], replace: bool = False, durable: bo
     The file appears whole and only once, so that of several runs that start together one is first and the
     others see its file. `replace` overwrites instead; `durable` False spares the wait for the disk.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    text = _dump(data)
     try:
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(_dump(data))
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        if replace:
-            os.replace(temporary, path)
-            return True
-        try:
-            os.link(temporary, path)  # fails where the name is taken: the only atomic "create if new" with content
-        except FileExistsError:
-            return False
-        except OSError:  # a file system without hard links
-            if path.exists():
-                return False
-            os.replace(temporary, path)
-        return True
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
+        with atomic_open(path, overwrite=replace, durable=durable) as file:
+            file.write(text.encode())
+    except FileExistsError:
+        if not path.exists():  # something else is in the way: a file in place of the folder
+            raise
+        return False
+    return True
 
 
 def _dump(data: dict[str, Any]) -> str:

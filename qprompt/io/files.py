@@ -13,18 +13,29 @@ from qprompt.errors import UserError
 
 # What a full disk, a quota, a read-only folder, a file in the way or a failing disk raises.
 _OF_THE_DISK = {"ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EEXIST", "ENOTDIR", "EISDIR", "EIO"}
+_PREFIX = 32  # characters of the final name in the temporary one: a name that a file system takes must not get too long
 
 
 @contextlib.contextmanager
-def atomic_open(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A binary file that appears under `path` only when the block ends without an error.
+def atomic_open(path: str | os.PathLike[str], *, overwrite: bool = True, durable: bool = True) -> Iterator[BinaryIO]:
+    """Open a binary file that appears under `path` only when the block ends without an error.
 
-    It is written beside its final place, flushed to disk and renamed, so a reader (or a run that is
-    killed half-way) sees the old file or the new one and never a part. Parent folders are made.
+    The file is written under a temporary name in the same folder, flushed to disk and renamed. A reader sees the old
+    file or the new one, never a part, even if the process is killed. Parent folders are made.
+
+    Args:
+        path: where the file appears.
+        overwrite: replace a file that exists. False: exactly one of several concurrent writers succeeds.
+        durable: wait until the content is on disk. False for many small files that can be written again.
+
+    Raises:
+        FileExistsError: a file exists and `overwrite` is False.
+        OSError: the file cannot be written; `filename` is set.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    prefix = f".{path.name[:_PREFIX]}."
+    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=".tmp")
     try:
         # mkstemp makes files only their owner can read; results are for sharing like any other file.
         umask = os.umask(0)
@@ -32,15 +43,32 @@ def atomic_open(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         os.chmod(temporary, 0o666 & ~umask)
         with os.fdopen(fd, "wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        if overwrite:
+            os.replace(temporary, path)
+        else:
+            _move_to_free_name(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)  # a write that fails does not say to which file
         raise
+
+
+def _move_to_free_name(temporary: str, path: Path) -> None:
+    try:
+        os.link(temporary, path)  # unlike a rename, atomic and refused where the name is taken
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        os.replace(temporary, path)
+    else:
+        os.unlink(temporary)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import platform
-import resource
 import sys
 from importlib import metadata
 from typing import Any
@@ -46,8 +45,12 @@ def _cpu_name() -> str:
 
 def peak_memory_bytes(device: str) -> dict[str, int]:
     """Return the peak resident memory of this process and, on a GPU, the peak that torch allocated there."""
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB elsewhere
-    found = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    found = {}
+    with contextlib.suppress(ImportError):  # Windows does not have this module
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB elsewhere
+        found["host"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     if device.startswith("cuda"):
         found["device"] = torch.cuda.max_memory_allocated(device)
     return found

@@ -1,12 +1,12 @@
 """The output folder of a run: which run lives in it, and who may write to it."""
 
 import contextlib
-import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
 from qprompt.errors import AlreadyFinished, UserError
 from qprompt.io.files import remove_unfinished
+from qprompt.io.locks import Locked, hold
 from qprompt.runs.identity import RunSettings
 from qprompt.runs.metrics import Metrics, read_metrics
 from qprompt.runs.record import CONFIG, METRICS, read_object
@@ -46,14 +46,20 @@ def finished(folder: Path, settings: RunSettings) -> Metrics | None:
 def claim(output_dir: str, settings: RunSettings) -> Iterator[None]:
     """Hold `output_dir` for the run with these settings; an unfinished run with the same settings is resumed.
 
-    The lock belongs to the operating system: it ends with its process, however that ends.
-
     Raises:
         AlreadyFinished: The folder holds this run, finished.
         UserError: Another run is writing to the folder, or `finished` refuses it.
     """
     folder = Path(output_dir)
-    with _locked(folder):
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(hold(folder / _LOCK))
+        except Locked:
+            raise UserError(
+                f"another run is writing to {folder}: wait for it or choose another --output-dir."
+            ) from None
+        except OSError as error:
+            raise UserError(f"cannot write to --output-dir {folder}: {error.strerror}.") from None
         done = finished(folder, settings)
         if done is not None:
             raise AlreadyFinished(
@@ -65,21 +71,4 @@ def claim(output_dir: str, settings: RunSettings) -> Iterator[None]:
                 remove_unfinished(part)
         if not (folder / CONFIG).exists():
             settings.write(folder / CONFIG)
-        yield
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / _LOCK, "a+b")  # noqa: SIM115 (held until the run ends)
-    except OSError as error:
-        raise UserError(f"cannot write to --output-dir {folder}: {error.strerror}.") from None
-    with lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: workers that are forked would hold it too
-        except (BlockingIOError, PermissionError):
-            raise UserError(
-                f"another run is writing to {folder}: wait for it or choose another --output-dir."
-            ) from None
         yield

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import fcntl
 import shlex
 import time
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from qprompt.errors import UserError
 from qprompt.io.files import write_json
+from qprompt.io.locks import Locked, hold
 from qprompt.sweep.plan import Run, plan
 from qprompt.sweep.pool import Failure, Pool, describe
 from qprompt.sweep.progress import Progress, clock
@@ -63,12 +63,12 @@ def run(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _only_one(folder: Path, spec: Spec) -> Iterator[None]:
-    """Two sweeps over the same runs would get in each other's way. The lock ends with its process."""
+    """Refuse to run next to another sweep over the same runs."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a+b") as lock:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            held.enter_context(hold(folder / ".lock"))
+        except Locked:
             raise UserError(f"the sweep {spec.name} is running already (lock in {folder}): wait for it.") from None
         yield
 

@@ -4,12 +4,12 @@ import hashlib
 import json
 import logging
 import shutil
-import tempfile
 from pathlib import Path
 
 from PIL import Image
 
 from qprompt.errors import UserError
+from qprompt.io.locks import hold
 
 from . import fewshot
 
@@ -23,16 +23,18 @@ PIXELS_OF_DRAW_0 = "9aa213692ef0341b19c351709c3ee3d5353650e0c7b3f40853e3acd323f0
 def ensure_drawn(root: Path, number: int) -> Path:
     """Folder of draw `number` below `root`, drawn now if it is not there: ``images/<class>/*.png`` and a split file.
 
-    It is drawn beside its place and renamed, so concurrent runs get one whole folder between them. UserError for a
+    It is drawn under a temporary name and renamed. Of concurrent runs one draws and the others wait. UserError for a
     negative number, for a folder that another version drew and for a root that cannot be written to.
     """
     if number < 0:
         raise UserError(f"DATASET.DRAW is {number}: expected 0 or more.")
     folder = root / "tiny_world" / f"draw_{number}"
     if not folder.exists():
-        logger.info("Drawing TinyWorld (draw %d) into %s", number, folder)
         try:
-            _draw(folder, number)
+            with hold(folder.with_name(f".{folder.name}.lock"), wait=True):
+                if not folder.exists():  # another run may have drawn it meanwhile
+                    logger.info("Drawing TinyWorld (draw %d) into %s", number, folder)
+                    _draw(folder, number)
         except OSError as error:
             raise UserError(
                 f"cannot draw TinyWorld into {folder}: {error.strerror}. Name another place with --root."
@@ -49,10 +51,10 @@ def ensure_drawn(root: Path, number: int) -> Path:
 
 
 def _draw(folder: Path, number: int) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
     try:
-        temporary.chmod(0o755)
+        temporary.mkdir()
         split: dict[str, list] = {part: [] for part in fewshot.COUNTS}
         digest = hashlib.sha256()
         for part, label, noun, index, picture in fewshot.pictures(number):
@@ -71,10 +73,6 @@ def _draw(folder: Path, number: int) -> None:
         (temporary / SPLIT_FILE).write_text(json.dumps(split, indent=0), encoding="utf-8")
         about = {"recipe": RECIPE, "draw": number, "pixels_sha256": pixels}
         (temporary / "world.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not folder.exists():  # otherwise another run was first, with the same pictures
-                raise
+        temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,115 @@
+"""Files that appear complete or not at all, and locks that end with their process."""
+
+import ast
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from qprompt.io import files
+from qprompt.io.files import atomic_open
+from qprompt.io.locks import Locked, hold
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def write(path, content, **options):
+    with atomic_open(path, **options) as file:
+        file.write(content)
+
+
+@pytest.mark.parametrize("hard_links", [True, False])
+def test_without_overwrite_the_first_file_stays(tmp_path, monkeypatch, hard_links):
+    if not hard_links:
+
+        def refuse(source, target):
+            raise OSError("no hard links here")
+
+        monkeypatch.setattr(files.os, "link", refuse)
+    write(tmp_path / "a/x", b"first", overwrite=False)
+    with pytest.raises(FileExistsError):
+        write(tmp_path / "a/x", b"second", overwrite=False)
+    assert (tmp_path / "a/x").read_bytes() == b"first"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["x"]
+    write(tmp_path / "a/x", b"third", durable=False)
+    assert (tmp_path / "a/x").read_bytes() == b"third"
+
+
+def test_one_of_many_writers_wins_without_overwrite(tmp_path):
+    won = []
+
+    def attempt(number):
+        try:
+            write(tmp_path / "x", str(number).encode(), overwrite=False)
+            won.append(number)
+        except FileExistsError:
+            pass
+
+    threads = [threading.Thread(target=attempt, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "x").read_text() == str(won[0]) and len(won) == 1
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_longest_name_of_the_file_system_is_written(tmp_path):
+    write(tmp_path / ("n" * 255), b"content")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"content"]
+
+
+def test_lock_is_exclusive_and_released(tmp_path):
+    with hold(tmp_path / "lock"), pytest.raises(Locked), hold(tmp_path / "lock"):
+        pass
+    with hold(tmp_path / "lock"):
+        pass
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"), hold(tmp_path / "file/lock"):
+        pass
+
+
+def test_waiting_for_a_lock(tmp_path):
+    order = []
+
+    def second():
+        with hold(tmp_path / "lock", wait=True):
+            order.append("second")
+
+    waiting = threading.Thread(target=second)
+    with hold(tmp_path / "lock"):
+        waiting.start()
+        waiting.join(timeout=0.2)
+        order.append("first")
+    waiting.join()
+    assert order == ["first", "second"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_forked_worker_does_not_keep_the_lock_of_a_killed_process(tmp_path):
+    code = "import os, sys; from qprompt.io.locks import hold\n"
+    code += "with hold(sys.argv[1]):\n"
+    code += "    if os.fork(): os.kill(os.getpid(), 9)\n"
+    code += "    print('worker', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"worker\n" and process.wait() == -9
+        with hold(tmp_path / "lock"):  # the worker lives until its input ends
+            pass
+
+
+def test_modules_that_windows_lacks_are_not_imported_on_import():
+    sources = [
+        ROOT / "train.py",
+        *(f for name in ("qprompt", "trainers", "datasets") for f in (ROOT / name).rglob("*.py")),
+    ]
+    assert len(sources) > 100
+    for source in sources:
+        for node in ast.parse(source.read_text()).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            assert not {"fcntl", "resource", "pwd", "grp", "termios"}.intersection(names), source
