@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# What the scripts of each trainer share: one experiment of one trainer.
+# One experiment of one trainer; the scripts of each trainer call it.
 #
 #   bash scripts/run.sh EXPERIMENT TRAINER ARGUMENTS...      e.g. bash scripts/run.sh base2new_train QIVLP dtd 1
 #
 # Variables: DATA (data root; the embedded world needs none), CFG (a config of the trainer instead of the published
 # one), SHOTS (16), SEEDS ("1 2 3"), SOURCE (imagenet), SUB (new), OUTPUT (output), PYTHON (python).
-# A finished run is skipped, an unfinished one taken up, one with other settings in the same folder refused.
+# A finished run is skipped, an unfinished one resumed, and one with other settings in the same folder refused.
 set -euo pipefail
 
 here=$PWD
@@ -16,7 +16,7 @@ OUTPUT=$(absolute "${OUTPUT:-output}")
 SHOTS=${SHOTS:-16}
 SEEDS=${SEEDS:-1 2 3}
 
-# usage COUNT NAMES ARGUMENTS...: end with how to call it unless there are COUNT arguments.
+# usage COUNT NAMES ARGUMENTS...: unless there are COUNT arguments, say how to call it and exit.
 usage() {
     local count=$1 names=$2
     shift 2
@@ -25,28 +25,19 @@ usage() {
     exit 2
 }
 
-# published DATASET SHOTS: the config of the published protocol, unless CFG says otherwise.
-published() {
-    if [ -n "${CFG:-}" ]; then
-        echo "$CFG"
-        return
-    fi
-    case ${TRAINER#Q}:$EXPERIMENT:$1:$2 in
-        CoOp:few_shot:imagenet:* | CoOp:few_shot:*:1) echo vit_b16_ep50 ;;
-        CoOp:few_shot:*:2 | CoOp:few_shot:*:4) echo vit_b16_ep100 ;;
-        CoOp:few_shot:*) echo vit_b16 ;;
-        CoOp:xd_*:* | CoOp:*:imagenet:*) echo vit_b16_ep50_ctxv1 ;;
-        CoOp:*) echo vit_b16_ctxv1 ;;
-        CoCoOp:*) echo vit_b16_c4_ep10_batch1_ctxv1 ;;
-        MaPLe:xd_*) echo vit_b16_c2_ep5_batch4_2ctx_cross_datasets ;;
-        MaPLe:*) echo vit_b16_c2_ep5_batch4_2ctx ;;
-        IVLP:*) echo vit_b16_c2_ep5_batch4_2+2ctx ;;
-        VPT:*) echo vit_b16_c2_ep5_batch4_4 ;;
-        *)
-            echo "No published config of $TRAINER is known here: type CFG=NAME (configs/trainers/$TRAINER/NAME.yaml)." >&2
-            return 2
-            ;;
-    esac
+# protocol WORDS...: published configs and output folders, which sweeps take from the same place.
+protocol() { "${PYTHON:-python}" -m qprompt.sweep.protocol "$@"; }
+
+# config PROTOCOL DATASET SHOTS: the config of the published experiments, unless CFG says otherwise.
+config() {
+    if [ -n "${CFG:-}" ]; then echo "$CFG"; else protocol config "$1" "$TRAINER" "$2" "$3"; fi
+}
+
+# folder NAME KEY=VALUE...: an output folder.
+folder() {
+    local name=$1
+    shift
+    protocol folder "$name" output="$OUTPUT" trainer="$TRAINER" shots="$SHOTS" "$@"
 }
 
 # train_py DATASET CFG SEED FOLDER [FLAGS...] [KEY VALUE...]
@@ -66,37 +57,44 @@ train_py() {
 
 run_base2new_train() { # train on the base classes
     usage 2 "DATASET SEED" "$@"
-    local dataset=$1 seed=$2 cfg
-    cfg=$(published "$dataset" "$SHOTS")
-    train_py "$dataset" "$cfg" "$seed" "$OUTPUT/base2new/train_base/$dataset/shots_$SHOTS/$TRAINER/$cfg/seed$seed" \
-        DATASET.NUM_SHOTS "$SHOTS" DATASET.SUBSAMPLE_CLASSES base
+    local dataset=$1 seed=$2 cfg output
+    cfg=$(config base2new "$dataset" "$SHOTS")
+    output=$(folder base2new_train dataset="$dataset" cfg="$cfg" seed="$seed")
+    train_py "$dataset" "$cfg" "$seed" "$output" DATASET.NUM_SHOTS "$SHOTS" DATASET.SUBSAMPLE_CLASSES base
 }
 
 run_base2new_test() { # test on the new classes; SUB=base: on the base classes
     usage 2 "DATASET SEED" "$@"
-    local dataset=$1 seed=$2 sub=${SUB:-new} cfg tail
-    cfg=$(published "$dataset" "$SHOTS")
-    tail=$dataset/shots_$SHOTS/$TRAINER/$cfg/seed$seed
-    train_py "$dataset" "$cfg" "$seed" "$OUTPUT/base2new/test_$sub/$tail" \
-        --eval-only --model-dir "$OUTPUT/base2new/train_base/$tail" --load-epoch last \
-        DATASET.NUM_SHOTS "$SHOTS" DATASET.SUBSAMPLE_CLASSES "$sub"
+    local dataset=$1 seed=$2 cfg trained
+    cfg=$(config base2new "$dataset" "$SHOTS")
+    trained=$(folder base2new_train dataset="$dataset" cfg="$cfg" seed="$seed")
+    test_on "${SUB:-new}" "$dataset" "$cfg" "$seed" "$trained"
+}
+
+# test_on CLASSES DATASET CFG SEED MODEL_DIR: the evaluation of the base-to-new protocol.
+test_on() {
+    local output
+    output=$(folder base2new_test dataset="$2" cfg="$3" seed="$4" classes="$1")
+    train_py "$2" "$3" "$4" "$output" --eval-only --model-dir "$5" --load-epoch last \
+        DATASET.NUM_SHOTS "$SHOTS" DATASET.SUBSAMPLE_CLASSES "$1"
 }
 
 run_xd_train() { # train on all classes, to be transferred
     usage 2 "DATASET SEED" "$@"
-    local dataset=$1 seed=$2 cfg
-    cfg=$(published "$dataset" "$SHOTS")
-    train_py "$dataset" "$cfg" "$seed" "$OUTPUT/$dataset/$TRAINER/${cfg}_${SHOTS}shots/seed$seed" \
-        DATASET.NUM_SHOTS "$SHOTS"
+    local dataset=$1 seed=$2 cfg output
+    cfg=$(config cross_dataset "$dataset" "$SHOTS")
+    output=$(folder all_classes dataset="$dataset" cfg="$cfg" seed="$seed")
+    train_py "$dataset" "$cfg" "$seed" "$output" DATASET.NUM_SHOTS "$SHOTS"
 }
 
 run_xd_test() { # test on another data set what xd_train learned on SOURCE
     usage 2 "DATASET SEED" "$@"
-    local dataset=$1 seed=$2 cfg
-    cfg=$(published "$dataset" "$SHOTS")
-    train_py "$dataset" "$cfg" "$seed" "$OUTPUT/evaluation/$TRAINER/${cfg}_${SHOTS}shots/$dataset/seed$seed" \
-        --eval-only --model-dir "$OUTPUT/${SOURCE:-imagenet}/$TRAINER/${cfg}_${SHOTS}shots/seed$seed" \
-        --load-epoch last DATASET.NUM_SHOTS "$SHOTS"
+    local dataset=$1 seed=$2 cfg output trained
+    cfg=$(config cross_dataset "$dataset" "$SHOTS")
+    output=$(folder cross_dataset dataset="$dataset" cfg="$cfg" seed="$seed")
+    trained=$(folder all_classes dataset="${SOURCE:-imagenet}" cfg="$cfg" seed="$seed")
+    train_py "$dataset" "$cfg" "$seed" "$output" --eval-only --model-dir "$trained" --load-epoch last \
+        DATASET.NUM_SHOTS "$SHOTS"
 }
 
 run_xd_domains() { # domain generalization: test on the shifted versions of ImageNet
@@ -109,20 +107,21 @@ run_xd_domains() { # domain generalization: test on the shifted versions of Imag
 
 run_few_shot() { # train and test on all classes
     usage 2 "DATASET SHOTS" "$@"
-    local dataset=$1 shots=$2 cfg seed
-    cfg=$(published "$dataset" "$shots")
+    local dataset=$1 shots=$2 cfg seed output
+    cfg=$(config few_shot "$dataset" "$shots")
     for seed in $SEEDS; do
-        train_py "$dataset" "$cfg" "$seed" "$OUTPUT/$dataset/$TRAINER/${cfg}_${shots}shots/seed$seed" \
-            DATASET.NUM_SHOTS "$shots"
+        output=$(folder all_classes dataset="$dataset" cfg="$cfg" seed="$seed" shots="$shots")
+        train_py "$dataset" "$cfg" "$seed" "$output" DATASET.NUM_SHOTS "$shots"
     done
 }
 
 run_main() { # CoOp's main script: few-shot with every choice on the command line
     usage 6 "DATASET CFG CTP NCTX SHOTS CSC" "$@"
-    local dataset=$1 cfg=$2 ctp=$3 nctx=$4 shots=$5 csc=$6 seed
+    local dataset=$1 cfg=$2 ctp=$3 nctx=$4 shots=$5 csc=$6 seed output
     for seed in $SEEDS; do
-        train_py "$dataset" "$cfg" "$seed" \
-            "$OUTPUT/$dataset/$TRAINER/${cfg}_${shots}shots/nctx${nctx}_csc${csc}_ctp${ctp}/seed$seed" \
+        output=$(folder all_classes dataset="$dataset" cfg="$cfg" seed="$seed" shots="$shots" \
+            variant="nctx${nctx}_csc${csc}_ctp${ctp}")
+        train_py "$dataset" "$cfg" "$seed" "$output" \
             TRAINER.COOP.N_CTX "$nctx" TRAINER.COOP.CSC "$csc" TRAINER.COOP.CLASS_TOKEN_POSITION "$ctp" \
             DATASET.NUM_SHOTS "$shots"
     done
@@ -130,39 +129,38 @@ run_main() { # CoOp's main script: few-shot with every choice on the command lin
 
 run_eval() { # CoOp's evaluation script: on another data set what main learned on SOURCE (NCTX, CSC, CTP as there)
     usage 2 "DATASET CFG" "$@"
-    local dataset=$1 cfg=$2 nctx=${NCTX:-16} csc=${CSC:-False} ctp=${CTP:-end} seed common
-    common=nctx${nctx}_csc${csc}_ctp${ctp}
+    local dataset=$1 cfg=$2 nctx=${NCTX:-16} csc=${CSC:-False} ctp=${CTP:-end} seed variant output trained
+    variant=nctx${nctx}_csc${csc}_ctp${ctp}
     for seed in $SEEDS; do
-        train_py "$dataset" "$cfg" "$seed" \
-            "$OUTPUT/evaluation/$TRAINER/${cfg}_${SHOTS}shots/$common/$dataset/seed$seed" \
-            --eval-only --model-dir "$OUTPUT/${SOURCE:-imagenet}/$TRAINER/${cfg}_${SHOTS}shots/$common/seed$seed" \
-            --load-epoch last \
+        output=$(folder coop_eval dataset="$dataset" cfg="$cfg" seed="$seed" variant="$variant")
+        trained=$(folder all_classes dataset="${SOURCE:-imagenet}" cfg="$cfg" seed="$seed" variant="$variant")
+        train_py "$dataset" "$cfg" "$seed" "$output" --eval-only --model-dir "$trained" --load-epoch last \
             TRAINER.COOP.N_CTX "$nctx" TRAINER.COOP.CSC "$csc" TRAINER.COOP.CLASS_TOKEN_POSITION "$ctp"
     done
 }
 
 run_zeroshot() { # hand-written prompts, all classes
     usage 2 "DATASET CFG" "$@"
-    train_py "$1" "$2" 1 "$OUTPUT/$TRAINER/$2/$1" --eval-only DATASET.NUM_SHOTS 16
+    local output
+    output=$(folder zero_shot dataset="$1" cfg="$2")
+    train_py "$1" "$2" 1 "$output" --eval-only DATASET.NUM_SHOTS 16
 }
 
 run_reproduce() { # test on base and new classes what somebody else trained
     usage 3 "DATASET SEED RELEASED   (RELEASED: a prompt file, or a folder with checkpoints in seedN/)" "$@"
-    local dataset=$1 seed=$2 kind=coop released sub cfg from tail
+    local dataset=$1 seed=$2 kind=coop released checksum cfg from classes
     [ "${TRAINER#Q}" = MaPLe ] && kind=maple
     released=$(absolute "$3")
-    cfg=$(published "$dataset" "$SHOTS")
-    tail=$dataset/shots_$SHOTS/$TRAINER/$cfg/seed$seed
+    cfg=$(config base2new "$dataset" "$SHOTS")
     from=$released/seed$seed
     if [ -f "$released" ]; then
-        # The checksum keeps two files apart: results of the one are not taken for the other's.
-        from=$OUTPUT/base2new/released/$(cksum <"$released" | cut -d ' ' -f 1)/$tail
+        # The checksum keeps two files apart: the results of one are not taken for those of the other.
+        checksum=$(cksum <"$released" | cut -d ' ' -f 1)
+        from=$(folder base2new_released dataset="$dataset" cfg="$cfg" seed="$seed" checksum="$checksum")
         [ -d "$from" ] || "${PYTHON:-python}" -m qprompt unpack "$released" --as "$kind" --output-dir "$from"
     fi
-    for sub in base new; do
-        train_py "$dataset" "$cfg" "$seed" "$OUTPUT/base2new/test_$sub/$tail" \
-            --eval-only --model-dir "$from" --load-epoch last \
-            DATASET.NUM_SHOTS "$SHOTS" DATASET.SUBSAMPLE_CLASSES "$sub"
+    for classes in base new; do
+        test_on "$classes" "$dataset" "$cfg" "$seed" "$from"
     done
 }
 

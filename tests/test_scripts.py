@@ -13,6 +13,9 @@ import torch
 from sweep_project import HERE, make_project, write
 
 import qprompt
+from qprompt.sweep import protocol
+from qprompt.sweep.plan import plan
+from qprompt.sweep.spec import read_spec
 
 ROOT = HERE.parent
 SCRIPTS = sorted(p.relative_to(ROOT) for p in (ROOT / "scripts").glob("*/*.sh"))
@@ -37,7 +40,7 @@ def project(tmp_path):
 def bash(project, script, *words, cwd=None, **variables):
     env = {k: v for k, v in os.environ.items() if k not in ("DATA", "CFG", "SHOTS", "OUTPUT", "SUB", "FAKE_TRAIN")}
     command = ["bash", str(project / "scripts" / script), *words]
-    env |= {"PYTHON": sys.executable, **variables}
+    env |= {"PYTHON": sys.executable, "PYTHONPATH": str(ROOT), **variables}
     done = subprocess.run(command, cwd=cwd or project, env=env, capture_output=True, text=True, timeout=60)
     return done.returncode, done.stdout + done.stderr
 
@@ -93,14 +96,14 @@ def test_reproduce_from_checkpoints_and_from_a_prompt_file(project):
         assert record(project / f"output/base2new/{part}/{tail}")["model_dir"] == f"{theirs}/seed1"
 
     qprompt.pack({"ctx": torch.randn(4, 8)}, project / "pets.qprompt")
-    code, out = bash(project, "qcoop/reproduce.sh", "pets", "1", "pets.qprompt", OUTPUT="again", PYTHONPATH=str(ROOT))
+    code, out = bash(project, "qcoop/reproduce.sh", "pets", "1", "pets.qprompt", OUTPUT="again")
     assert code == 0, out
     model_dir = record(project / f"again/base2new/test_new/{tail}")["model_dir"]
     saved = torch.load(project / model_dir / "prompt_learner/model.pth.tar-1", weights_only=True)
     assert torch.equal(saved["state_dict"]["ctx"], qprompt.unpack(project / "pets.qprompt", "coop")["ctx"])
 
     (project / "broken.qprompt").write_bytes(b"no prompt")
-    code, out = bash(project, "qcoop/reproduce.sh", "pets", "2", "broken.qprompt", PYTHONPATH=str(ROOT))
+    code, out = bash(project, "qcoop/reproduce.sh", "pets", "2", "broken.qprompt")
     assert code == 2
     assert out.startswith("qprompt: ")
 
@@ -127,14 +130,64 @@ def test_mistakes_are_named(project, script, words, message):
     assert re.search(message, out)
 
 
+def test_scripts_and_sweeps_have_the_same_folders_and_configs(project, monkeypatch):
+    for script, *words in (
+        ("base2new_train", "pets", "1"),
+        ("base2new_test", "pets", "1"),
+        ("few_shot", "pets", "1"),
+        ("xd_train", "imagenet", "1"),
+        ("xd_test", "dtd", "1"),
+    ):
+        code, out = bash(project, f"qcoop/{script}.sh", *words, DATA="data", SEEDS="1")
+        assert code == 0, out
+    assert bash(project, "qcoop/base2new_test.sh", "pets", "1", DATA="data", SUB="base")[0] == 0
+    monkeypatch.chdir(project)
+    planned = {}
+    for name, more in (
+        ("base2new", "datasets: [pets]"),
+        ("few_shot", "datasets: [pets]\nshots: 1"),
+        ("cross_dataset", "source: imagenet\ndatasets: [dtd]"),
+    ):
+        spec = f"protocol: {name}\nroot: data\nseeds: 1\ntrainers: {{QCoOp: published}}\n{more}\n"
+        runs = plan(read_spec(str(write(project / "spec.yaml", spec))))
+        planned |= {run.folder: run.after or "" for run in runs}
+    found = {
+        str(file.parent): record(file.parent).get("model_dir", "") for file in Path("output").rglob("metrics.json")
+    }
+    assert found == planned
+
+
+def every_choice(choice):
+    return [name for each in choice.values() for name in every_choice(each)] if isinstance(choice, dict) else [choice]
+
+
 @pytest.mark.parametrize(
-    ("trainer", "name"), re.findall(r"(\w+):\S*\) echo (vit_b16\S*) ;;", (ROOT / "scripts/run.sh").read_text())
+    ("trainer", "name"),
+    [(trainer, name) for trainer, choice in protocol._assets()["configs"].items() for name in every_choice(choice)],
 )
-def test_published_configs_are_there(trainer, name):
-    folder = ROOT / "configs/trainers" / trainer
-    if not folder.is_dir():
-        pytest.skip(f"no {folder}")
-    assert (folder / f"{name}.yaml").is_file()
+def test_published_configs_exist(trainer, name):
+    quantized = [f"Q{trainer}"] if protocol.published_config("base2new", f"Q{trainer}", "dtd", 16) else []
+    for each in (trainer, *quantized):
+        folder = ROOT / "configs/trainers" / each
+        assert not folder.is_dir() or (folder / f"{name}.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "config"),
+    [
+        (("base2new", "CoOp", "imagenet", 16), "vit_b16_ep50_ctxv1"),
+        (("base2new", "QCoOp", "dtd", 16), "vit_b16_ctxv1"),
+        (("few_shot", "CoOp", "imagenet", 4), "vit_b16_ep50"),
+        (("few_shot", "QCoOp", "dtd", 4), "vit_b16_ep100"),
+        (("few_shot", "CoOp", "dtd", 16), "vit_b16"),
+        (("cross_dataset", "CoOp", "dtd", 16), "vit_b16_ep50_ctxv1"),
+        (("cross_dataset", "QMaPLe", "dtd", 16), "vit_b16_c2_ep5_batch4_2ctx_cross_datasets"),
+        (("few_shot", "MaPLe", "dtd", 1), "vit_b16_c2_ep5_batch4_2ctx"),
+        (("base2new", "Other", "dtd", 16), None),
+    ],
+)
+def test_published_config(arguments, config):
+    assert protocol.published_config(*arguments) == config
 
 
 @pytest.mark.skipif(not shutil.which("shellcheck"), reason="no shellcheck here")

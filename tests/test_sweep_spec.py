@@ -1,6 +1,8 @@
 """Reading a sweep's spec, and the runs that it stands for."""
 
 import dataclasses
+import itertools
+import shlex
 from pathlib import Path
 
 import pytest
@@ -57,7 +59,7 @@ def test_few_shot_takes_the_config_of_its_shots_or_data_set(project):
         "output/dtd/CoOp/short_1shots/seed1",
         "output/dtd/CoOp/short_16shots/seed1",
     ]
-    with pytest.raises(UserError, match="CoOp has a config for 1, none for pets with 16 shots"):
+    with pytest.raises(UserError, match="no config of CoOp for pets with 16 shots"):
         runs_of(text + "trainers: {CoOp: {1: short}}")
 
 
@@ -167,6 +169,20 @@ def test_ready_specs_have_all_that_they_name(path, monkeypatch):
     assert plan(small)
     for line in path.read_text().splitlines():
         assert len(line) <= 140
+
+
+ABLATIONS = sorted(p.relative_to(ROOT) for p in (ROOT / "configs/sweeps/ablations").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=str)
+def test_commands_in_the_comments_of_specs_work(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    header = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
+    text = " ".join(line.removeprefix("# ").strip() for line in header).replace("\\ ", "")
+    command = text.partition("On the benchmark: qprompt sweep ")[2]
+    spec, *overrides = shlex.split(command)
+    assert spec == str(path)
+    assert plan(read_spec(spec, [*overrides, "seeds=1"]))
 
 
 @given(first=st.integers(0, 50), count=st.integers(1, 20))

@@ -1,7 +1,6 @@
 """From a spec to runs: which command, into which folder, after which other run.
 
-The folders are CoOp's and MaPLe's own, so that what people have for reading them goes on working. A variant
-of the settings is one level more, between config and seed.
+assets/protocol.yaml has the folders.
 """
 
 import dataclasses
@@ -21,6 +20,7 @@ from qprompt.runs import config
 from qprompt.runs.folder import finished
 from qprompt.runs.identity import RunSettings
 from qprompt.runs.metrics import Metrics
+from qprompt.sweep.protocol import folder
 from qprompt.sweep.spec import Dataset, Spec
 
 # What a zero-shot run is given; few, so that no data set reads all its training images.
@@ -124,33 +124,28 @@ def _for_folder(value: Any) -> str:
 
 def _base2new(spec: Spec, c: _Choice) -> Iterator[Run]:
     """CoCoOp's protocol: train on the first half of the classes, test on both halves."""
-    common = f"{c.dataset}/shots_{c.shots}/{_leaf(c)}"
-    trained = f"{spec.output}/base2new/train_base/{common}" if learns(c.trainer) else None
+    trained = _folder(spec, c, "base2new_train") if learns(c.trainer) else None
     if trained:
         yield _run(spec, c, trained, "base")
     for classes in ("base", "new"):
-        yield _run(spec, c, f"{spec.output}/base2new/test_{classes}/{common}", classes, trained, evaluate=True)
+        yield _run(spec, c, _folder(spec, c, "base2new_test", classes), classes, trained, evaluate=True)
 
 
 def _few_shot(spec: Spec, c: _Choice) -> Iterator[Run]:
     """CoOp's protocol: train and test on all classes."""
-    if learns(c.trainer):
-        yield _run(spec, c, f"{spec.output}/{c.dataset}/{c.trainer}/{c.cfg}_{c.shots}shots/{_tail(c)}")
-    else:
-        yield _zero_shot(spec, c)
+    yield _run(spec, c, _folder(spec, c, "all_classes")) if learns(c.trainer) else _zero_shot(spec, c)
 
 
 def _cross_dataset(spec: Spec, c: _Choice) -> Iterator[Run]:
     """CoCoOp's protocol: train on all classes of the source, test on other data sets (or shifted versions of it)."""
     if learns(c.trainer):
-        trained = f"{spec.output}/{c.dataset}/{c.trainer}/{c.cfg}_{c.shots}shots/{_tail(c)}"
+        trained = _folder(spec, c, "all_classes")
         yield _run(spec, c, trained)
-        for target in spec.datasets:
-            folder = f"{spec.output}/evaluation/{c.trainer}/{c.cfg}_{c.shots}shots/{target}/{_tail(c)}"
-            yield _run(spec, c.at(target), folder, "all", trained, evaluate=True)
+        for target in map(c.at, spec.datasets):
+            yield _run(spec, target, _folder(spec, target, "cross_dataset"), "all", trained, evaluate=True)
     else:
-        for target in (c.dataset, *spec.datasets):
-            yield _zero_shot(spec, c.at(target))
+        for dataset in (c.dataset, *spec.datasets):
+            yield _zero_shot(spec, c.at(dataset))
 
 
 _PROTOCOLS: dict[str, Callable[[Spec, _Choice], Iterator[Run]]] = {
@@ -163,20 +158,16 @@ _PROTOCOLS: dict[str, Callable[[Spec, _Choice], Iterator[Run]]] = {
 def _zero_shot(spec: Spec, c: _Choice) -> Run:
     # Shots and seed change nothing in it, so that sweeps with others can share it.
     c = dataclasses.replace(c, shots=_ANY_SHOTS, seed=1)
-    tail = f"/{c.variant}" if c.variant else ""
-    return _run(spec, c, f"{spec.output}/{c.trainer}/{c.cfg}{tail}/{c.dataset}", evaluate=True)
+    return _run(spec, c, _folder(spec, c, "zero_shot"), evaluate=True)
 
 
-def _leaf(c: _Choice) -> str:
-    return f"{c.trainer}/{c.cfg}/{_tail(c)}"
-
-
-def _tail(c: _Choice) -> str:
-    return f"{c.variant}/seed{c.seed}" if c.variant else f"seed{c.seed}"
+def _folder(spec: Spec, c: _Choice, name: str, classes: str = "all") -> str:
+    values = {"output": spec.output, "dataset": c.dataset, "shots": c.shots, "trainer": c.trainer, "cfg": c.cfg}
+    return folder(name, c.variant, **values, seed=c.seed, classes=classes)
 
 
 def _run(
-    spec: Spec, c: _Choice, folder: str, classes: str = "all", trained: str | None = None, evaluate: bool = False
+    spec: Spec, c: _Choice, output: str, classes: str = "all", trained: str | None = None, evaluate: bool = False
 ) -> Run:
     dataset_file = _file(Path(spec.configs) / "datasets" / f"{c.dataset.name}.yaml", "data set config")
     # Upstream's zero-shot script reads CoOp's configs: a zero-shot trainer without one of its own does too.
@@ -194,7 +185,7 @@ def _run(
         config.set_key(cfg, key, CfgNode._decode_cfg_value(str(value)), f"sweep {spec.name}")
 
     argv = ["--seed", str(c.seed), "--trainer", c.trainer]
-    argv += ["--dataset-config-file", str(dataset_file), "--config-file", str(trainer_file), "--output-dir", folder]
+    argv += ["--dataset-config-file", str(dataset_file), "--config-file", str(trainer_file), "--output-dir", output]
     root = spec.root or os.environ.get("DATA", "")
     if root:
         argv = ["--root", root, *argv]
@@ -209,7 +200,7 @@ def _run(
     what = f"test {classes}" if evaluate else f"train {classes}"
     label = " ".join(filter(None, [c.trainer, c.cfg, c.variant, str(c.dataset), f"{c.shots} shots", f"seed {c.seed}"]))
     settings = RunSettings.of(cfg, default_cfg(), "eval" if evaluate else "train", trained or "", epoch)
-    return Run(folder, c.trainer, f"{label}: {what}", tuple(argv), settings, trained)
+    return Run(output, c.trainer, f"{label}: {what}", tuple(argv), settings, trained)
 
 
 def _file(path: Path, what: str) -> Path:

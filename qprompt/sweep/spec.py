@@ -12,8 +12,8 @@ from typing import Any
 from qprompt.errors import UserError, did_you_mean
 from qprompt.io import nested
 from qprompt.runs import config
+from qprompt.sweep.protocol import PROTOCOLS, PUBLISHED, choose, published_config
 
-PROTOCOLS = ("base2new", "few_shot", "cross_dataset")
 LONGEST_RANGE = 100_000
 # A variant's name becomes a folder's name.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -53,17 +53,25 @@ class Spec:
     configs: str = "configs"
 
     def config_name(self, trainer: str, dataset: Dataset, shots: int) -> str:
-        """The yaml of a trainer for one run: one name for all, or a mapping by data set, shots and ``default``."""
-        choice = {**self.baselines, **self.trainers}[trainer]
-        if not isinstance(choice, dict):
-            return str(choice)
-        for key in (dataset.name, shots, "default"):
-            if key in choice:
-                return str(choice[key])
-        raise UserError(
-            f"sweep {self.name}: {trainer} has a config for {', '.join(map(str, choice))}, none for {dataset} "
-            f"with {shots} shots: add one, or 'default: NAME'."
-        )
+        """Return the name of a trainer's config for one run.
+
+        The spec gives one name for all runs, or a mapping by data set, shots and ``default``. The name ``published``
+        stands for the config of the published experiments.
+        """
+        config = choose({**self.baselines, **self.trainers}[trainer], dataset.name, shots)
+        if config == PUBLISHED:
+            config = published_config(self.protocol, trainer, dataset.name, shots)
+            if config is None:
+                raise UserError(
+                    f"sweep {self.name}: no published config of {trainer} is known: write the name of one of "
+                    f"{self.configs}/trainers/{trainer}/."
+                )
+        if config is None:
+            raise UserError(
+                f"sweep {self.name}: no config of {trainer} for {dataset} with {shots} shots: add one, "
+                "or 'default: NAME'."
+            )
+        return config
 
 
 KEYS = tuple(field.name for field in dataclasses.fields(Spec))
