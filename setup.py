@@ -29,7 +29,7 @@ setup(
     ],
     packages=[*find_packages(include=["qprompt", "qprompt.*"]), "qprompt.assets"],
     include_package_data=True,
-    package_data={"qprompt": ["py.typed", "*.pyi"], "qprompt.assets": ["*"]},
+    package_data={"qprompt": ["py.typed", "*.pyi"], "qprompt.assets": ["*"], "qprompt.report": ["templates/*"]},
     python_requires=">=3.10",
     # The oldest versions that were run (docs/dropin.md): people keep the torch that their checkout was written for.
     # Dassl is on no package index: it is found at run time (qprompt.engine), never required here.
@@ -44,6 +44,7 @@ setup(
         "packaging",
         "yacs",
         "PyYAML",
+        "jinja2",
         "numpy>=1.23",
         "scipy",
         "pillow>=9.5",

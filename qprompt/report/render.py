@@ -36,14 +36,10 @@ def _text(table: Table, colour: bool) -> str:
 
     ruler = "-" * (sum(widths) + 2 * (len(widths) - 1))
     lines = [table.title, ruler, line(heads), ruler]
-    before = None
-    for number, row in enumerate(cells):
-        group = row[: table.group_by]
-        if before is not None and group != before:
+    for number, (row, (_, starts_group)) in enumerate(zip(cells, table.grouped(), strict=True)):
+        if starts_group and number:
             lines.append("")
-        shown = [""] * len(group) + row[len(group) :] if group == before else row
-        lines.append(line(shown, number))
-        before = group
+        lines.append(line(row if starts_group else [""] * table.group_by + row[table.group_by :], number))
     notes = [textwrap.fill(note, max(len(ruler), 79)) for note in table.notes]
     return "\n".join([*lines, ruler, *notes])
 
@@ -109,16 +105,13 @@ def _latex(table: Table) -> str:
         "    " + " & ".join(latex_escape(column.name) for column in table.columns) + r" \\",
         r"    \midrule",
     ]
-    before = None
-    for number, row in enumerate(table.rows):
-        group = row[: table.group_by]
-        if before is not None and group != before:
+    for number, (row, starts_group) in enumerate(table.grouped()):
+        if starts_group and number:
             lines.append(r"    \midrule")
         entries = [entry(number, i) for i in range(len(row))]
-        if group == before:
-            entries[: len(group)] = [""] * len(group)
+        if not starts_group:
+            entries[: table.group_by] = [""] * table.group_by
         lines.append(f"    {' & '.join(entries)} \\\\".replace("     &", "    &"))
-        before = group
     return "\n".join([*lines, r"    \bottomrule", r"  \end{tabular}", r"\end{table}", ""])
 
 

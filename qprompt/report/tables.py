@@ -1,7 +1,7 @@
 """A table as data: what the renderers print, and which entries of it are the best."""
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,14 @@ class Table:
     rows: list[list[Any]]
     notes: list[str] = field(default_factory=list)
     group_by: int = 0
+
+    def grouped(self) -> Iterator[tuple[list[Any], bool]]:
+        """Yield each row, and whether it is the first of its group."""
+        before = None
+        for row in self.rows:
+            group = row[: self.group_by]
+            yield row, group != before
+            before = group
 
     def marks(self) -> dict[tuple[int, int], str]:
         """(row, column) -> best or second, judged at the two decimals that are shown; equals share a mark.
