@@ -112,12 +112,14 @@ def check(args, cfg):
         raise UserError(f"DATASET.SUBSAMPLE_CLASSES is all, base or new, got {cfg.DATASET.SUBSAMPLE_CLASSES!r}.")
     quant_config(cfg)
     check_backbone(cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.PATH)
-    if not cfg.DATASET.ROOT and getattr(dataset_class, "draws_itself", False):
+    if not cfg.DATASET.ROOT and getattr(dataset_class, "generates_images", False):
         cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         cfg.DATASET.ROOT = os.path.join(os.path.expanduser(cache), "qprompt")
     elif not cfg.DATASET.ROOT:
         raise UserError(f"no data root: type --root DATA, the folder that holds {cfg.DATASET.NAME}'s folder.")
-    elif not os.path.isdir(os.path.expanduser(cfg.DATASET.ROOT)) and not getattr(dataset_class, "draws_itself", False):
+    elif not os.path.isdir(os.path.expanduser(cfg.DATASET.ROOT)) and not getattr(
+        dataset_class, "generates_images", False
+    ):
         raise UserError(f"the data root {cfg.DATASET.ROOT!r} is not there: --root names the folder of the data sets.")
     learns = getattr(trainer_class, "learns", True)
     if args.eval_only and learns and not args.model_dir:

@@ -22,8 +22,8 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 
 from qprompt.data.decode_cache import DecodeCache
+from qprompt.data.device_transforms import CropTransform, ImageBatch
 from qprompt.data.images import read_image
-from qprompt.data.views import Draw, Views
 
 PIXELS = (224, 224)
 
@@ -54,7 +54,7 @@ def measure(name, transform, paths, repeat):
     cache = DecodeCache(paths, 10**9)
     for path, image in zip(paths, images, strict=True):
         cache.put(path, image)
-    draw = Draw(transform)
+    draw = CropTransform(transform)
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def seeded(call):
@@ -62,7 +62,7 @@ def measure(name, transform, paths, repeat):
         return call()
 
     def views():
-        return Views([draw(image) for image in images], draw)
+        return ImageBatch([draw(image) for image in images], draw)
 
     batch = seeded(views)
     plain = seeded(lambda: torch.stack([transform(image) for image in images]))

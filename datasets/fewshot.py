@@ -1,4 +1,4 @@
-"""The base of every data set here: CoOp's few-shot protocol (qprompt.data.fewshot) as a Dassl data set."""
+"""The base classes of the data sets: CoOp's few-shot protocol (`qprompt.data.fewshot`) as a Dassl data set."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,46 +14,55 @@ from qprompt.errors import UserError
 
 
 class FewShotDataset(DatasetBase):
-    """A subclass defines ``source(cfg)``: where its items come from. Shots, seed and class subset are applied here.
+    """A data set with few-shot sampling and class subsets.
 
-    Attributes beside Dassl's: `split` (relative paths), `split_hash` (SHA-256 of its items), `image_dir`.
+    A subclass defines ``source(cfg)``, which returns the `Source` of its items.
+
+    Attributes:
+        split: The items, with paths relative to `image_dir`.
+        split_hash: The SHA-256 of `split`.
+        image_dir: The image folder.
     """
 
     source: Callable[[Any], fewshot.Source]
 
     def __init__(self, cfg):
         source = self.source(cfg)
-        own = cfg.DATASET.get  # keys of QPrompt that plain Dassl does not have
+        option = cfg.DATASET.get  # Dassl's own config does not have these keys
         split = fewshot.load(
             source,
             cfg.DATASET.NUM_SHOTS,
             cfg.SEED,
-            own("SUBSAMPLE_CLASSES", "all"),
-            write=own("WRITE_CACHE", True),
-            rename=read_renames(own("CLASSNAMES")) if own("CLASSNAMES", "") else None,
+            option("SUBSAMPLE_CLASSES", "all"),
+            write=option("WRITE_CACHE", True),
+            rename=read_renames(option("CLASSNAMES")) if option("CLASSNAMES", "") else None,
         )
         self.split: Split = split
         self.split_hash = split_hash(split)
         self.image_dir = self.dataset_dir = str(source.image_dir)
-        train, val, test = (_data(part, source.image_dir) for part in split)
+        train, val, test = (_datums(part, source.image_dir) for part in split)
         super().__init__(train_x=train, val=val or None, test=test)
 
 
 class BenchmarkDataset(FewShotDataset):
-    """A data set whose layout is known under the name of its class."""
+    """A data set of the benchmark: the name of the class is the name of its `Layout`."""
 
     def source(self, cfg) -> fewshot.Source:
         return LAYOUTS[type(self).__name__].source(data_root(cfg.DATASET.ROOT))
 
 
 def data_root(root: str) -> Path:
-    """`root` as an absolute path; UserError when it is not a folder."""
+    """Return the data root as an absolute path.
+
+    Raises:
+        UserError: It is not a folder.
+    """
     path = Path(root).expanduser().absolute()
     if not root or not path.is_dir():
-        raise UserError(f"the data root {root!r} is no folder: --root names the folder that holds the data sets.")
+        raise UserError(f"the data root {root!r} is not a folder: --root expects the folder that holds the data sets.")
     return path
 
 
-def _data(items, image_dir: Path) -> list[Datum]:
+def _datums(items, image_dir: Path) -> list[Datum]:
     folder = str(image_dir)
     return [Datum(impath=f"{folder}/{i.path}", label=i.label, classname=i.classname) for i in items]

@@ -7,4 +7,4 @@ from datasets.fewshot import BenchmarkDataset
 
 @DATASET_REGISTRY.register()
 class StanfordCars(BenchmarkDataset):
-    """Read as `qprompt.data.layouts` says under this name."""
+    """See the `Layout` with this name in `qprompt.data.layouts`."""

@@ -1,4 +1,4 @@
-"""TinyWorld: the drawn few-shot data set that the package carries (docs/tiny_world.md)."""
+"""TinyWorld: a generated few-shot data set that needs no download (docs/tiny_world.md)."""
 
 from pathlib import Path
 
@@ -13,17 +13,17 @@ from qprompt.world.files import SPLIT_FILE, ensure_drawn
 
 @DATASET_REGISTRY.register()
 class TinyWorld(FewShotDataset):
-    """30 classes of small drawings, drawn on first use; ``DATASET.DRAW`` says which of the endless draws."""
+    """30 classes of small drawings, generated on first use; ``DATASET.DRAW`` selects one of many variants."""
 
-    draws_itself = True  # needs no data root that is already there
+    generates_images = True  # the data root need not exist
 
     def source(self, cfg) -> Source:
         if not cfg.DATASET.ROOT:
-            raise UserError("TinyWorld has nowhere to draw: name a folder with --root DATA.")
+            raise UserError("TinyWorld needs a folder for its images: type --root DATA.")
         folder = ensure_drawn(Path(cfg.DATASET.ROOT).expanduser().absolute(), cfg.DATASET.DRAW)
         split_file = folder / SPLIT_FILE
         if not split_file.is_file():
-            raise UserError(f"{split_file} is missing. Remove {folder}, it is drawn again.")
+            raise UserError(f"{split_file} does not exist. Delete {folder}: the next run generates it again.")
         return Source(
             image_dir=folder / "images",
             read=lambda rng: read_split(split_file),

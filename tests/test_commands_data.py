@@ -1,10 +1,11 @@
-"""check-data finds what was planted and nothing else; prepare-data unpacks what check-data then finds in order."""
+"""check-data finds exactly the planted faults; prepare-data makes folders in which check-data finds none."""
 
 import dataclasses
 import io
 import json
 import os
 import pickle
+import subprocess
 import tarfile
 import zipfile
 from collections import Counter
@@ -25,7 +26,7 @@ JPEG = trees.jpeg()
 
 @pytest.fixture
 def build(tmp_path, monkeypatch):
-    """Builds trees of decodable images and takes their sizes for the known ones."""
+    """Build trees of decodable images and register their sizes as the published ones."""
 
     def make(*names, split=True, root=tmp_path):
         folders = []
@@ -44,7 +45,7 @@ def build(tmp_path, monkeypatch):
 
 
 def check(capsys, *arguments):
-    """Exit code and (level, code) of every finding of ``qprompt check-data ... --json -``, and the report."""
+    """Run ``qprompt check-data ... --json -``: exit code, (level, code) of every finding, and the report."""
     code = main(["check-data", *map(str, arguments), "--workers", "1", "--json", "-"])
     report = json.loads(capsys.readouterr().out)
     return code, [(f["level"], f["code"]) for d in report["datasets"] for f in d["findings"]], report
@@ -54,7 +55,7 @@ def check(capsys, *arguments):
 
 
 @pytest.mark.parametrize("name", list(trees.DATASETS))
-def test_nothing_is_found_where_nothing_is_wrong(build, capsys, tmp_path, name):
+def test_valid_data_has_no_findings(build, capsys, tmp_path, name):
     if name == "ImageNetV2":
         pytest.skip("a thousand images")
     build(name)
@@ -178,7 +179,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("plant", FAULTS, ids=lambda plant: plant.__name__)
-def test_planted_fault_is_found_and_nothing_else(build, capsys, tmp_path, plant):
+def test_planted_fault_is_the_only_finding(build, capsys, tmp_path, plant):
     plant(build("EuroSAT"))
     code, found, report = check(capsys, tmp_path, "EuroSAT")
     assert found == FAULTS[plant]
@@ -187,10 +188,14 @@ def test_planted_fault_is_found_and_nothing_else(build, capsys, tmp_path, plant)
     assert finding["message"] and finding["advice"]
 
 
-def test_other_spelling_of_a_lost_image_is_shown(build, capsys, tmp_path):
-    other_suffix(build("EuroSAT"))
-    assert main(["check-data", str(tmp_path), "--structure-only"]) == 1
-    assert "There is" in capsys.readouterr().out
+@pytest.mark.parametrize("plant", [other_name, wrong_nesting, nested_twice, other_suffix])
+def test_command_in_the_advice_fixes_the_fault(build, capsys, tmp_path, plant):
+    root = tmp_path / "data root"  # the space needs quotes
+    plant(build("EuroSAT", root=root))
+    report = check(capsys, root, "EuroSAT", "--structure-only")[2]
+    advice = report["datasets"][0]["findings"][0]["advice"]
+    subprocess.run(advice[advice.index("mv ") :], shell=True, check=True)
+    assert check(capsys, root, "EuroSAT", "--structure-only")[1] == []
 
 
 def loose_val(folder):
@@ -230,13 +235,13 @@ def empty_listing(folder):
         (empty_listing, ("warning", "stale-cache")),
     ],
 )
-def test_planted_fault_of_imagenet_is_found(build, capsys, tmp_path, plant, expected):
+def test_planted_fault_of_imagenet_is_the_only_finding(build, capsys, tmp_path, plant, expected):
     plant(build("ImageNet"))
     assert check(capsys, tmp_path, "--structure-only")[1] == [expected]
 
 
 @pytest.mark.parametrize("name", ["OxfordPets", "StanfordCars", "OxfordFlowers", "SUN397", "UCF101", "FGVCAircraft"])
-def test_official_files_are_missed_only_where_they_are_needed(build, capsys, tmp_path, name):
+def test_official_files_are_required_only_without_a_split_file(build, capsys, tmp_path, name):
     folder = build(name)
     for need in layouts.LAYOUTS[name].needs:
         (folder / need).unlink()
@@ -248,7 +253,7 @@ def test_official_files_are_missed_only_where_they_are_needed(build, capsys, tmp
     assert Counter(found)["error", "missing-file"] == len(layouts.LAYOUTS[name].needs)
 
 
-def test_all_data_sets_that_are_there_are_checked(build, capsys, tmp_path):
+def test_all_existing_data_sets_are_checked(build, capsys, tmp_path):
     build("EuroSAT", "DescribableTextures")
     (tmp_path / "Food101").mkdir()
     code, found, report = check(capsys, tmp_path)
@@ -263,10 +268,10 @@ def test_many_bad_images_are_counted(build, capsys, tmp_path):
     for file in (build("EuroSAT") / "2750").rglob("*.jpg"):
         file.write_bytes(b"no")
     found = check(capsys, tmp_path)
-    assert len(found[1]) == 21 and "more images like these" in found[2]["datasets"][0]["findings"][-1]["message"]
+    assert len(found[1]) == 21 and "more unreadable images" in found[2]["datasets"][0]["findings"][-1]["message"]
 
 
-def test_processes_find_what_one_finds(tmp_path):
+def test_result_does_not_depend_on_the_number_of_processes(tmp_path):
     paths = []
     for k in range(9):
         paths.append(str(tmp_path / f"{k}.jpg"))
@@ -276,14 +281,14 @@ def test_processes_find_what_one_finds(tmp_path):
     assert [result.path for result in alone if result.fault] == [paths[5]]
 
 
-def test_own_data_is_checked(tmp_path, capsys):
+def test_custom_data_is_checked(tmp_path, capsys):
     for name in ("cat", "dog"):
         for k in range(40):
             (tmp_path / name).mkdir(exist_ok=True)
             (tmp_path / name / f"{k}.jpg").write_bytes(trees.jpeg(seed=1000 * ord(name[0]) + k))
     assert check(capsys, tmp_path, "ImageFolder")[:2] == (0, [])
     for k in range(40):
-        (tmp_path / "cat" / f"{k}.jpg").write_bytes(JPEG)  # one picture in all parts
+        (tmp_path / "cat" / f"{k}.jpg").write_bytes(JPEG)  # the same image in all parts
     assert check(capsys, tmp_path, "imagefolder")[:2] == (0, [("warning", "same-image")])
     (tmp_path / "list.csv").write_text(
         "path,classname\n" + "".join(f"cat/{k}.jpg,1\ndog/{k}.jpg,2\n" for k in range(5))
@@ -297,12 +302,12 @@ def test_own_data_is_checked(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["no/where"], "no folder 'no/where'"),
+        (["no/where"], "'no/where' is not a folder"),
         (["."], "holds none of imagenet, caltech-101"),
         ([".", "EuroSAD"], "no data set 'EuroSAD'. Did you mean 'EuroSAT'"),
     ],
 )
-def test_mistyped_command_is_explained(tmp_path, monkeypatch, capsys, arguments, reason):
+def test_invalid_command_is_explained(tmp_path, monkeypatch, capsys, arguments, reason):
     monkeypatch.chdir(tmp_path)
     assert main(["check-data", *arguments]) == 2
     assert reason in capsys.readouterr().err
@@ -328,7 +333,7 @@ def pack(path, files):
 
 
 def pack_as_distributed(name, folder, place):
-    """The archives and loose files of a data set, made from its tree."""
+    """Make the archives and other files of a data set from its tree."""
     files = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
     for archive in sorted(downloads.ARCHIVES[name], key=lambda a: a.to == ""):
         if archive.name in ("EuroSAT_RGB.zip", "caltech-101.zip"):
@@ -339,7 +344,7 @@ def pack_as_distributed(name, folder, place):
         prefix = f"{archive.inside[0]}/" if archive.inside[0] else ""
         renamed = {prefix + path.removeprefix(f"{archive.to}/"): files.pop(path) for path in below}
         pack(place / archive.name, renamed)
-    if name == "Caltech101":  # as it is distributed today: an archive in an archive
+    if name == "Caltech101":  # as it is distributed today: an archive within an archive
         inner = place / "101_ObjectCategories.tar.gz"
         pack(place / "caltech-101.zip", {f"caltech-101/{inner.name}": inner, "__MACOSX/x": b"", "caltech-101/.x": b""})
         inner.unlink()
@@ -348,7 +353,7 @@ def pack_as_distributed(name, folder, place):
 
 
 @pytest.mark.parametrize("name", [name for name in trees.DATASETS if name != "ImageNet"])
-def test_archives_become_the_tree_that_runs_read(build, tmp_path, capsys, name):
+def test_archives_are_unpacked_to_the_expected_folders(build, tmp_path, capsys, name):
     folder = build(name, root=tmp_path / "made")
     place, root = tmp_path / "Downloads", tmp_path / "root"
     place.mkdir()
@@ -363,7 +368,7 @@ def test_archives_become_the_tree_that_runs_read(build, tmp_path, capsys, name):
 
 
 def devkit(place, ids):
-    """A devkit archive: `ids` gives (id, synset); image n is of the class of line n."""
+    """Write a devkit archive with the given (id, synset) pairs; image n has the class of line n."""
     rows = np.empty((len(ids), 1), dtype=[("ILSVRC2012_ID", object), ("WNID", object)])
     for k, (number, synset) in enumerate(ids):
         rows[k, 0] = (number, synset)
@@ -385,12 +390,12 @@ def test_imagenet_from_its_three_archives(build, tmp_path, capsys):
     val = sorted((folder / "images/val").rglob("*.JPEG"), key=lambda p: p.name)
     pack(root / "ILSVRC2012_img_val.tar", {p.name: p for p in val})
     assert main(["prepare-data", "ImageNet", str(root)]) == 2
-    assert "no list of labels is there. Put ILSVRC2012_devkit_t12.tar.gz" in capsys.readouterr().err
+    assert "there is no list of their labels. Put one of ILSVRC2012_devkit_t12.tar.gz" in capsys.readouterr().err
     # the tree numbers its val images 8 k + position of the class + 1
     ids = [(100 - k, synset) for k, synset in enumerate(trees.SYNSETS)]
     devkit(root, [*ids, (7, "n00000000")])
     assert main(["prepare-data", "ImageNet", str(root)]) == 1
-    assert "classnames.txt is not there" in capsys.readouterr().out
+    assert "classnames.txt does not exist" in capsys.readouterr().out
     (root / "classnames.txt").write_bytes((folder / "classnames.txt").read_bytes())
     assert main(["prepare-data", "ImageNet", str(root)]) == 0
     images = {p.relative_to(folder) for p in (folder / "images").rglob("*.JPEG")}
@@ -398,7 +403,7 @@ def test_imagenet_from_its_three_archives(build, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("kind", ["valprep.sh", "LOC_val_solution.csv"])
-def test_val_is_sorted_by_other_lists_of_labels(build, tmp_path, kind):
+def test_val_is_sorted_with_other_lists_of_labels(build, tmp_path, kind):
     folder = build("ImageNet")
     expected = {p.relative_to(folder) for p in folder.rglob("*.JPEG")}
     labels = {p.stem: p.parent.name for p in (folder / "images/val").rglob("*.JPEG")}
@@ -409,20 +414,20 @@ def test_val_is_sorted_by_other_lists_of_labels(build, tmp_path, kind):
         lines = ["ImageId,PredictionString", *(f"{image},{synset} 1 2 3 4" for image, synset in labels.items())]
     last = lines.pop()
     (tmp_path / kind).write_text("\n".join(lines))
-    assert main(["prepare-data", "ImageNet", str(tmp_path)]) == 2  # one image without label: none is moved
+    assert main(["prepare-data", "ImageNet", str(tmp_path)]) == 2  # one image has no label: none is moved
     assert len(list((folder / "images/val").glob("*.JPEG"))) == len(labels)
     (tmp_path / kind).write_text("\n".join([*lines, last]))
     assert main(["prepare-data", "ImageNet", str(tmp_path)]) == 0
     assert {p.relative_to(folder) for p in folder.rglob("*.JPEG")} == expected
 
 
-def test_variants_get_imagenets_class_names(build, tmp_path):
+def test_class_names_are_copied_to_variants_of_imagenet(build, tmp_path):
     build("ImageNet", "ImageNetR")
     (tmp_path / "imagenet-rendition/classnames.txt").unlink()
     assert main(["prepare-data", "imagenet_r".replace("_", ""), str(tmp_path)]) == 0
 
 
-def test_what_is_missing_is_said_with_its_page(tmp_path, capsys):
+def test_missing_files_are_reported_with_their_page(tmp_path, capsys):
     assert main(["prepare-data", "oxford_pets", str(tmp_path)]) == 1
     out = capsys.readouterr().out
     for text in ("robots.ox.ac.uk/~vgg/data/pets", "images.tar.gz, annotations.tar.gz", "split_zhou_OxfordPets.json"):
@@ -430,20 +435,20 @@ def test_what_is_missing_is_said_with_its_page(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_split_is_drawn_only_when_asked_for(build, tmp_path, capsys):
+def test_split_is_drawn_only_on_request(build, tmp_path, capsys):
     folder = build("EuroSAT", split=False)
-    assert main(["prepare-data", "EuroSAT", str(tmp_path)]) == 0  # a warning is no error
-    assert "unlike the published one" in capsys.readouterr().out
+    assert main(["prepare-data", "EuroSAT", str(tmp_path)]) == 0  # a warning is not an error
+    assert "not the published one" in capsys.readouterr().out
     assert main(["prepare-data", "EuroSAT", str(tmp_path), "--draw-split", "1"]) == 0
     data = json.loads((folder / "split_zhou_EuroSAT.json").read_text())
     images = len(list(folder.rglob("*.jpg")))
     assert sum(map(len, data.values())) == images and len(data["train"]) == pytest.approx(images / 2, abs=5)
     assert main(["prepare-data", "EuroSAT", str(tmp_path), "--draw-split", "2"]) == 2
-    assert "there already" in capsys.readouterr().err
+    assert "exists: move it away to draw another split" in capsys.readouterr().err
     assert main(["prepare-data", "FGVCAircraft", str(tmp_path), "--draw-split", "2"]) == 2
 
 
-# ---- archives from anyone
+# ---- untrusted archives
 
 
 def link(name, target, kind=tarfile.SYMTYPE):
@@ -492,12 +497,12 @@ def test_link_in_a_zip_is_refused(tmp_path):
         archives.unpack(tmp_path / "a.zip", tmp_path / "target")
 
 
-def test_link_that_lies_in_the_target_is_not_followed_out(tmp_path):
+def test_link_in_the_target_is_not_followed(tmp_path):
     (tmp_path / "target").mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "target/a").symlink_to(tmp_path / "elsewhere/not_yet")
     pack(tmp_path / "a.tar", {"a": b"x"})
-    archives.unpack(tmp_path / "a.tar", tmp_path / "target")  # replaces the dangling link, writes nothing through it
+    archives.unpack(tmp_path / "a.tar", tmp_path / "target")  # replaces the dangling link and does not write through it
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
@@ -509,7 +514,7 @@ def test_archive_that_grows_out_of_proportion_is_refused(tmp_path, monkeypatch):
         archives.unpack(tmp_path / "a.zip", tmp_path / "target")
 
 
-def test_nothing_is_overwritten_and_an_interrupted_file_is_not_left(tmp_path):
+def test_nothing_is_overwritten_and_no_partial_file_remains(tmp_path):
     pack(tmp_path / "a.tar", {"a.jpg": b"12345", "b.jpg": b"1"})
     (tmp_path / "target").mkdir()
     (tmp_path / "target/a.jpg").write_bytes(b"other")

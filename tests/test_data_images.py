@@ -1,4 +1,4 @@
-"""Images from anyone: the pixels of plain Pillow, or one error that names the file; decoded once, in bounded memory."""
+"""Reading untrusted images: the pixels of Pillow or one error that names the file; the decode cache."""
 
 import multiprocessing
 import os
@@ -23,7 +23,7 @@ def pixels(image):
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK", "1"])
 @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp", "webp", "tiff"])
-def test_gives_the_pixels_that_pillow_gives(tmp_path, mode, suffix):
+def test_pixels_equal_those_of_pillow(tmp_path, mode, suffix):
     path = tmp_path / f"image.{suffix}"
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 7, 3), dtype=np.uint8)).convert(mode)
     try:
@@ -37,7 +37,7 @@ def test_gives_the_pixels_that_pillow_gives(tmp_path, mode, suffix):
 
 
 def png_of(width, height):
-    """A PNG whose header promises so many pixels, with next to no data behind it."""
+    """A PNG with a header of this size and almost no data."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -60,7 +60,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_file_is_named_and_so_is_its_fault(tmp_path, name):
+def test_error_names_the_file_and_its_fault(tmp_path, name):
     data, reason = BAD[name]
     path = tmp_path / f"{name}.jpg"
     path.write_bytes(data)
@@ -70,19 +70,19 @@ def test_bad_file_is_named_and_so_is_its_fault(tmp_path, name):
     assert isinstance(caught.value, UserError)
 
 
-def test_bound_holds_where_someone_has_switched_pillows_off(tmp_path, monkeypatch):
+def test_size_limit_does_not_depend_on_pillows(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     (tmp_path / "a.png").write_bytes(png_of(15_000, 12_000))
-    with pytest.raises(ImageError, match="15000 x 12000 pixels, more than the 178956970 allowed"):
+    with pytest.raises(ImageError, match="15000 x 12000 pixels, more than the maximum of 178956970"):
         read_image(tmp_path / "a.png")
 
 
-def test_what_is_no_file_is_named(tmp_path):
-    os.mkfifo(tmp_path / "pipe.jpg")  # to open it would wait for a writer
+def test_paths_that_are_not_files_are_named(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")  # opening it would wait for a writer
     for path, reason in (
         (tmp_path / "pipe.jpg", "not a file"),
         (tmp_path, "not a file"),
-        (tmp_path / "no", "not there"),
+        (tmp_path / "no", "does not exist"),
     ):
         with pytest.raises(ImageError, match=reason):
             read_image(path)
@@ -99,7 +99,7 @@ class Images(torch.utils.data.Dataset):
         return torch.from_numpy(np.array(self.read(self.paths[index])))
 
 
-def test_a_workers_error_is_one_line(tmp_path):
+def test_error_of_a_worker_is_one_line(tmp_path):
     path = tmp_path / "bad.jpg"
     path.write_bytes(jpeg()[:-40])
     with pytest.raises(ImageError) as caught:
@@ -121,7 +121,7 @@ def files(tmp_path):
     return paths
 
 
-def test_cache_gives_the_same_pixels_and_keeps_within_its_bound(files):
+def test_cache_has_the_same_pixels_and_a_bounded_size(files):
     plain = [pixels(read_image(path)) for path in files]
     cache = DecodeCache(files, limit=4 * SIZE + 5)
     for _ in range(3):
@@ -130,19 +130,19 @@ def test_cache_gives_the_same_pixels_and_keeps_within_its_bound(files):
     assert [cache.get(path) is not None for path in files] == [True] * 4 + [False] * 2
 
 
-def test_cached_image_may_be_changed_by_its_user(files):
+def test_changing_an_image_does_not_change_the_cache(files):
     cache = DecodeCache(files, limit=10 * SIZE)
     first = cache.read(files[0])
     first.paste((0, 0, 0), (0, 0, 20, 16))
     assert pixels(cache.read(files[0])).any()
 
 
-def test_file_that_the_cache_was_not_told_of_is_read(files, tmp_path):
+def test_unknown_file_is_read_and_not_cached(files, tmp_path):
     cache = DecodeCache(files[:1], limit=10 * SIZE)
     cache.read(files[1])
     assert cache.used == 0
     os.unlink(files[1])
-    with pytest.raises(ImageError, match="not there"):
+    with pytest.raises(ImageError, match="does not exist"):
         cache.read(files[1])
 
 
@@ -155,7 +155,7 @@ def test_workers_share_the_cache_over_epochs(files):
     assert cache.used == len(files) * SIZE
     for path in files:
         os.unlink(path)
-    second = list(loader)  # other worker processes, no files
+    second = list(loader)  # new workers, no files
     for images_of_epoch in (first, second):
         assert all(torch.equal(a, b) for a, b in zip(images_of_epoch, expected, strict=True))
 
@@ -163,4 +163,4 @@ def test_workers_share_the_cache_over_epochs(files):
 def test_limit_from_config():
     assert decode_cache.for_files(["a"], 0) is None
     assert 0 <= decode_cache.default_limit() <= 4000 * decode_cache.MB
-    assert decode_cache.for_files(["a"], 1 << 50) is None  # more than any system promises
+    assert decode_cache.for_files(["a"], 1 << 50) is None  # more than any system grants

@@ -1,4 +1,4 @@
-"""The data sets as Dassl sees them: registered, configured, loaded; and the zero-shot templates."""
+"""The registered Dassl data sets, their config files, and the zero-shot templates."""
 
 import ast
 import os
@@ -36,7 +36,7 @@ def cfg_for(root, name, *options):
     return cfg
 
 
-def test_every_data_set_has_a_config_file_and_every_file_a_data_set():
+def test_every_data_set_has_a_config_file_and_vice_versa():
     configured = {yaml.safe_load(file.read_text())["DATASET"]["NAME"] for file in CONFIGS.glob("*.yaml")}
     assert set(LAYOUTS) | {"ImageFolder", "ImageList"} <= configured
     assert configured <= set(DATASET_REGISTRY.registered_names())
@@ -58,7 +58,7 @@ def test_data_set_is_built(tmp_path, name):
     assert os.path.isfile(item.impath) and item.classname == whole.classnames[item.label]
 
 
-def test_split_hash_does_not_depend_on_the_place(tmp_path):
+def test_split_hash_does_not_depend_on_the_data_root(tmp_path):
     hashes = []
     for place in ("a", "b"):
         trees.build(tmp_path / place, "EuroSAT")
@@ -66,7 +66,7 @@ def test_split_hash_does_not_depend_on_the_place(tmp_path):
     assert hashes[0] == hashes[1]
 
 
-def test_evaluation_leaves_the_tree_as_it_is(tmp_path):
+def test_evaluation_writes_nothing_to_the_data_root(tmp_path):
     folder = trees.build(tmp_path, "EuroSAT", split=False)
     before = sorted(folder.rglob("*"))
     build_dataset(cfg_for(tmp_path, "EuroSAT", "DATASET.NUM_SHOTS", 4, "DATASET.WRITE_CACHE", False))
@@ -87,7 +87,7 @@ def test_batches_are_the_same_with_and_without_the_decode_cache(tmp_path):
     assert cache.used == 20 * 3 * 20 * 16
 
 
-def test_damaged_image_stops_a_run_with_its_name(tmp_path):
+def test_damaged_image_stops_a_run_and_is_named(tmp_path):
     trees.build(tmp_path, "EuroSAT", content=trees.jpeg()[:-40])
     cfg = cfg_for(tmp_path, "EuroSAT", "DATASET.NUM_SHOTS", 1)
     manager = DataManager(cfg, dataset_wrapper=ImageDataset)
@@ -95,7 +95,7 @@ def test_damaged_image_stops_a_run_with_its_name(tmp_path):
         next(iter(manager.train_loader_x))
 
 
-def test_own_data(tmp_path):
+def test_custom_data(tmp_path):
     for name in ("0", "1"):
         (tmp_path / name).mkdir()
         for k in range(10):
@@ -111,14 +111,14 @@ def test_own_data(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "reason"),
     [
-        ("EuroSAT", (), "should hold a folder 'eurosat' for EuroSAT"),
-        ("ImageList", (), "DATASET.LIST '' is no file"),
-        ("ImageList", ("DATASET.LIST", "no.csv"), "DATASET.LIST 'no.csv' is no file"),
+        ("EuroSAT", (), "EuroSAT needs a folder 'eurosat' in the data root"),
+        ("ImageList", (), "DATASET.LIST '' is not a file"),
+        ("ImageList", ("DATASET.LIST", "no.csv"), "DATASET.LIST 'no.csv' is not a file"),
         ("ImageFolder", ("DATASET.CLASSNAMES", "no.txt"), "DATASET.CLASSNAMES 'no.txt' cannot be read"),
-        ("EuroSAT", ("DATASET.ROOT", "/no/where"), "data root '/no/where' is no folder"),
+        ("EuroSAT", ("DATASET.ROOT", "/no/where"), "data root '/no/where' is not a folder"),
     ],
 )
-def test_what_is_missing_is_one_line(tmp_path, name, options, reason):
+def test_missing_files_are_reported_in_one_line(tmp_path, name, options, reason):
     with pytest.raises(UserError, match=reason) as caught:
         build_dataset(cfg_for(tmp_path, name, *options))
     assert "\n" not in str(caught.value)
@@ -136,13 +136,13 @@ def test_templates():
 
 
 @pytest.mark.parametrize("wrong", ["a photo", "{} and {}", "{0}", "{name}", "{", "{} }"])
-def test_wrong_template_is_refused(wrong):
+def test_invalid_template_is_refused(wrong):
     with pytest.raises(UserError, match="exactly one {}"):
         templates.template("EuroSAT", wrong)
 
 
-@pytest.mark.skipif(not os.environ.get("QPROMPT_COOP"), reason="QPROMPT_COOP names no checkout")
-def test_templates_are_upstreams():
+@pytest.mark.skipif(not os.environ.get("QPROMPT_COOP"), reason="QPROMPT_COOP is not set")
+def test_templates_equal_upstreams():
     def constants(file):
         tree = ast.parse(Path(os.environ["QPROMPT_COOP"], "trainers", file).read_text())
         for node in tree.body:

@@ -43,7 +43,7 @@ def theirs(root: Path, mode: str) -> dict[str, str]:
 
 
 def packed(results: dict[str, str]) -> dict[str, str]:
-    """One line a data set and number of shots: the digests of all seeds and subsets."""
+    """One line per data set and number of shots: the digests of all seeds and subsets."""
     lines: dict[str, list[str]] = {}
     for key, value in results.items():
         name, shots, _, _ = key.split("/")
@@ -53,7 +53,7 @@ def packed(results: dict[str, str]) -> dict[str, str]:
 
 @pytest.mark.parametrize("shots", [(1, 16), pytest.param((2, 4, 8), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", MODES)
-def test_every_setting_gives_what_upstream_gives(tmp_path, mode, shots):
+def test_every_setting_equals_upstream(tmp_path, mode, shots):
     folders = build_all(tmp_path, mode)
     results = dict(upstream.sweep(folders, mode, ours(tmp_path), shots))
     assert len(results) == 15 * len(shots) * 4 * 3
@@ -64,24 +64,24 @@ def test_every_setting_gives_what_upstream_gives(tmp_path, mode, shots):
 
 needs_upstream = pytest.mark.skipif(
     not (os.environ.get("QPROMPT_COOP") and os.environ.get("QPROMPT_DASSL")),
-    reason="QPROMPT_COOP and QPROMPT_DASSL name no checkouts",
+    reason="QPROMPT_COOP and QPROMPT_DASSL are not set",
 )
 
 
 @pytest.mark.slow
 @needs_upstream
 @pytest.mark.parametrize("mode", MODES)
-def test_golden_is_what_upstream_gives(tmp_path, mode):
+def test_golden_file_equals_upstream(tmp_path, mode):
     build_all(tmp_path, mode)
     assert packed(theirs(tmp_path, mode)) == json.loads(GOLDEN.read_text())[mode]
 
 
 @pytest.mark.slow
 @needs_upstream
-def test_draws_that_upstream_left_are_taken_over_after_a_move(tmp_path, caplog):
+def test_cached_draws_of_upstream_are_used_after_a_move(tmp_path, caplog):
     old, new = tmp_path / "old", tmp_path / "new"
     build_all(old, "history")
-    expected = theirs(old, "history")  # leaves split files, pickled draws (16 shots) and ImageNet's listing
+    expected = theirs(old, "history")  # writes split files, pickled draws (16 shots) and ImageNet's listing
     old.rename(new)
     load = ours(new)
     drawn = [name for name in trees.DATASETS if not LAYOUTS[name].test_only]

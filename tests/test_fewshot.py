@@ -1,4 +1,4 @@
-"""The few-shot protocol and its caches: shared by concurrent runs, moved with the tree, refused if they do not fit."""
+"""The few-shot protocol and its caches: safe for concurrent runs, ignored if they do not match."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def test_base_and_new_are_the_two_halves_of_the_classes(items):
         assert {i.classname for i in base.val}.isdisjoint(i.classname for i in new.val)
         assert sorted({i.label for i in new.train}) == list(range(len(labels) // 2))
     else:
-        with pytest.raises(UserError, match="no new half"):
+        with pytest.raises(UserError, match="new needs at least 2 classes"):
             subset_classes(whole, "new")
 
 
@@ -72,9 +72,9 @@ def test_unknown_subset_is_named(tmp_path):
 
 def test_class_names_need_labels_without_gaps():
     assert class_names([Item("a", 1, "one"), Item("b", 0, "nought")]) == ["nought", "one"]
-    with pytest.raises(UserError, match="label 0 has no training image, label 1 has. Are the labels 1-based"):
+    with pytest.raises(UserError, match="label 0 has no training image, but label 1 has. Are the labels 1-based"):
         class_names([Item("a", 1, "one")])
-    with pytest.raises(UserError, match="label 1 has no training image, label 2 has"):
+    with pytest.raises(UserError, match="label 1 has no training image, but label 2 has"):
         class_names([Item("a", 0, "x"), Item("b", 2, "y")])
     with pytest.raises(UserError, match="two class names"):
         class_names([Item("a", 0, "x"), Item("b", 0, "y")])
@@ -96,29 +96,29 @@ def test_split_hash_is_the_one_in_existing_caches():
 # ---- caches
 
 
-def test_draw_is_kept_with_relative_paths_and_moves_with_the_tree(tmp_path):
+def test_cached_draw_has_relative_paths_and_survives_a_move(tmp_path):
     old, new = tmp_path / "old", tmp_path / "new"
     trees.build(old, "EuroSAT")
     first = load(old)
-    kept = list((old / "eurosat/split_fewshot").iterdir())
-    assert len(kept) == 1 and kept[0].name.startswith("shot_4-seed_1-") and kept[0].suffix == ".json"
-    assert str(old) not in kept[0].read_text()
+    cached = list((old / "eurosat/split_fewshot").iterdir())
+    assert len(cached) == 1 and cached[0].name.startswith("shot_4-seed_1-") and cached[0].suffix == ".json"
+    assert str(old) not in cached[0].read_text()
     os.umask(umask := os.umask(0))
-    assert stat.S_IMODE(kept[0].stat().st_mode) == 0o666 & ~umask  # for others to read, as any file
+    assert stat.S_IMODE(cached[0].stat().st_mode) == 0o666 & ~umask  # readable for others, like any file
     old.rename(new)
     assert load(new) == first
 
 
-def test_kept_draw_is_used(tmp_path):
+def test_cached_draw_is_used(tmp_path):
     folder = trees.build(tmp_path, "EuroSAT", split=False)
-    first = load(tmp_path)  # the draw continues the stream that split the data: it could not be made again
+    first = load(tmp_path)  # this draw continues the random stream of the split: it cannot be repeated
     assert load(tmp_path) == first
     for file in (folder / "split_fewshot").iterdir():
         file.unlink()
     assert load(tmp_path) != first
 
 
-def test_edited_split_gives_a_new_draw_and_says_why(tmp_path, caplog):
+def test_edited_split_causes_a_new_draw_and_a_warning(tmp_path, caplog):
     folder = trees.build(tmp_path, "EuroSAT")
     load(tmp_path)
     file = folder / "split_zhou_EuroSAT.json"
@@ -143,26 +143,26 @@ def test_edited_split_gives_a_new_draw_and_says_why(tmp_path, caplog):
         lambda text: text.replace(', "', ', "not ', 1),
     ],
 )
-def test_damaged_draw_is_refused_with_the_reason_and_replaced(tmp_path, caplog, damage):
+def test_damaged_cached_draw_is_ignored_with_a_warning_and_replaced(tmp_path, caplog, damage):
     trees.build(tmp_path, "EuroSAT")
     first = load(tmp_path)
-    (kept,) = (tmp_path / "eurosat/split_fewshot").iterdir()
-    kept.write_text(damage(kept.read_text()))
+    (cached,) = (tmp_path / "eurosat/split_fewshot").iterdir()
+    cached.write_text(damage(cached.read_text()))
     assert load(tmp_path) == first
-    assert f"Not used: {kept}" in caplog.text
+    assert f"Not used: {cached}" in caplog.text
     caplog.clear()
     assert load(tmp_path) == first
     assert caplog.text == ""
 
 
-def test_no_seed_keeps_no_draw(tmp_path):
+def test_draw_without_seed_is_not_cached(tmp_path):
     folder = trees.build(tmp_path, "EuroSAT")
     load(tmp_path, seed=-1)
     assert not (folder / "split_fewshot").exists()
 
 
 @pytest.mark.parametrize("split", [True, False])
-def test_nothing_is_written_when_not_asked_to_or_not_possible(tmp_path, split, caplog, monkeypatch):
+def test_nothing_is_written_if_not_allowed_or_not_possible(tmp_path, split, caplog, monkeypatch):
     folder = trees.build(tmp_path, "EuroSAT", split=split)
     before = sorted(folder.rglob("*"))
     first = load(tmp_path, write=False)
@@ -171,7 +171,7 @@ def test_nothing_is_written_when_not_asked_to_or_not_possible(tmp_path, split, c
     def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(fewshot, "publish", refuse)  # a chmod would not stop root
+    monkeypatch.setattr(fewshot, "write_new", refuse)  # a chmod would not stop root
     assert load(tmp_path) == first
     out = caplog.text
     assert "was not written: Permission denied" in out
@@ -219,7 +219,7 @@ def test_four_runs_that_start_together_share_split_and_draw(tmp_path, seeds):
 
 
 def dassl_datum():
-    """The class that upstream pickles, under its module's name."""
+    """The class that upstream pickles, with the name of its module."""
 
     class Datum:
         def __init__(self, impath, label, classname):
@@ -231,14 +231,14 @@ def dassl_datum():
 
 @pytest.fixture
 def pickle_draw(tmp_path, monkeypatch):
-    """Writes shot_4-seed_1.pkl as upstream does, for a tree that then lay elsewhere. Returns its draw."""
+    """Write shot_4-seed_1.pkl like upstream, with paths of another place; return the draw and the file."""
     module = types.ModuleType("dassl.data.datasets.base_dataset")
     module.Datum = dassl_datum()
 
     def write(change=lambda data: data, prefix="/old/place/eurosat/2750/"):
         folder = trees.build(tmp_path, "EuroSAT")
         full = read_split(folder / "split_zhou_EuroSAT.json")
-        rng = random.Random(77)  # not the draw that we would make
+        rng = random.Random(77)  # another draw than ours
         draw = {part: draw_shots(getattr(full, part), 4, rng) for part in ("train", "val")}
         data = {k: [module.Datum(prefix + i.path, i.label, i.classname) for i in v] for k, v in draw.items()}
         file = folder / "split_fewshot/shot_4-seed_1.pkl"
@@ -252,7 +252,7 @@ def pickle_draw(tmp_path, monkeypatch):
     return write
 
 
-def test_upstreams_draw_is_taken_over_from_wherever_it_was_made(tmp_path, pickle_draw, caplog):
+def test_pickled_draw_of_coop_is_used_wherever_it_was_made(tmp_path, pickle_draw, caplog):
     draw, file = pickle_draw()
     split = load(tmp_path)
     assert {"train": split.train, "val": split.val} == draw
@@ -276,7 +276,7 @@ def lose_file(data):
     return data
 
 
-def double_first(data):
+def repeat_first(data):
     data["train"][1] = data["train"][0]
     return data
 
@@ -284,18 +284,18 @@ def double_first(data):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (rename_first, "does not fit the data on disk"),
-        (relabel_first, "does not fit the data on disk"),
+        (rename_first, "does not match the data on disk"),
+        (relabel_first, "does not match the data on disk"),
         (lose_file, "is not in the split"),
-        (double_first, "comes twice"),
+        (repeat_first, "occurs twice"),
         (lambda data: {**data, "train": data["train"][1:]}, "expected 4"),
         (lambda data: {"train": data["train"]}, "no 'val' list"),
         (lambda data: {**data, "train": "all"}, "holds a str"),
-        (lambda data: {**data, "val": [1, 2]}, "something else than images"),
+        (lambda data: {**data, "val": [1, 2]}, "an entry is not an image"),
         (lambda data: [data], "holds a list"),
     ],
 )
-def test_upstreams_draw_that_does_not_fit_is_refused(tmp_path, pickle_draw, caplog, change, reason):
+def test_pickled_draw_that_does_not_match_is_ignored(tmp_path, pickle_draw, caplog, change, reason):
     draw, file = pickle_draw(change)
     split = load(tmp_path)
     out = caplog.text
@@ -306,7 +306,7 @@ def test_upstreams_draw_that_does_not_fit_is_refused(tmp_path, pickle_draw, capl
 
 
 class Attack:
-    """Unpickled in the ordinary way it would make a file."""
+    """Unpickling it with `pickle` creates a folder."""
 
     def __init__(self, call, *args):
         self.call, self.args = call, args
@@ -317,7 +317,7 @@ class Attack:
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("how", ["exec", "mkdir", "system"])
-def test_malicious_pickle_is_refused_and_nothing_runs(tmp_path, caplog, how, protocol):
+def test_malicious_pickle_is_refused_and_not_executed(tmp_path, caplog, how, protocol):
     target = tmp_path / "attacked"
     attack = {
         "exec": Attack(exec, f"import os; os.mkdir({str(target)!r})"),
@@ -332,10 +332,10 @@ def test_malicious_pickle_is_refused_and_nothing_runs(tmp_path, caplog, how, pro
     assert f"Not used: {file} is refused: it refers to" in caplog.text
     assert not target.exists()
     pickle.loads(file.read_bytes())
-    assert target.exists()  # that was a real attack
+    assert target.exists()  # so it is a real attack
 
 
-def test_pickle_cannot_ask_for_memory(tmp_path):
+def test_pickle_cannot_exhaust_memory(tmp_path):
     file = tmp_path / "shot.pkl"
     file.write_bytes(b"\x80\x04Nr\xff\xff\xff\xff.")  # memo entry 4,294,967,295
     with pytest.raises(UserError, match="it holds a NoneType"):
@@ -344,14 +344,14 @@ def test_pickle_cannot_ask_for_memory(tmp_path):
 
 @settings(deadline=None)
 @given(st.binary(max_size=200))
-def test_any_bytes_are_refused_without_a_crash(tmp_path_factory, data):
+def test_arbitrary_bytes_are_refused_without_a_crash(tmp_path_factory, data):
     file = tmp_path_factory.mktemp("pickle") / "shot.pkl"
     file.write_bytes(b"\x80\x04" + data)
     with pytest.raises(UserError, match="is refused"):
         read_records(file)
 
 
-def test_imagenet_keeps_the_order_of_upstreams_listing_only_if_it_fits(tmp_path, monkeypatch, caplog):
+def test_imagenet_uses_the_order_of_coops_listing_only_if_it_matches(tmp_path, monkeypatch, caplog):
     folder = trees.build(tmp_path, "ImageNet")
     plain = load(tmp_path, "ImageNet", shots=-1)
     module = types.ModuleType("dassl.data.datasets.base_dataset")
@@ -364,13 +364,13 @@ def test_imagenet_keeps_the_order_of_upstreams_listing_only_if_it_fits(tmp_path,
     data = {"train": listing(plain.train)[::-1], "test": listing(plain.test)}
     (folder / "preprocessed.pkl").write_bytes(pickle.dumps(data, pickle.HIGHEST_PROTOCOL))
     assert load(tmp_path, "ImageNet", shots=-1).train == plain.train[::-1]
-    data["test"] = []  # what a run on a val folder without class folders leaves behind
+    data["test"] = []  # written by a run on a val folder without class folders
     (folder / "preprocessed.pkl").write_bytes(pickle.dumps(data, pickle.HIGHEST_PROTOCOL))
     assert load(tmp_path, "ImageNet", shots=-1) == plain
-    assert "lists 0 test images, the tree holds 35" in caplog.text
+    assert "lists 0 test images, the folder holds 35" in caplog.text
 
 
-# ---- what is missing is said before anything long
+# ---- missing files are reported at once
 
 
 def test_missing_images_are_counted(tmp_path):
@@ -378,13 +378,13 @@ def test_missing_images_are_counted(tmp_path):
     paths = sorted((folder / "2750/River").iterdir())
     for path in paths[:3]:
         path.unlink()
-    with pytest.raises(UserError, match=r"3 of \d+ images are not there, the first is .*River"):
+    with pytest.raises(UserError, match=r"3 of \d+ images do not exist, the first is .*River"):
         load(tmp_path, shots=-1)
 
 
 @pytest.mark.parametrize("name", list(trees.DATASETS))
 def test_missing_folder_is_named(tmp_path, name):
-    with pytest.raises(UserError, match=f"should hold a folder '{trees.DATASETS[name][0]}' for {name}"):
+    with pytest.raises(UserError, match=f"{name} needs a folder '{trees.DATASETS[name][0]}' in the data root"):
         load(tmp_path, name)
     (tmp_path / trees.DATASETS[name][0]).mkdir()
     with pytest.raises(UserError):
@@ -409,5 +409,5 @@ def test_imagenet_val_without_class_folders_is_named(tmp_path):
     for empty in folder.iterdir():
         if empty.is_dir():
             empty.rmdir()
-    with pytest.raises(UserError, match="holds loose images.*prepare-data ImageNet"):
+    with pytest.raises(UserError, match="holds images instead of one folder per class.*qprompt prepare-data ImageNet"):
         load(tmp_path, "ImageNet")

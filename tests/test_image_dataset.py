@@ -123,7 +123,7 @@ def test_training_images_are_decoded_once(clip_file, tmp_path, items):
     Path(items[0].impath).unlink()
     assert equal(training[0], first) and training.decode_cache.used == 3 * 20 * 16
     testing = ImageDataset(cfg, items, transform=build_transform(cfg))
-    with pytest.raises(ImageError, match="0.jpg is not there"):
+    with pytest.raises(ImageError, match="0.jpg does not exist"):
         testing[0]
 
 

@@ -1,7 +1,7 @@
-"""Small image trees in the true layouts of the 15 data sets of the benchmark, for tests.
+"""Small image trees in the real layouts of the 15 data sets of the benchmark.
 
-`build(root, name)` makes one; the same on every machine. Class sizes vary, so that some classes have fewer images
-than shots; class order in split files is shuffled, so that label order of first appearance matters.
+`build(root, name)` makes one, the same on every machine. Class sizes vary, so that some classes have fewer images than
+shots. The order of classes in split files is shuffled, so that the order of first appearance matters.
 """
 
 import io
@@ -23,7 +23,7 @@ SYNSETS |= {"n01494475": "hammerhead shark", "n01496331": "electric ray", "n0149
 
 
 def jpeg(seed: int = 0, size: tuple[int, int] = (20, 16)) -> bytes:
-    """A small JPEG; another picture for another seed."""
+    """A small JPEG of noise that depends on the seed."""
     from PIL import Image
 
     pixels = np.random.default_rng(seed).integers(0, 255, (*size[::-1], 3), dtype=np.uint8)
@@ -33,7 +33,7 @@ def jpeg(seed: int = 0, size: tuple[int, int] = (20, 16)) -> bytes:
 
 
 class Tree:
-    """Writes files below `folder`; all images have the same `content` (empty is enough where none is decoded)."""
+    """Writes files below `folder`; all images have the same `content`, which may be empty if none is decoded."""
 
     def __init__(self, folder: Path, content: bytes, seed: int):
         self.folder = folder
@@ -55,7 +55,7 @@ class Tree:
         return self.rng.randint(low, high)
 
     def split(self, name: str, items: list[tuple[str, int, str]]) -> None:
-        """A split_zhou file over `items`: classes in shuffled order, at least one image of a class in each part."""
+        """Write a split_zhou file: classes in shuffled order, each part with at least one image of every class."""
         groups: dict[int, list] = {}
         for item in items:
             groups.setdefault(item[1], []).append(item)
@@ -74,12 +74,12 @@ class Tree:
 
 def _class_folders(tree: Tree, images: str, names: list[str], skip=(), renamed=None) -> list[tuple[str, int, str]]:
     items = []
-    kept = [name for name in sorted(names) if name not in skip]
+    used = [name for name in sorted(names) if name not in skip]
     for name in names:
         files = [f"{name}/image_{k:04d}.jpg" for k in range(1, tree.count() + 1)]
         tree.images(*(f"{images}/{file}" for file in files))
-        if name in kept:
-            items += [(file, kept.index(name), (renamed or {}).get(name, name)) for file in files]
+        if name in used:
+            items += [(file, used.index(name), (renamed or {}).get(name, name)) for file in files]
     return items
 
 
@@ -218,7 +218,7 @@ def imagenet(tree: Tree):
 
 
 def imagenetv2(tree: Tree):
-    # upstream counts on all thousand folders
+    # Upstream expects all thousand folders.
     tree.text("classnames.txt", *(f"n{label:08d} name {label}" for label in range(1000)))
     for label in range(1000):
         tree.images(f"imagenetv2-matched-frequency-format-val/{label}/0af3f1b55de791c4144e2fb6d7dfe96dfc22d3fc.jpeg")
@@ -226,7 +226,7 @@ def imagenetv2(tree: Tree):
 
 def _synsets(images: str):
     def build(tree: Tree) -> None:
-        # the variants of 200 classes come with the names of all thousand
+        # The variants with 200 classes have the names of all thousand.
         tree.text("classnames.txt", *(f"{synset} {name}" for synset, name in SYNSETS.items()))
         for synset in list(SYNSETS)[::2]:
             tree.images(*(f"{images}/{synset}/art_{k}.jpg" for k in range(tree.count(2, 9))))

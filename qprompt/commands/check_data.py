@@ -1,14 +1,14 @@
-"""Find what is wrong with the data sets below a data root, and what to do about each fault.
+"""Find faults in the data sets below a data root and say how to fix them.
 
 Examples:
-  qprompt check-data /data                              every data set of the benchmark that is there
-  qprompt check-data /data eurosat DTD                  these two
-  qprompt check-data /data --structure-only             without opening the images (seconds)
-  qprompt check-data my_pictures ImageFolder            a tree of your own
-  qprompt check-data my_pictures ImageList --list my_pictures/list.csv
-  qprompt check-data /data --json -                     for scripts
+  qprompt check-data /data                              all data sets of the benchmark found there
+  qprompt check-data /data eurosat DTD                  two data sets
+  qprompt check-data /data --structure-only             without reading the images (takes seconds)
+  qprompt check-data my_images ImageFolder              your own data with one folder per class
+  qprompt check-data my_images ImageList --list my_images/list.csv
+  qprompt check-data /data --json -                     output for scripts
 
-The exit code is 0 when there is no error, 1 when there is, 2 when the command itself was wrong.
+The exit code is 0 without errors, 1 with errors, and 2 if the command itself is invalid.
 """
 
 import argparse
@@ -20,32 +20,32 @@ from typing import Any
 
 from qprompt.errors import UserError
 
-SHOWN = 20  # unreadable images named one by one
+MAX_SHOWN = 20  # unreadable images that are reported one by one
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``qprompt check-data``."""
+    """Add the arguments of ``qprompt check-data``."""
     add = parser.add_argument
     add("root", help="data root (--root of train.py)")
-    add("datasets", nargs="*", metavar="DATASET", help="EuroSAT, dtd, ImageFolder, ... (default: all that are there)")
-    add("--list", default="", metavar="FILE", help="the list of an ImageList (DATASET.LIST)")
-    add("--structure-only", action="store_true", help="do not open the images")
-    add("--workers", type=int, default=0, metavar="N", help="processes that decode images (default: one a processor)")
-    add(
-        "--json", default="", metavar="FILE", help="write the findings as JSON as well; '-': to standard output instead"
-    )
+    add("datasets", nargs="*", metavar="DATASET", help="EuroSAT, dtd, ImageFolder, ... (default: all that exist)")
+    add("--list", default="", metavar="FILE", help="the list for ImageList (DATASET.LIST)")
+    add("--structure-only", action="store_true", help="do not read the images")
+    add("--workers", type=int, default=0, metavar="N", help="number of processes (default: one per processor)")
+    add("--json", default="", metavar="FILE", help="also write the findings as JSON; '-': print only JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check, print, return the exit code."""
+    """Check the data sets and print the findings; return the exit code."""
     from qprompt.io.files import write_json
 
     root = Path(args.root).expanduser().absolute()
     if not root.is_dir():
-        raise UserError(f"no folder {args.root!r}: it is the data root, which holds the data sets' folders.")
+        raise UserError(
+            f"{args.root!r} is not a folder: expected the data root, which holds the folders of the data sets."
+        )
     reports = []
-    for name in args.datasets or _present(root):
-        # what readers print along the way must not get between the JSON
+    for name in args.datasets or _find_data_sets(root):
+        # Log messages must not mix with the JSON.
         with contextlib.redirect_stdout(sys.stderr if args.json == "-" else sys.stdout):
             report = _check(name, root, args)
         reports.append(report)
@@ -60,30 +60,29 @@ def run(args: argparse.Namespace) -> int:
     return 0 if result["ok"] else 1
 
 
-def _present(root: Path) -> list[str]:
-    from qprompt.data.downloads import lookalikes
+def _find_data_sets(root: Path) -> list[str]:
+    from qprompt.data.downloads import similar_folders
+    from qprompt.data.findings import check_command
     from qprompt.data.layouts import LAYOUTS
     from qprompt.data.readers import folders_in
 
     folders = folders_in(root)
-    found = [n for n, layout in LAYOUTS.items() if layout.folder in folders or lookalikes(layout, folders)]
+    found = [n for n, layout in LAYOUTS.items() if layout.folder in folders or similar_folders(layout, folders)]
     if not found:
         known = ", ".join(layout.folder for layout in LAYOUTS.values())
-        raise UserError(
-            f"{root} holds none of {known}. For pictures of your own: qprompt check-data {root} ImageFolder"
-        )
+        raise UserError(f"{root} holds none of {known}. To check your own data: {check_command('ImageFolder', root)}")
     return found
 
 
 def _check(name: str, root: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """The report on one data set: name, folder, ok, counts, findings."""
+    """Return the report on one data set: name, folder, ok, counts, findings."""
     from qprompt.data import checks
     from qprompt.data.downloads import find_layout
 
-    own = name.lower() in ("imagefolder", "imagelist")
-    if own:
+    custom = name.lower() in ("imagefolder", "imagelist")
+    if custom:
         name, image_dir = ("ImageFolder" if name.lower() == "imagefolder" else "ImageList"), root
-        findings, split = checks.check_own(root, Path(args.list).expanduser() if name == "ImageList" else None)
+        findings, split = checks.check_custom(root, Path(args.list).expanduser() if name == "ImageList" else None)
     else:
         layout = find_layout(name)
         name, image_dir = layout.name, root / layout.folder / layout.images
@@ -93,7 +92,7 @@ def _check(name: str, root: Path, args: argparse.Namespace) -> dict[str, Any]:
         counts = {"classes": len({item.label for item in split.train})}
         counts |= {part: len(items) for part, items in split._asdict().items()}
         if not args.structure_only:
-            findings += _images(name, image_dir, split, args.workers, twins=own)
+            findings += _check_images(name, image_dir, split, args.workers, duplicates=custom)
     return {
         "name": name,
         "folder": str(image_dir),
@@ -103,33 +102,35 @@ def _check(name: str, root: Path, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _images(name: str, image_dir: Path, split: Any, workers: int, twins: bool) -> list[Any]:
-    """Findings on the images that the split names and that are there."""
-    from qprompt.data import checks
+def _check_images(name: str, image_dir: Path, split: Any, workers: int, duplicates: bool) -> list[Any]:
+    """Decode the images of the split that exist; with `duplicates`, compare files across the parts of the split."""
     from qprompt.data.decode_all import decode_all
     from qprompt.data.fewshot import missing_files
+    from qprompt.data.findings import error, warning
 
     paths = {item.path for part in split for item in part}
     paths -= set(missing_files(image_dir, paths))
     parts = {item.path: part for part, items in split._asdict().items() for item in items}
     faults: list[str] = []
-    doubles: list[str] = []
+    repeated: list[str] = []
     seen: dict[str, str] = {}
-    for result in decode_all([f"{image_dir}/{path}" for path in sorted(paths)], workers, twins, label=name):
+    for result in decode_all([f"{image_dir}/{path}" for path in sorted(paths)], workers, duplicates, label=name):
         if result.fault:
             faults.append(result.fault)
-        elif twins:
+        elif duplicates:
             path = result.path[len(str(image_dir)) + 1 :]
             other = seen.setdefault(result.digest, path)
             if parts[other] != parts[path]:
-                doubles.append(f"{other} ({parts[other]}) and {path} ({parts[path]})")
-    advice = "Fetch or unpack it again; a run that meets it stops."
-    findings = [checks.error("unreadable-image", fault, advice) for fault in faults[:SHOWN]]
-    if len(faults) > SHOWN:
-        findings.append(checks.error("unreadable-image", f"and {len(faults) - SHOWN} more images like these.", advice))
-    if doubles:
-        text = f"{len(doubles)} images are the same in two parts of the split, e.g. {doubles[0]}."
-        findings.append(checks.warning("same-image", text, "Delete one of each: accuracies come out too high."))
+                repeated.append(f"{other} ({parts[other]}) and {path} ({parts[path]})")
+    advice = "Download or unpack it again: a run that reads it stops."
+    findings = [error("unreadable-image", fault, advice) for fault in faults[:MAX_SHOWN]]
+    if len(faults) > MAX_SHOWN:
+        findings.append(error("unreadable-image", f"{len(faults) - MAX_SHOWN} more unreadable images.", advice))
+    if repeated:
+        text = f"{len(repeated)} images are identical in two parts of the split, for example {repeated[0]}."
+        findings.append(
+            warning("same-image", text, "Delete one of each pair: testing on training images overstates accuracy.")
+        )
     return findings
 
 

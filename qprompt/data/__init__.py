@@ -1,1 +1,1 @@
-"""Data sets without Dassl: items and splits, few-shot draws, readers of known layouts, checks, safe decoding."""
+"""Data sets independent of Dassl: items, splits, few-shot sampling, readers, checks and safe image decoding."""

@@ -1,4 +1,4 @@
-"""Unpacks archives that may come from anyone: nothing outside the target, nothing overwritten, nothing but files."""
+"""Unpack archives from untrusted sources: only regular files, nothing outside the target, nothing overwritten."""
 
 import shutil
 import tarfile
@@ -11,13 +11,13 @@ from typing import IO, NamedTuple
 from qprompt.errors import UserError
 from qprompt.io.files import atomic_open
 
-# Images hardly shrink in an archive: one that grows by more than this is made to fill a disk.
+# Images are compressed already. An archive that grows by more than this is an attempt to fill the disk.
 GROWTH = 20
 ALLOWANCE = 1_000_000_000  # bytes
 
 
 class Member(NamedTuple):
-    """One file in an archive; `open` gives its content."""
+    """One file in an archive; `open` returns a stream of its content."""
 
     path: str
     size: int
@@ -25,20 +25,29 @@ class Member(NamedTuple):
 
 
 class Unpacked(NamedTuple):
-    """How many files were written, and how many were there already."""
+    """The number of files that were written and of those that existed already."""
 
     written: int
-    kept: int
+    existing: int
 
 
 def unpack(archive: Path, target: Path, inside: Sequence[str] = ("",), to: str = "") -> Unpacked:
-    """Write what the archive holds below one of the folders `inside` to ``target/to``.
+    """Write the files below one of the archive's folders `inside` to ``target/to``.
 
-    A file that is there with the same size is kept; one of another size raises UserError, and so do paths that
-    leave the target, links, devices, and an archive that grows out of proportion.
+    An existing file of the same size is skipped.
+
+    Args:
+        archive: A .zip or .tar file, compressed or not.
+        target: The folder to unpack into.
+        inside: Folders in the archive; the first one that contains a file determines its relative path.
+        to: A folder below `target`.
+
+    Raises:
+        UserError: A file exists with another size, a path leaves the target, a member is a link or a device, the
+            archive is damaged, or it unpacks to more than GROWTH times its size plus ALLOWANCE.
     """
     budget = archive.stat().st_size * GROWTH + ALLOWANCE
-    written = kept = 0
+    written = existing = 0
     with members(archive) as found:
         for member in found:
             path = relative(member.path, inside, archive)
@@ -50,13 +59,17 @@ def unpack(archive: Path, target: Path, inside: Sequence[str] = ("",), to: str =
             if write(member, target / to / path, archive):
                 written += 1
             else:
-                kept += 1
-    return Unpacked(written, kept)
+                existing += 1
+    return Unpacked(written, existing)
 
 
 @contextmanager
 def members(archive: Path, stream: IO[bytes] | None = None) -> Iterator[Iterator[Member]]:
-    """The files in a .zip or .tar (plain or compressed) archive, one after the other."""
+    """Iterate over the files in a .zip or .tar archive, read from `stream` if it is given.
+
+    Raises:
+        UserError: The archive is damaged or holds a link or a device.
+    """
     try:
         if archive.suffix == ".zip":
             with zipfile.ZipFile(stream or archive) as opened_zip:
@@ -66,11 +79,11 @@ def members(archive: Path, stream: IO[bytes] | None = None) -> Iterator[Iterator
                 yield _tar_members(opened_tar, archive)
     except UserError:
         raise
-    # A damaged archive can raise nearly anything on its way.
+    # The readers of a damaged archive raise nearly any exception.
     except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk, not the archive
+        if isinstance(error, OSError) and error.errno is not None:  # a disk error, not a damaged archive
             raise UserError(f"{error.strerror}: {error.filename or archive}.") from None
-        raise UserError(f"{archive} is damaged ({error or type(error).__name__}): fetch it again.") from None
+        raise UserError(f"{archive} is damaged ({error or type(error).__name__}): download it again.") from None
 
 
 def _zip_members(opened: zipfile.ZipFile, archive: Path) -> Iterator[Member]:
@@ -87,11 +100,15 @@ def _tar_members(opened: tarfile.TarFile, archive: Path) -> Iterator[Member]:
             raise UserError(f"{archive} holds a link or a device, {info.name!r}: refused.")
         if info.isfile():
             yield Member(info.name, info.size, lambda info=info: opened.extractfile(info))  # type: ignore[misc, arg-type]
-        opened.members = []  # type: ignore[attr-defined]  # tarfile keeps all it has seen: a million entries otherwise
+        opened.members = []  # type: ignore[attr-defined]  # tarfile would keep every member, up to a million
 
 
 def relative(path: str, inside: Sequence[str], archive: Path) -> str | None:
-    """`path` below the first folder of `inside` that it is in; None if it is in none or hidden."""
+    """Return `path` relative to the first folder of `inside` that contains it; None if none does or it is hidden.
+
+    Raises:
+        UserError: The path is absolute or leaves the folder it is unpacked into.
+    """
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if path.startswith("/") or ".." in parts or "\\" in path or "\0" in path or not parts or ":" in parts[0]:
         raise UserError(f"{archive} holds {path!r}, which leaves the target folder: refused.")
@@ -105,11 +122,15 @@ def relative(path: str, inside: Sequence[str], archive: Path) -> str | None:
 
 
 def write(member: Member, path: Path, archive: Path) -> bool:
-    """Write one file, whole or not at all; False if it is there already."""
+    """Write one file atomically; return False if it exists already.
+
+    Raises:
+        UserError: The file exists with another size.
+    """
     if path.exists():
         if path.stat().st_size == member.size:
             return False
-        raise UserError(f"{path} is there with another size than in {archive}: move it away; nothing is overwritten.")
+        raise UserError(f"{path} exists with another size than in {archive}. Move it away: nothing is overwritten.")
     with member.open() as content, atomic_open(path, durable=False) as file:
         shutil.copyfileobj(content, file, 1 << 20)
     return True

@@ -1,4 +1,4 @@
-"""Other class names than those of the data: config key DATASET.CLASSNAMES."""
+"""Rename the classes of a data set: config key DATASET.CLASSNAMES."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +9,14 @@ from qprompt.io.files import parse_json
 
 
 def read_renames(path: str) -> Callable[[Split], Split]:
-    """A function that renames the classes of a split as the file `path` says.
+    """Read new class names and return a function that renames the classes of a split.
 
-    The file is text with one name a line in label order, a JSON list of the same, or a JSON object
-    ``{"name in the data": "name in the prompt"}`` for some classes.
+    Args:
+        path: A text file with one name per line in label order, a .json file with a list of the same, or a .json
+            file with an object ``{"name in the data": "name in the prompt"}`` for some of the classes.
+
+    Raises:
+        UserError: The file cannot be read. The returned function raises it if the names do not match the classes.
     """
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8")
@@ -21,7 +25,7 @@ def read_renames(path: str) -> Callable[[Split], Split]:
         raise UserError(f"DATASET.CLASSNAMES {path!r} cannot be read: {error}.") from None
     values = list(names.values()) if isinstance(names, dict) else names
     if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
-        raise UserError(f"DATASET.CLASSNAMES {path}: expected a list of names or an object of old and new names.")
+        raise UserError(f"DATASET.CLASSNAMES {path}: expected a list or an object of names.")
     if isinstance(names, dict):
         return lambda split: _rename(split, names, path)
     listed = [name.strip() for name in values if name.strip()]

@@ -1,4 +1,4 @@
-"""Decodes many images in parallel to find those that cannot be used."""
+"""Decode many images in parallel to find the unreadable ones."""
 
 import hashlib
 import multiprocessing
@@ -14,15 +14,21 @@ from qprompt.data.images import ImageError, read_image
 
 
 class Decoded(NamedTuple):
-    """What became of one file: `fault` is empty when it is an image; `digest` is that of its bytes, if asked for."""
+    """The result for one file.
+
+    Attributes:
+        path: The file.
+        fault: The error message; empty if the image is readable.
+        digest: The SHA-256 of the file as hex digits, if requested.
+    """
 
     path: str
     fault: str
     digest: str
 
 
-def cores() -> int:
-    """Processors that this process may use."""
+def available_cores() -> int:
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -43,16 +49,27 @@ def _decode_some(paths: Sequence[str], with_digest: bool) -> list[Decoded]:
 def decode_all(
     paths: Sequence[str], workers: int = 0, with_digest: bool = False, chunk: int = 256, label: str = "images"
 ) -> Iterator[Decoded]:
-    """Decode every file, in `workers` processes (0: one a processor), in order, with a progress bar on a terminal."""
+    """Decode every file, with a progress bar if standard error is a terminal.
+
+    Args:
+        paths: The image files.
+        workers: The number of processes; 0: one per processor.
+        with_digest: Whether to hash the files.
+        chunk: The number of files that a process gets at once.
+        label: The text in front of the progress bar.
+
+    Yields:
+        One result per file, in order.
+    """
     chunks = [paths[start : start + chunk] for start in range(0, len(paths), chunk)]
-    workers = min(workers or cores(), len(chunks))
+    workers = min(workers or available_cores(), len(chunks))
     with tqdm(total=len(paths), desc=label, unit=" images", disable=None, leave=False) as bar:
         if workers < 2:
             for part in chunks:
                 yield from _decode_some(part, with_digest)
                 bar.update(len(part))
             return
-        # spawn: forking a process that has threads may hang it
+        # Not fork: forking a process that has threads can deadlock.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             for results in pool.map(_decode_some, chunks, [with_digest] * len(chunks)):

@@ -1,4 +1,4 @@
-"""Keeps decoded images in memory that all DataLoader workers share, up to a bound."""
+"""A cache of decoded images in memory of bounded size that all DataLoader workers share."""
 
 import contextlib
 import mmap
@@ -16,31 +16,45 @@ MB = 1_000_000
 
 
 class DecodeCache:
-    """RGB pixels of known files. First come, first kept: nothing is evicted, what does not fit is decoded each time.
+    """RGB pixels of known files. Nothing is evicted: an image that does not fit is decoded each time.
 
-    (Training visits every image once an epoch. Against that pattern eviction would throw out each image just
-    before its next use; keeping a fixed part is the best a bounded cache can do.)
+    Training reads every image once per epoch. For this access pattern, eviction would remove each image just before
+    its next use; a fixed subset is the best that a bounded cache can do.
 
-    The memory is one anonymous shared mapping, so that workers started by fork fill and read it together; pages are
-    taken from the system only when written. A worker started in another way has no cache and decodes.
+    The memory is one anonymous shared mapping, so that forked workers fill and read it together. The operating system
+    allocates a page only when it is written.
     """
 
     def __init__(self, paths: Sequence[str], limit: int):
-        """A cache of at most `limit` bytes for the files `paths`."""
+        """Reserve the memory.
+
+        Args:
+            paths: The files that may be cached.
+            limit: The maximum size in bytes.
+
+        Raises:
+            OSError, ValueError, OverflowError: The system does not grant so much memory.
+        """
         self._slots = {path: slot for slot, path in enumerate(dict.fromkeys(paths))}
         self._limit = max(limit, 1)
         self._pixels = mmap.mmap(-1, self._limit)
-        # a slot's row: offset, width, height; width 0 as long as the image is not kept
+        # The row of a slot: offset, width, height. Width 0: the image is not cached.
         self._table = memoryview(mmap.mmap(-1, max(len(self._slots), 1) * 24)).cast("Q")
         self._used = multiprocessing.get_context("fork" if hasattr(os, "fork") else None).Value("Q", 0)
 
     @property
     def used(self) -> int:
-        """Bytes taken."""
+        """The number of bytes in use."""
         return self._used.value
 
     def read(self, path: str) -> Image.Image:
-        """The pixels kept for `path`, else those of the file, which are kept if there is room."""
+        """Return the image at `path` as RGB, from the cache or else from the file.
+
+        An image read from the file is cached if there is room.
+
+        Raises:
+            ImageError: The file is missing, damaged or too large.
+        """
         image = self.get(path)
         if image is None:
             image = read_image(path)
@@ -48,7 +62,7 @@ class DecodeCache:
         return image
 
     def get(self, path: str) -> Image.Image | None:
-        """A new image with the pixels kept for `path`, or None."""
+        """Return a new image with the cached pixels of `path`, or None."""
         slot = self._slots.get(path)
         if slot is None:
             return None
@@ -59,7 +73,7 @@ class DecodeCache:
         return Image.frombytes("RGB", (width, height), self._pixels[offset : offset + 3 * width * height])
 
     def put(self, path: str, image: Image.Image) -> None:
-        """Keep the pixels of `image` if there is room."""
+        """Cache the pixels of `image` if there is room."""
         slot = self._slots.get(path)
         size = 3 * image.width * image.height
         if slot is None or self._used.value + size > self._limit:
@@ -74,20 +88,28 @@ class DecodeCache:
 
 
 def for_files(paths: Sequence[str], megabytes: int) -> DecodeCache | None:
-    """A cache for `paths`; 0 `megabytes`: none, below 0: as much as `default_limit` says."""
+    """Create a cache for the files `paths`.
+
+    Args:
+        paths: The files that may be cached.
+        megabytes: The maximum size; 0: no cache; negative: `default_limit`.
+
+    Returns:
+        The cache, or None if it is turned off or the system does not grant the memory.
+    """
     limit = default_limit() if megabytes < 0 else megabytes * MB
-    with contextlib.suppress(OSError, ValueError, OverflowError):  # a system that promises no more memory than it has
+    with contextlib.suppress(OSError, ValueError, OverflowError):  # the system grants no more memory than it has
         return DecodeCache(paths, limit) if limit else None
     return None
 
 
 def default_limit() -> int:
-    """Bytes: a quarter of the memory that this process may still take, at most 4 GB; 0 if the system does not tell."""
+    """Return a quarter of the memory that this process may still use, at most 4 GB, in bytes; 0 if it is unknown."""
     free = []
     with contextlib.suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/meminfo").read_text().splitlines()
         free.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
-    # the limit of a container
+    # The limit of a container.
     for file in ("memory.max", "memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):
             free.append(int(Path("/sys/fs/cgroup", file).read_text()))

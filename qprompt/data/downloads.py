@@ -1,4 +1,4 @@
-"""Where each data set comes from: project pages, and what its archives are called and hold."""
+"""The source of each data set: project pages, names and contents of archives."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,13 @@ from qprompt.errors import UserError, did_you_mean
 
 
 class Archive(NamedTuple):
-    """An archive as it is distributed: what lies below one of `inside` goes to `to`, below the data set's folder."""
+    """An archive as it is distributed.
+
+    Attributes:
+        name: The file name.
+        inside: Folders in the archive; the files below the first one that exists are unpacked.
+        to: The folder to unpack into, below the data set's folder.
+    """
 
     name: str
     inside: tuple[str, ...] = ("",)
@@ -21,7 +27,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "ImageNet": ("https://image-net.org/download.php",),
     "Caltech101": ("https://data.caltech.edu/records/mzrjq-6wc02",),
     "OxfordPets": ("https://www.robots.ox.ac.uk/~vgg/data/pets/",),
-    # the authors' own page is gone; this thread has what replaces it
+    # The authors' page no longer exists; this thread lists replacements.
     "StanfordCars": ("https://github.com/pytorch/vision/issues/7545",),
     "OxfordFlowers": ("https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",),
     "Food101": ("https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",),
@@ -38,7 +44,7 @@ PAGES: dict[str, tuple[str, ...]] = {
 
 _V2 = "imagenetv2-matched-frequency-format-val"
 
-# ImageNet's own archives (tars within a tar, labels apart) are in prepare.py.
+# prepare.py handles ImageNet's archives (tars within a tar, separate labels).
 ARCHIVES: dict[str, tuple[Archive, ...]] = {
     "Caltech101": (
         Archive("caltech-101.zip", ("caltech-101",)),
@@ -76,24 +82,31 @@ IMAGENET_ARCHIVES = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSV
 
 
 def archive_names(name: str) -> list[str]:
-    """File names under which the archives of a data set are known."""
+    """Return the file names of a data set's archives."""
     return [*(archive.name for archive in ARCHIVES.get(name, ())), *(IMAGENET_ARCHIVES if name == "ImageNet" else ())]
 
 
 def find_layout(name: str) -> Layout:
-    """The layout that `name` means: as in the registry, as its folder or as its yaml file is called; any case."""
-    plain = _plain(name)
+    """Find a layout by the data set's name, its folder or its yaml file, ignoring case and punctuation.
+
+    Raises:
+        UserError: There is no such data set.
+    """
+    normalized = _normalize(name)
     for layout in LAYOUTS.values():
-        if plain in (_plain(layout.name), _plain(layout.folder), _plain(layout.split_name)):
+        if normalized in _spellings(layout):
             return layout
-    raise UserError(f"no data set {name!r}.{did_you_mean(name, LAYOUTS)} There are: {', '.join(LAYOUTS)}.")
+    raise UserError(f"no data set {name!r}.{did_you_mean(name, LAYOUTS)} Available: {', '.join(LAYOUTS)}.")
 
 
-def _plain(name: str) -> str:
-    return "".join(c for c in name.lower() if c.isalnum()) or "-"
+def _spellings(layout: Layout) -> set[str]:
+    return {_normalize(name) for name in (layout.name, layout.folder, layout.split_name) if name}
 
 
-def lookalikes(layout: Layout, names: list[str]) -> list[str]:
-    """Those of `names` that may be the data set's folder under another spelling."""
-    wanted = {_plain(layout.folder), _plain(layout.name), _plain(layout.split_name)} - {"-"}
-    return [name for name in names if name != layout.folder and _plain(name) in wanted]
+def _normalize(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())
+
+
+def similar_folders(layout: Layout, names: list[str]) -> list[str]:
+    """Return the `names` that differ from the data set's folder only in spelling."""
+    return [name for name in names if name != layout.folder and _normalize(name) in _spellings(layout)]

@@ -1,4 +1,4 @@
-"""From a source of items to the split that a run trains and tests on: CoOp's few-shot protocol, with its caches."""
+"""CoOp's few-shot protocol: from the source of a data set to the split that a run trains and tests on."""
 
 import logging
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qprompt.data import coop_pickle
 from qprompt.data.items import Item, Split, check_subset, class_names, draw_shots, split_hash, subset_classes
-from qprompt.data.split_file import publish, read_items, read_split
+from qprompt.data.split_file import read_items, read_split, write_new
 from qprompt.errors import UserError
 from qprompt.io.files import read_json
 
@@ -19,14 +19,15 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Source:
-    """Where the items of a data set come from.
+    """The source of a data set's items.
 
-    image_dir: item paths are relative to it.
-    read: gives the whole split; may draw from the generator (a split that is not official).
-    split_file: when it is there it replaces `read`; when not, what `read` gave is written there.
-    cache_dir: few-shot draws are kept there (CoOp's ``split_fewshot``); None keeps none.
-    test_is_val: the val items are the test items, and are not drawn from (ImageNet).
-    test_only: shots and class subsets do not apply (the ImageNet variants).
+    Attributes:
+        image_dir: The folder that item paths are relative to.
+        read: Returns the split with all images; it may use the generator to draw a split that is not official.
+        split_file: If this file exists, it is used instead of `read`; else the result of `read` is written to it.
+        cache_dir: The folder of cached few-shot draws (CoOp's ``split_fewshot``); None: no cache.
+        test_is_val: Whether the val items are the test items, without a few-shot draw (ImageNet).
+        test_only: Whether shots and class subsets do not apply (the ImageNet variants).
     """
 
     image_dir: Path
@@ -45,10 +46,18 @@ def load(
     write: bool = True,
     rename: Callable[[Split], Split] | None = None,
 ) -> Split:
-    """The split of one run: `shots` < 1 means all images; `seed` < 0 draws anew each time and keeps no draw.
+    """Return the split that a run trains and tests on.
 
-    `write` False, or a tree that cannot be written to, leaves the tree as it is. `rename` gives other class names,
-    after the draw and before the classes are halved.
+    Args:
+        source: The data set.
+        shots: The number of training images per class; below 1: all.
+        seed: Determines the few-shot draw; below 0: a new draw each time, which is not cached.
+        subset: "all", "base" (the first half of the classes) or "new" (the second half).
+        write: Whether to write the split file and the few-shot draw if they do not exist.
+        rename: Changes class names; applied after the draw and before `subset`.
+
+    Raises:
+        UserError: Files are missing or invalid, or the split has no training or test images.
     """
     check_subset(subset)
     if source.test_only:
@@ -67,7 +76,7 @@ def load(
 
 
 def _draw_split(source: Source, shots: int, seed: int, write: bool) -> Split:
-    # One generator for the split and for the draw: what upstream's global one does after set_random_seed.
+    # One generator for the split and for the draw, like upstream's global one after set_random_seed.
     rng = random.Random(seed) if seed >= 0 else random.Random()
     split_file = source.split_file
     if split_file is None or split_file.exists():
@@ -75,10 +84,10 @@ def _draw_split(source: Source, shots: int, seed: int, write: bool) -> Split:
         return _draw(source, full, shots, seed, rng, write) if shots > 0 else full
     full = source.read(rng)
     split = _draw(source, full, shots, seed, rng, write) if shots > 0 else full
-    # The draw was published before the split: whoever sees the split also sees the draw that belongs to it.
-    written = write and _publish(split_file, {part: list(items) for part, items in full._asdict().items()})
+    # The draw was written before the split: a run that sees the split also sees the draw that belongs to it.
+    written = write and _write_new(split_file, {part: list(items) for part, items in full._asdict().items()})
     if not written and split_file.exists():
-        return _draw_split(source, shots, seed, write)  # another run was first: its split is the one
+        return _draw_split(source, shots, seed, write)  # another run was faster: use its split
     if not written:
         logger.warning(
             "%s was not written: a run with another seed will train and test on another split.", split_file.name
@@ -91,22 +100,22 @@ def _draw(source: Source, full: Split, shots: int, seed: int, rng: random.Random
     name = f"shot_{shots}-seed_{seed}"
     cache = source.cache_dir / f"{name}-{key[:12]}.json" if source.cache_dir and seed >= 0 else None
     if cache:
-        kept = _kept_draw(cache, cache.with_name(f"{name}.pkl"), full, key, shots, not source.test_is_val)
-        if kept:
-            return full._replace(**kept)
+        cached = _cached_draw(cache, cache.with_name(f"{name}.pkl"), full, key, shots, not source.test_is_val)
+        if cached:
+            return full._replace(**cached)
     parts = {"train": draw_shots(full.train, shots, rng)}
     if not source.test_is_val:
         parts["val"] = draw_shots(full.val, min(shots, 4), rng)
     if cache and write:
         head = {"format": FORMAT, "split": key, "shots": shots, "seed": seed}
-        _publish(cache, {**head, **parts}, replace=cache.exists(), durable=False)  # a lost one is drawn again
+        _write_new(cache, {**head, **parts}, replace=cache.exists(), durable=False)  # a lost draw can be repeated
     return full._replace(**parts)
 
 
-def _kept_draw(
+def _cached_draw(
     cache: Path, pickled: Path, full: Split, key: str, shots: int, with_val: bool
 ) -> dict[str, list[Item]] | None:
-    """The draw that an earlier run kept, ours or upstream's; None if there is none or (it says why) it does not fit."""
+    """The draw that an earlier run of ours or of CoOp cached; None if there is none or it does not match the split."""
     try:
         if cache.exists():
             return _read_cache(cache, full, key)
@@ -122,16 +131,16 @@ def _kept_draw(
     return None
 
 
-def _publish(path: Path, data: dict, replace: bool = False, durable: bool = True) -> bool:
+def _write_new(path: Path, data: dict, replace: bool = False, durable: bool = True) -> bool:
     try:
-        return publish(path, data, replace, durable)
+        return write_new(path, data, replace, durable)
     except OSError as error:
         logger.warning("%s was not written: %s.", path, error.strerror)
         return False
 
 
 def _read_cache(path: Path, full: Split, key: str) -> dict[str, list[Item]]:
-    """The draw kept in `path`, if it is one from this very split."""
+    """The draw in `path`, which must be from the split `full` with the hash `key`."""
     try:
         data = read_json(path)
         if data["format"] != FORMAT:
@@ -140,7 +149,7 @@ def _read_cache(path: Path, full: Split, key: str) -> dict[str, list[Item]]:
             raise UserError(f"{path} was drawn from another split than the one on disk.")
         parts = {part: read_items(data[part], f"{path}, {part}") for part in ("train", "val") if part in data}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is broken ({type(error).__name__}: {error}).") from None
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}).") from None
     for part, items in parts.items():
         known = set(getattr(full, part))
         for item in items:
@@ -150,7 +159,7 @@ def _read_cache(path: Path, full: Split, key: str) -> dict[str, list[Item]]:
 
 
 def _check(split: Split, image_dir: Path) -> None:
-    """Every class has training items, and every file is there: one clear line now rather than a crash later."""
+    """Raise UserError unless every class has training images and every file exists."""
     if not split.train or not split.test:
         empty = "train" if not split.train else "test"
         raise UserError(f"{image_dir}: the {empty} set is empty. Run 'qprompt check-data' on the data root.")
@@ -169,13 +178,13 @@ def _check(split: Split, image_dir: Path) -> None:
     missing = missing_files(image_dir, paths)
     if missing:
         raise UserError(
-            f"{len(missing)} of {len(paths)} images are not there, the first is {image_dir / min(missing)}. "
+            f"{len(missing)} of {len(paths)} images do not exist, the first is {image_dir / min(missing)}. "
             "Run 'qprompt check-data' on the data root."
         )
 
 
 def missing_files(folder: Path, paths: set[str]) -> list[str]:
-    """Those of `paths` that are no files below `folder`. One listing a folder, not one look-up a file."""
+    """Return the `paths` that are not files below `folder`. It lists each folder once, which is fast."""
     listed: dict[str, set[str]] = {}
     missing = []
     for path in paths:
@@ -186,7 +195,7 @@ def missing_files(folder: Path, paths: set[str]) -> list[str]:
                     listed[parent] = {entry.name for entry in entries}
             except OSError:
                 listed[parent] = set()
-        # a listing spells names in one way only; the file system may accept others
+        # The file system may accept other spellings of a name than the one in the listing.
         if name not in listed[parent] and not os.path.isfile(folder / path):
             missing.append(path)
     return missing

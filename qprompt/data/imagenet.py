@@ -1,9 +1,10 @@
-"""ImageNet and its four variants: class names by synset, images in one folder a class."""
+"""Read ImageNet and its four variants: one folder of images per class, class names by synset."""
 
 import logging
 import random
 from pathlib import Path
 
+from qprompt.data.findings import prepare_command
 from qprompt.data.items import Item, Split
 from qprompt.data.readers import Read, folders_in, images_in, read_lines
 from qprompt.errors import UserError
@@ -12,48 +13,53 @@ logger = logging.getLogger(__name__)
 
 
 def read_classnames(folder: Path) -> dict[str, str]:
-    """``classnames.txt``: ``n01440764 tench`` a line, in label order."""
+    """Read ``classnames.txt``, with lines such as ``n01440764 tench`` in label order.
+
+    Returns:
+        The class name of each synset.
+    """
     path = folder / "classnames.txt"
     if not path.is_file():
-        raise UserError(f"{path} is not there: the variants take a copy of imagenet/classnames.txt.")
+        raise UserError(f"{path} does not exist: the variants need a copy of imagenet/classnames.txt.")
     return {synset: name for synset, _, name in (line.partition(" ") for line in read_lines(path))}
 
 
 def imagenet(folder: Path, rng: random.Random) -> Split:
-    """``images/train`` and ``images/val``; the val images are val and test.
+    """Read ``images/train`` and ``images/val``; the val images are both val and test.
 
-    Where upstream left its ``preprocessed.pkl`` and it lists the very images on disk, its order is kept, so that
-    draws stay those that upstream made from it.
+    If upstream left its ``preprocessed.pkl`` and it lists exactly the images on disk, its order is used, so that
+    few-shot draws are those that upstream made from it.
     """
     from qprompt.data import coop_pickle
 
     names = read_classnames(folder)
     train, test = (_synset_folders(folder / "images" / part, names, f"{part}/") for part in ("train", "val"))
-    _same_classes(folder / "images", train, test)
+    _check_same_classes(folder / "images", train, test)
     pickled = folder / "preprocessed.pkl"
     if pickled.is_file():
         try:
-            train, test = coop_pickle.same_in_its_order(pickled, {"train": train, "test": test})
+            train, test = coop_pickle.read_order(pickled, {"train": train, "test": test})
         except UserError as reason:
             logger.warning("Not used: %s", reason)
     return Split(train, test, test)
 
 
-def _same_classes(images: Path, train: list[Item], test: list[Item]) -> None:
-    """Labels are positions among the folders: one folder more on one side would shift all that follow."""
+def _check_same_classes(images: Path, train: list[Item], test: list[Item]) -> None:
+    """Labels are positions among the folders: a folder that only one part has would shift the labels after it."""
     if not test and images_in(images / "val"):
         raise UserError(
-            f"{images / 'val'} holds loose images, not one folder a class. "
-            f"'qprompt prepare-data ImageNet {images.parent.parent}' moves them."
+            f"{images / 'val'} holds images instead of one folder per class. "
+            f"To move them: {prepare_command('ImageNet', images.parent.parent)}"
         )
     synsets = [{item.path.split("/")[1] for item in part} for part in (train, test)]
-    odd = synsets[0] ^ synsets[1]
-    if odd:
-        raise UserError(f"{images}: train and val differ in {len(odd)} class folders, e.g. {min(odd)!r}.")
+    different = synsets[0] ^ synsets[1]
+    if different:
+        example = min(different)
+        raise UserError(f"{images}: train and val differ in {len(different)} class folders, for example {example!r}.")
 
 
 def variant(images: str) -> Read:
-    """ImageNet-Sketch, -A and -R: synset folders below `images`, all for testing."""
+    """Return a reader of ImageNet-Sketch, -A or -R: synset folders below `images`, all for testing."""
 
     def read(folder: Path, rng: random.Random) -> Split:
         items = _synset_folders(folder / images, read_classnames(folder))
@@ -63,7 +69,7 @@ def variant(images: str) -> Read:
 
 
 def imagenetv2(folder: Path, rng: random.Random) -> Split:
-    """Folders ``0`` to ``999`` named by the label, which is the line in ``classnames.txt``."""
+    """Read the folders ``0`` to ``999``: a folder's name is the label, the line in ``classnames.txt``."""
     images = folder / "imagenetv2-matched-frequency-format-val"
     items = [
         Item(f"{label}/{file}", label, name)

@@ -1,4 +1,4 @@
-"""A list of images as CSV, TSV, JSON or JSON lines: path, class, and which part of the split."""
+"""Read a list of images as CSV, TSV, JSON or JSON lines: path, class and optionally the part of the split."""
 
 import csv
 import logging
@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from qprompt.data.fewshot import Source
+from qprompt.data.image_folder import PARTS, complete
 from qprompt.data.items import Item, Split
-from qprompt.data.own import PARTS, complete
 from qprompt.data.split_file import read_split
 from qprompt.errors import UserError
 from qprompt.io.files import parse_json
 
-# column or key -> the names under which it is taken
+# Column -> its accepted names.
 COLUMNS = {
     "path": ("path", "filepath", "file", "filename", "image", "image_path", "impath"),
     "name": ("classname", "class", "class_name", "category"),
@@ -25,12 +25,20 @@ _EXAMPLE = "path,classname,split"
 
 
 def item_list(file: Path, root: Path) -> Source:
-    """Images below `root`, listed in `file`."""
+    """Return the source of a data set with images below `root` that are listed in `file`."""
     return Source(image_dir=root, read=lambda rng: read_item_list(file, root))
 
 
 def read_item_list(file: Path, root: Path) -> Split:
-    """The split that `file` describes; UserError names the row that is wrong."""
+    """Read the split that a list describes.
+
+    Args:
+        file: A .csv, .tsv, .json or .jsonl file; a .json file may also be a ``split_zhou`` file.
+        root: The folder that paths are relative to.
+
+    Raises:
+        UserError: The file is invalid; the message names the row.
+    """
     suffix = file.suffix.lower()
     if suffix not in (".csv", ".tsv", ".json", ".jsonl"):
         raise UserError(f"DATASET.LIST {str(file)!r}: expected a .csv, .tsv, .json or .jsonl file.")
@@ -47,7 +55,7 @@ def read_item_list(file: Path, root: Path) -> Split:
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"DATASET.LIST {file} cannot be read: {error}.") from None
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"DATASET.LIST {file}: expected rows with {_EXAMPLE} (split may be left out).")
+        raise UserError(f"DATASET.LIST {file}: expected rows with {_EXAMPLE} (split is optional).")
     return _split(rows, file, root)
 
 
@@ -76,7 +84,7 @@ def _split(rows: list[dict[str, Any]], file: Path, root: Path) -> Split:
     for path, label, name, part in zip(paths, labels, names, parts, strict=True):
         if path in seen:
             where = f"twice in {part}" if seen[path] == part else f"in {seen[path]} and in {part}"
-            raise UserError(f"{file}: {path} is {where}.")
+            raise UserError(f"{file}: {path} is listed {where}.")
         seen[path] = part
         items[part].append(Item(path, label, name))
     return complete(items, str(file))
@@ -88,26 +96,26 @@ def _find(row: dict[str, Any], names: Iterable[str]) -> str | None:
 
 
 def _classes(names: list[Any] | None, labels: list[Any] | None, where: str) -> tuple[list[str], list[int]]:
-    """Name and label (from 0) of each row, from either or both columns."""
+    """The class name and the label (from 0) of each row, from one or both columns."""
     for values in (names, labels):
         for number, value in enumerate(values or (), 1):
             if value is None or str(value).strip() == "":
                 raise UserError(f"{where}, row {number} has no class.")
     if labels and not all(str(label).strip().lstrip("-").isdigit() for label in labels):
-        names, labels = names or labels, None  # "label" holds names
+        names, labels = names or labels, None  # the "label" column holds names
     if names and not labels:
         texts = [str(name).strip() for name in names]
         order = {name: label for label, name in enumerate(sorted(set(texts)))}
         return texts, [order[text] for text in texts]
     numbers = [int(label) for label in labels or ()]
     if min(numbers) not in (0, 1):
-        raise UserError(f"{where}: the smallest label is {min(numbers)}; labels count from 0 (or from 1).")
+        raise UserError(f"{where}: the smallest label is {min(numbers)}, expected 0 (or 1).")
     if min(numbers) == 1:
         logger.info("%s: labels start at 1; they are used as 0 to %d.", where, max(numbers) - 1)
         numbers = [number - 1 for number in numbers]
     for expected, label in enumerate(sorted(set(numbers))):
         if label != expected:
-            raise UserError(f"{where}: labels go up to {max(numbers)}, but none is {expected}.")
+            raise UserError(f"{where}: labels go up to {max(numbers)}, but no row has label {expected}.")
     return ([str(name).strip() for name in names] if names else [str(n) for n in numbers]), numbers
 
 
@@ -115,7 +123,7 @@ def _relative(path: Any, root: Path, where: str) -> str:
     text = str(path or "").strip().replace("\\", "/")
     if text.startswith("/"):
         if not Path(text).is_relative_to(root):
-            raise UserError(f"{where}: {text} is not below --root {root}.")
+            raise UserError(f"{where}: {text} is not below the image folder {root}.")
         text = Path(text).relative_to(root).as_posix()
     text = text.removeprefix("./")
     try:
@@ -123,7 +131,7 @@ def _relative(path: Any, root: Path, where: str) -> str:
     except UnicodeEncodeError:
         text = ""
     if not text or ".." in text.split("/"):
-        raise UserError(f"{where}: path {str(path)!r} is empty or leaves --root.")
+        raise UserError(f"{where}: path {str(path)!r} is empty or leaves the image folder {root}.")
     return text
 
 

@@ -1,4 +1,4 @@
-"""Items and splits, and the three steps of the protocol on them: draw the shots, subset the classes, hash."""
+"""Items and splits, and the operations on them: few-shot sampling, class subsets, hashing."""
 
 import hashlib
 import math
@@ -12,7 +12,13 @@ SUBSETS = ("all", "base", "new")
 
 
 class Item(NamedTuple):
-    """One image. `path` is relative to the image folder of its data set, with ``/`` between its parts."""
+    """One image.
+
+    Attributes:
+        path: Relative to the image folder of the data set, with ``/`` as separator.
+        label: From 0.
+        classname: The name of the class.
+    """
 
     path: str
     label: int
@@ -20,7 +26,7 @@ class Item(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Train, val and test items. An empty `val` means that the data set has none."""
+    """Train, val and test items. An empty `val` means that the data set has no validation images."""
 
     train: Sequence[Item]
     val: Sequence[Item]
@@ -28,7 +34,7 @@ class Split(NamedTuple):
 
 
 def by_label(items: Sequence[Item]) -> dict[int, list[Item]]:
-    """Items of each label; labels in the order of their first appearance."""
+    """Group items by label; labels are in order of first appearance."""
     groups: dict[int, list[Item]] = {}
     for item in items:
         groups.setdefault(item.label, []).append(item)
@@ -36,10 +42,10 @@ def by_label(items: Sequence[Item]) -> dict[int, list[Item]]:
 
 
 def draw_shots(items: Sequence[Item], shots: int, rng: random.Random) -> list[Item]:
-    """`shots` items of each class by ``rng.sample``; a class with fewer gives all it has, in order.
+    """Sample `shots` items per class without replacement; of a smaller class, take all items in order.
 
-    Draws exactly what CoOp draws when `rng` is ``random.Random(seed)``: class by class in label order of
-    first appearance, without repetition.
+    With ``random.Random(seed)`` the result is the one of CoOp: classes in order of first appearance, each drawn with
+    ``rng.sample``.
     """
     drawn: list[Item] = []
     for group in by_label(items).values():
@@ -48,28 +54,34 @@ def draw_shots(items: Sequence[Item], shots: int, rng: random.Random) -> list[It
 
 
 def split_by_fractions(group: Sequence[Item], rng: random.Random) -> tuple[list[Item], list[Item], list[Item]]:
-    """One class, shuffled, into 50 % train, 20 % val and 30 % test (CoOp's rule where no official split is)."""
+    """Split the items of one class at random: 50% train, 20% val, 30% test (CoOp's rule without an official split).
+
+    Raises:
+        UserError: A part would be empty.
+    """
     shuffled = list(group)
     rng.shuffle(shuffled)
     train = round(len(shuffled) * 0.5)
     val = train + round(len(shuffled) * 0.2)
     parts = shuffled[:train], shuffled[train:val], shuffled[val:]
     if not all(parts):
-        raise UserError(
-            f"class {group[0].classname!r} has {len(group)} images: too few to split into train, val and test."
-        )
+        raise UserError(f"class {group[0].classname!r} has {len(group)} images: too few for train, val and test.")
     return parts
 
 
 def split_trainval(trainval: Sequence[Item], rng: random.Random) -> tuple[list[Item], list[Item]]:
-    """Official training items into 80 % train and 20 % val, class by class (CoOp's rule)."""
+    """Split official training items at random: 80% train and 20% val of each class (CoOp's rule).
+
+    Raises:
+        UserError: A class has too few items for a val split.
+    """
     train: list[Item] = []
     val: list[Item] = []
     for group in by_label(trainval).values():
         count = round(len(group) * 0.2)
         if count == 0:
             raise UserError(f"class {group[0].classname!r} has {len(group)} training images: too few for a val split.")
-        # Positions rather than items are shuffled: same stream, same result as upstream's draw.
+        # Upstream shuffles positions; shuffling the items uses the same random numbers and has the same result.
         rng.shuffle(group)
         val += group[:count]
         train += group[count:]
@@ -77,7 +89,7 @@ def split_trainval(trainval: Sequence[Item], rng: random.Random) -> tuple[list[I
 
 
 def check_subset(subset: str) -> None:
-    """UserError unless `subset` is one of SUBSETS."""
+    """Raise UserError unless `subset` is one of SUBSETS."""
     if subset not in SUBSETS:
         raise UserError(
             f"DATASET.SUBSAMPLE_CLASSES is {subset!r}: expected one of {', '.join(SUBSETS)}."
@@ -86,7 +98,17 @@ def check_subset(subset: str) -> None:
 
 
 def subset_classes(split: Split, subset: str) -> Split:
-    """The base (first half, rounded up) or new classes of the labels that train holds, relabelled from 0."""
+    """Return the part of a split with the base or new classes, relabelled from 0.
+
+    Base classes are the first half of the labels in train, rounded up; new classes are the others.
+
+    Args:
+        split: The split with all classes.
+        subset: "all", "base" or "new".
+
+    Raises:
+        UserError: `subset` is unknown, or there are no such classes.
+    """
     check_subset(subset)
     if subset == "all":
         return split
@@ -94,13 +116,17 @@ def subset_classes(split: Split, subset: str) -> Split:
     half = math.ceil(len(labels) / 2)
     chosen = labels[:half] if subset == "base" else labels[half:]
     if not chosen:
-        raise UserError(f"DATASET.SUBSAMPLE_CLASSES {subset}: a data set of {len(labels)} class has no {subset} half.")
+        raise UserError(f"DATASET.SUBSAMPLE_CLASSES {subset} needs at least 2 classes, the data set has {len(labels)}.")
     renamed = {label: position for position, label in enumerate(chosen)}
     return Split(*([i._replace(label=renamed[i.label]) for i in part if i.label in renamed] for part in split))
 
 
 def class_names(items: Sequence[Item]) -> list[str]:
-    """Name of each label, from 0 on. Gaps, and two names for one label, raise UserError."""
+    """Return the class names in label order.
+
+    Raises:
+        UserError: Labels are not 0, 1, 2, ... without gaps, or a label has two names.
+    """
     names: dict[int, str] = {}
     for item in items:
         other = names.setdefault(item.label, item.classname)
@@ -108,8 +134,8 @@ def class_names(items: Sequence[Item]) -> list[str]:
             raise UserError(f"label {item.label} has two class names, {other!r} and {item.classname!r}: {item.path}.")
     for expected, label in enumerate(sorted(names)):
         if label != expected:
-            hint = " Are the labels 1-based? They count from 0." if expected == 0 and label == 1 else ""
-            raise UserError(f"label {expected} has no training image, label {label} has.{hint}")
+            hint = " Are the labels 1-based? They must start at 0." if expected == 0 and label == 1 else ""
+            raise UserError(f"label {expected} has no training image, but label {label} has.{hint}")
     return [names[label] for label in sorted(names)]
 
 

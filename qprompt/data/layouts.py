@@ -1,4 +1,4 @@
-"""The data sets of the benchmark: where each lies below the data root, how it is read, how big it is.
+"""The data sets of the benchmark: folders, readers and sizes.
 
 Sizes are those of CoOp's fixed splits (Zhou et al., 2022, appendix A).
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from qprompt.data import imagenet, readers
 from qprompt.data.fewshot import Source
+from qprompt.data.findings import check_command, prepare_command
 from qprompt.data.items import Split
 from qprompt.data.readers import Read
 from qprompt.errors import UserError
@@ -18,10 +19,17 @@ from qprompt.errors import UserError
 class Layout:
     """One data set of the benchmark.
 
-    name: its name in the registry. folder: below the data root. images: below `folder`; item paths are relative to it.
-    read: takes the split from the official files. needs: those files and folders.
-    split_name: ``split_zhou_<split_name>.json`` replaces them where it is; empty: the official split is the split.
-    classes, train, val, test: the known sizes. parts: folders with images where `images` is not the one.
+    Attributes:
+        name: The name in the registry.
+        folder: The folder below the data root.
+        images: The image folder below `folder`; item paths are relative to it.
+        read: Reads the split from the official files.
+        classes, train, val, test: The numbers of classes and of images in each part.
+        needs: The official files that `read` needs.
+        split_name: ``split_zhou_<split_name>.json``, if it exists, replaces them; empty: the official split is used.
+        test_is_val: Whether the val images are the test images.
+        test_only: Whether there are no training images.
+        parts: The folders with images, if they are not `images`.
     """
 
     name: str
@@ -40,31 +48,41 @@ class Layout:
 
     @property
     def image_folders(self) -> tuple[str, ...]:
-        """The folders, below `folder`, that hold images or class folders of images."""
+        """The folders below `folder` that hold images or class folders of images."""
         return self.parts or (self.images,)
 
     def split_file(self, root: Path) -> Path | None:
-        """Where the authoritative split lies, if this data set has one."""
+        """Return the path of the published split file; None if the official split is used."""
         return root / self.folder / f"split_zhou_{self.split_name}.json" if self.split_name else None
 
     def read_official(self, folder: Path, rng: random.Random) -> Split:
-        """`read`, with whatever a file of unexpected content brings about as UserError."""
+        """Read the split from the official files below `folder`.
+
+        Raises:
+            UserError: A file is missing or has unexpected content.
+        """
         try:
             return self.read(folder, rng)
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-            what = f"{type(error).__name__}: {error}"
-            raise UserError(f"{folder}: the official files of {self.name} are not as expected ({what}).") from None
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(f"{folder}: cannot read the official files of {self.name} ({reason}).") from None
 
     def source(self, root: Path) -> Source:
-        """What `fewshot.load` needs. UserError when the folder or the images are not there."""
+        """Return the argument of `fewshot.load`.
+
+        Raises:
+            UserError: The folder or its image folder does not exist.
+        """
         folder = root / self.folder
         if not folder.is_dir():
             raise UserError(
-                f"{folder} is not there: the data root should hold a folder {self.folder!r} for {self.name}. "
-                f"'qprompt prepare-data {self.name} {root}' says how to get it."
+                f"{folder} does not exist: {self.name} needs a folder {self.folder!r} in the data root. "
+                f"To get it: {prepare_command(self.name, root)}"
             )
         if not (folder / self.images).is_dir():
-            raise UserError(f"{folder} has no folder {self.images!r}. Run 'qprompt check-data {root} {self.name}'.")
+            raise UserError(
+                f"{folder} has no folder {self.images!r}. To find the fault: {check_command(self.name, root)}"
+            )
         return Source(
             image_dir=folder / self.images,
             read=lambda rng: self.read_official(folder, rng),

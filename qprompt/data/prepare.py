@@ -1,4 +1,4 @@
-"""What can be done for a data set without the network: unpack, put ImageNet's val into class folders, copy, split."""
+"""Prepare downloaded data sets: unpack archives, copy lists, sort ImageNet's val images, draw a split."""
 
 import csv
 import logging
@@ -10,17 +10,28 @@ from pathlib import Path
 from qprompt.data import archives, downloads
 from qprompt.data.layouts import LAYOUTS, Layout
 from qprompt.data.readers import folders_in, images_in, read_lines, read_mat
-from qprompt.data.split_file import publish
+from qprompt.data.split_file import write_new
 from qprompt.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 
 def prepare(layout: Layout, root: Path, places: Sequence[Path]) -> None:
-    """Unpack, copy and sort what lies in `places` into the data set's folder."""
+    """Unpack, copy and sort the files of a data set into its folder below `root`.
+
+    Existing files are not overwritten, and archives are not removed.
+
+    Args:
+        layout: The data set.
+        root: The data root.
+        places: Folders with downloaded files; `root` and the data set's folder are searched too.
+
+    Raises:
+        UserError: An archive is damaged or unexpected, or a file exists with other content.
+    """
     folder = root / layout.folder
     places = [*places, root, folder]
-    for archive in downloads.ARCHIVES.get(layout.name, ()):  # an archive that held another one comes before it
+    for archive in downloads.ARCHIVES.get(layout.name, ()):  # in this order: the first may contain the second
         if file := find(archive.name, places):
             _unpack(file, folder, archive.inside, archive.to)
     if layout.name == "ImageNet":
@@ -38,30 +49,34 @@ def prepare(layout: Layout, root: Path, places: Sequence[Path]) -> None:
 
 
 def draw_split(layout: Layout, root: Path, seed: int) -> None:
-    """Write a split_zhou file of one's own where the published one cannot be had."""
+    """Write a random split file for a data set whose published split is not available.
+
+    Raises:
+        UserError: The data set has an official split, or the file exists.
+    """
     file = layout.split_file(root)
     if file is None:
-        raise UserError(f"{layout.name} has an official split: there is none to draw.")
+        raise UserError(f"{layout.name} has an official split: type the command without --draw-split.")
     if file.exists():
-        raise UserError(f"{file} is there already: move it away to draw another split.")
+        raise UserError(f"{file} exists: move it away to draw another split.")
     split = layout.read_official(root / layout.folder, random.Random(seed))
-    publish(file, {part: list(items) for part, items in split._asdict().items()})
+    write_new(file, {part: list(items) for part, items in split._asdict().items()})
     logger.info("Drew a split with seed %d: %s", seed, file)
 
 
 def find(name: str, places: Sequence[Path]) -> Path | None:
-    """The first file called `name` in one of the folders."""
+    """Return the first file called `name` in the folders `places`."""
     return next((place / name for place in places if (place / name).is_file()), None)
 
 
 def _unpack(file: Path, target: Path, inside: Sequence[str], to: str) -> None:
     done = archives.unpack(file, target, inside, to)
-    if not done.written and not done.kept:
-        raise UserError(f"{file} holds nothing below {' or '.join(inside)}: is it another archive of that name?")
-    logger.info("Unpacked %s: %s files written, %s already there", file, f"{done.written:,}", f"{done.kept:,}")
+    if not done.written and not done.existing:
+        raise UserError(f"{file} has no folder {' or '.join(inside)}: is it another archive with the same name?")
+    logger.info("Unpacked %s: %s files written, %s already there", file, f"{done.written:,}", f"{done.existing:,}")
 
 
-# ---- ImageNet: a tar of tars for train; val without class folders, its labels in the devkit
+# ---- ImageNet: train is a tar of tars; val has no class folders, its labels are in the devkit
 
 
 def _imagenet(folder: Path, places: Sequence[Path]) -> None:
@@ -75,9 +90,9 @@ def _imagenet(folder: Path, places: Sequence[Path]) -> None:
                     count = sum(_write_image(image, target, file) for image in images)
                 if count:
                     logger.info("Unpacked %s: %s files written", name, f"{count:,}")
-    if (file := find(val, places)) and not folders_in_or_none(folder / "images/val"):
+    if (file := find(val, places)) and not _folders_in(folder / "images/val"):
         _unpack(file, folder / "images/val", ("",), "")
-    if loose := images_in_or_none(folder / "images/val"):
+    if loose := _images_in(folder / "images/val"):
         sort_val(folder / "images/val", loose, val_labels(folder / "images/val", places))
 
 
@@ -86,25 +101,32 @@ def _write_image(image: archives.Member, target: Path, archive: Path) -> bool:
     return path is not None and archives.write(image, target / path, archive)
 
 
-def folders_in_or_none(path: Path) -> list[str]:
-    """Folders in `path`; none where it is not there."""
+def _folders_in(path: Path) -> list[str]:
     return folders_in(path) if path.is_dir() else []
 
 
-def images_in_or_none(path: Path) -> list[str]:
-    """Images in `path`; none where it is not there."""
+def _images_in(path: Path) -> list[str]:
     return images_in(path) if path.is_dir() else []
 
 
 def sort_val(folder: Path, images: Sequence[str], labels: Mapping[str, str]) -> None:
-    """Move each image into the folder of its synset. Nothing is moved unless every image has a label."""
+    """Move each image into the folder of its synset.
+
+    Args:
+        folder: The folder with the images.
+        images: Their file names.
+        labels: The synset by file name without suffix.
+
+    Raises:
+        UserError: An image has no label (then none is moved), or the target exists.
+    """
     unknown = [image for image in images if Path(image).stem not in labels]
     if unknown:
-        raise UserError(f"{folder}: {len(unknown)} images have no label, e.g. {unknown[0]}. None was moved.")
+        raise UserError(f"{folder}: {len(unknown)} images have no label, for example {unknown[0]}. No image was moved.")
     for image in images:
         target = folder / labels[Path(image).stem] / image
         if target.exists():
-            raise UserError(f"{target} is there already: {folder / image} was not moved.")
+            raise UserError(f"{target} exists: {folder / image} was not moved.")
         target.parent.mkdir(exist_ok=True)
         (folder / image).rename(target)
     classes = {labels[Path(image).stem] for image in images}
@@ -112,7 +134,15 @@ def sort_val(folder: Path, images: Sequence[str], labels: Mapping[str, str]) -> 
 
 
 def val_labels(val: Path, places: Sequence[Path]) -> dict[str, str]:
-    """Synset of each val image by file name without suffix, from whichever list of labels there is."""
+    """Read the synset of each val image, by file name without suffix, from the first list of labels that exists.
+
+    Args:
+        val: The folder with the images.
+        places: Folders to search; the last one is the data set's.
+
+    Raises:
+        UserError: There is no list of labels.
+    """
     for place in (*places, val):
         if (place / "valprep.sh").is_file():
             return dict(_valprep(place / "valprep.sh"))
@@ -126,13 +156,14 @@ def val_labels(val: Path, places: Sequence[Path]) -> dict[str, str]:
         if devkit.is_dir():
             return _devkit(devkit / "data")
     raise UserError(
-        f"{val} holds loose images and no list of labels is there. Put ILSVRC2012_devkit_t12.tar.gz "
-        f"({downloads.PAGES['ImageNet'][0]}), LOC_val_solution.csv or valprep.sh into {places[-1]} and run this again."
+        f"{val} holds images without class folders, and there is no list of their labels. Put one of "
+        f"ILSVRC2012_devkit_t12.tar.gz ({downloads.PAGES['ImageNet'][0]}), LOC_val_solution.csv or valprep.sh into "
+        f"{places[-1]} and run the command again."
     )
 
 
 def _valprep(script: Path) -> Iterator[tuple[str, str]]:
-    """Lines ``mv ILSVRC2012_val_00000293.JPEG n01440764/`` of the script that is passed around; nothing is run."""
+    """Parse lines such as ``mv ILSVRC2012_val_00000293.JPEG n01440764/``; the script is not run."""
     for line in read_lines(script):
         words = line.split()
         if len(words) == 3 and words[0] == "mv":
@@ -140,7 +171,7 @@ def _valprep(script: Path) -> Iterator[tuple[str, str]]:
 
 
 def _devkit(data: Path) -> dict[str, str]:
-    """Line n of the ground truth is the devkit's own id of val image n; meta.mat gives the synset of an id."""
+    """Line n of the ground truth is the devkit's id of the class of val image n; meta.mat maps ids to synsets."""
     synsets = {
         int(row["ILSVRC2012_ID"][0, 0]): str(row["WNID"][0]) for row in read_mat(data / "meta.mat", "synsets").ravel()
     }

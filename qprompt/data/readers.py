@@ -1,7 +1,8 @@
-"""Reads the official files of each benchmark into a split: one function a kind of layout.
+"""Read the official files of each benchmark: one function per kind of layout.
 
-All give paths relative to the image folder. Directory listings are sorted (upstream takes the file system's
-order), so that a draw depends on the seed alone.
+Each takes the data set's folder and a random generator, and returns a split with paths relative to the image folder.
+Directory listings are sorted (upstream uses the order of the file system), so that random splits and few-shot draws
+depend on the seed alone.
 """
 
 import json
@@ -19,7 +20,11 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".ti
 
 
 def folders_in(path: Path) -> list[str]:
-    """Sorted names of the folders in `path`, hidden ones left out."""
+    """Return the sorted names of the folders in `path`, without hidden ones.
+
+    Raises:
+        UserError: `path` cannot be listed.
+    """
     try:
         with os.scandir(path) as entries:
             return sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
@@ -28,7 +33,11 @@ def folders_in(path: Path) -> list[str]:
 
 
 def images_in(path: Path) -> list[str]:
-    """Sorted names of the image files in `path`, hidden ones left out."""
+    """Return the sorted names of the image files in `path`, without hidden ones.
+
+    Raises:
+        UserError: `path` cannot be listed.
+    """
     try:
         with os.scandir(path) as entries:
             names = [e.name for e in entries]
@@ -38,33 +47,43 @@ def images_in(path: Path) -> list[str]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file, stripped, empty ones left out."""
+    """Return the lines of a text file, stripped, without empty ones.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}). Run 'qprompt check-data' on the data root.") from None
 
 
-def _parsed(path: Path, parse: Callable[[str], Item]) -> list[Item]:
-    """`parse` on each line; a line that does not parse is named."""
+def _parse_lines(path: Path, parse: Callable[[str], Item]) -> list[Item]:
+    """Apply `parse` to each line; an error names the line."""
     items = []
     for number, line in enumerate(read_lines(path), 1):
         try:
             items.append(parse(line))
         except (ValueError, KeyError, IndexError):
-            raise UserError(f"{path}, line {number} is not what this file should hold: {line!r}.") from None
+            raise UserError(f"{path}, line {number} has an unexpected format: {line!r}.") from None
     return items
 
 
 def class_folders(images: str, ignored: tuple[str, ...] = (), renamed: Mapping[str, str] | None = None) -> Read:
-    """One folder a class below `images`; labels in the order of folder names; split 50/20/30 by draw."""
+    """Return a reader of one folder per class below `images`; random 50/20/30 split.
+
+    Args:
+        images: The folder with the class folders.
+        ignored: Class folders to skip.
+        renamed: Class names that differ from the folder's.
+    """
 
     def read(folder: Path, rng: random.Random) -> Split:
         split = Split([], [], [])
         names = [name for name in folders_in(folder / images) if name not in ignored]
         for label, name in enumerate(names):
-            shown = (renamed or {}).get(name, name)
-            group = [Item(f"{name}/{file}", label, shown) for file in images_in(folder / images / name)]
+            class_name = (renamed or {}).get(name, name)
+            group = [Item(f"{name}/{file}", label, class_name) for file in images_in(folder / images / name)]
             if not group:
                 raise UserError(f"{folder / images / name} holds no images.")
             for part, drawn in zip(split, split_by_fractions(group, rng), strict=True):
@@ -75,18 +94,18 @@ def class_folders(images: str, ignored: tuple[str, ...] = (), renamed: Mapping[s
 
 
 def oxford_pets(folder: Path, rng: random.Random) -> Split:
-    """``annotations/trainval.txt``: ``Abyssinian_100 1 1 1`` (1-based class second)."""
+    """Read ``annotations/*.txt``: lines such as ``Abyssinian_100 1 1 1``, the second word is the 1-based label."""
 
     def parse(line: str) -> Item:
         name, label, _species, _breed = line.split(" ")
         return Item(f"{name}.jpg", int(label) - 1, name.rpartition("_")[0].lower())
 
-    train, val = split_trainval(_parsed(folder / "annotations/trainval.txt", parse), rng)
-    return Split(train, val, _parsed(folder / "annotations/test.txt", parse))
+    train, val = split_trainval(_parse_lines(folder / "annotations/trainval.txt", parse), rng)
+    return Split(train, val, _parse_lines(folder / "annotations/test.txt", parse))
 
 
 def stanford_cars(folder: Path, rng: random.Random) -> Split:
-    """The devkit's .mat files; "Audi TT RS Coupe 2012" becomes "2012 Audi TT RS Coupe"."""
+    """Read the devkit's .mat files; "Audi TT RS Coupe 2012" becomes "2012 Audi TT RS Coupe"."""
     meta = read_mat(folder / "devkit/cars_meta.mat", "class_names")[0]
     names = []
     for entry in meta:
@@ -105,7 +124,7 @@ def stanford_cars(folder: Path, rng: random.Random) -> Split:
 
 
 def oxford_flowers(folder: Path, rng: random.Random) -> Split:
-    """``imagelabels.mat`` (1-based class of image 1, 2, ...) and ``cat_to_name.json``; split 50/20/30 by draw."""
+    """Read ``imagelabels.mat`` (1-based labels of image 1, 2, ...) and ``cat_to_name.json``; random 50/20/30 split."""
     labels = read_mat(folder / "imagelabels.mat", "labels")[0]
     try:
         names = json.loads((folder / "cat_to_name.json").read_text(encoding="utf-8"))
@@ -122,18 +141,18 @@ def oxford_flowers(folder: Path, rng: random.Random) -> Split:
 
 
 def fgvc_aircraft(folder: Path, rng: random.Random) -> Split:
-    """Official lists ``images_variant_*.txt`` (``1025794 707-320``); labels in the order of ``variants.txt``."""
+    """Read ``images_variant_*.txt`` (lines such as ``1025794 707-320``); labels are in order of ``variants.txt``."""
     labels = {name: label for label, name in enumerate(read_lines(folder / "variants.txt"))}
 
     def parse(line: str) -> Item:
         image, _, name = line.partition(" ")
         return Item(f"{image}.jpg", labels[name], name)
 
-    return Split(*(_parsed(folder / f"images_variant_{part}.txt", parse) for part in Split._fields))
+    return Split(*(_parse_lines(folder / f"images_variant_{part}.txt", parse) for part in Split._fields))
 
 
 def sun397(folder: Path, rng: random.Random) -> Split:
-    """First partition; ``/b/balcony/exterior`` is class "exterior balcony"."""
+    """Read the first partition; ``/b/balcony/exterior`` is class "exterior balcony"."""
     labels = {name.removeprefix("/"): label for label, name in enumerate(read_lines(folder / "ClassName.txt"))}
 
     def parse(line: str) -> Item:
@@ -141,12 +160,12 @@ def sun397(folder: Path, rng: random.Random) -> Split:
         place = path.rpartition("/")[0]
         return Item(path, labels[place], " ".join(reversed(place.split("/")[1:])))
 
-    train, val = split_trainval(_parsed(folder / "Training_01.txt", parse), rng)
-    return Split(train, val, _parsed(folder / "Testing_01.txt", parse))
+    train, val = split_trainval(_parse_lines(folder / "Training_01.txt", parse), rng)
+    return Split(train, val, _parse_lines(folder / "Testing_01.txt", parse))
 
 
 def ucf101(folder: Path, rng: random.Random) -> Split:
-    """First list; ``ApplyEyeMakeup/v_x.avi 1`` is the middle frame ``Apply_Eye_Makeup/v_x.jpg``."""
+    """Read the first lists; ``ApplyEyeMakeup/v_x.avi 1`` is the middle frame ``Apply_Eye_Makeup/v_x.jpg``."""
     lists = folder / "ucfTrainTestlist"
     labels = {}
     for line in read_lines(lists / "classInd.txt"):
@@ -158,16 +177,20 @@ def ucf101(folder: Path, rng: random.Random) -> Split:
         name = "_".join(re.findall("[A-Z][^A-Z]*", action))
         return Item(f"{name}/{video.replace('.avi', '.jpg')}", labels[action], name)
 
-    train, val = split_trainval(_parsed(lists / "trainlist01.txt", parse), rng)
-    return Split(train, val, _parsed(lists / "testlist01.txt", parse))
+    train, val = split_trainval(_parse_lines(lists / "trainlist01.txt", parse), rng)
+    return Split(train, val, _parse_lines(lists / "testlist01.txt", parse))
 
 
 def read_mat(path: Path, key: str):
-    """One variable of a MATLAB file."""
+    """Read one variable of a MATLAB file.
+
+    Raises:
+        UserError: The file cannot be read or has no such variable.
+    """
     from scipy.io import loadmat
 
     try:
         return loadmat(path)[key]
-    # scipy raises whatever a damaged file brings about
+    # scipy raises nearly any exception on a damaged file.
     except Exception as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {error}).") from None

@@ -1,11 +1,11 @@
-"""Pillow's resizing of 8-bit images, bit for bit, as sums over tensors on any device.
+"""Pillow's resizing of 8-bit images, bit for bit, with tensor operations on any device.
 
-Pillow resizes in two passes, along the rows and along the columns. A pixel of a pass is a weighted sum of neighbours:
-the filter gives the weights, they are rounded to integers (22 bits behind the point), and the sum is rounded to 8 bits.
-Where an image is made smaller, the filter is stretched to the pixels that a new one covers.
+Pillow resizes in two passes, along the rows and along the columns. In a pass, a pixel is a weighted sum of its
+neighbours: the weights of the filter are rounded to integers (22 fractional bits) and the sum to 8 bits. When an image
+is reduced, the filter is stretched by the scale factor.
 
-An axis is (length, output, first, offset): `length` pixels become `output`, of which those from `first` on are kept;
-the pixels at hand begin at `offset`.
+An axis is (length, output, first, offset): `length` pixels are resized to `output` pixels, of which those from `first`
+on are used; the available pixels start at `offset`.
 """
 
 import dataclasses
@@ -37,27 +37,40 @@ def _cubic(x: Tensor) -> Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Filter:
-    """Weights by distance (0 or more), which are 0 from `reach` on: in output pixels or, if wider, input pixels."""
+    """A resampling filter.
+
+    Attributes:
+        weight: The weight by distance (0 or more), in units of output pixels or, if wider, input pixels.
+        reach: The distance from which on weights are 0.
+    """
 
     weight: Callable[[Tensor], Tensor]
     reach: int
 
     def taps(self, scale: float) -> int:
-        """How many neighbours a pixel may have where an axis is made `scale` times smaller."""
+        """Return the maximum number of neighbours of a pixel when an axis is reduced by the factor `scale`."""
         return 2 * math.ceil(self.reach * max(scale, 1.0)) + 1
 
     def needed(self, length: int, output: int, first: int, count: int) -> tuple[int, int]:
-        """Where the input begins and ends on which `count` outputs from `first` on depend."""
+        """Return start and stop of the input that `count` outputs from `first` on depend on."""
         scale = length / output
         reach = self.reach * max(scale, 1.0)
         start, stop = (first + 0.5) * scale - reach + 0.5, (first + count - 0.5) * scale + reach + 0.5
         return max(int(start), 0), min(int(stop), length)
 
     def neighbours(self, axes: Tensor, count: int, taps: int) -> tuple[Tensor, Tensor]:
-        """For `count` outputs of each axis (B, 4): the first neighbour (B, count) among the pixels at hand, and integer
-        weights (taps, B, count) of that one and those behind it. Outputs beyond the last repeat it.
+        """Find the neighbours of each output pixel and their weights.
 
-        In doubles and in Pillow's order, so that rounding is Pillow's too.
+        The arithmetic is in double precision and in Pillow's order, so that rounding is the same.
+
+        Args:
+            axes: (B, 4), the axes.
+            count: The number of outputs; beyond the last one, it is repeated.
+            taps: The number of neighbours, at least `Filter.taps`.
+
+        Returns:
+            The index (B, count) of the first neighbour among the available pixels, and the integer weights
+            (taps, B, count) of that pixel and those after it.
         """
         length, output, first, offset = axes.double()[..., None].unbind(1)  # (B, 1) each
         index = (first + torch.arange(count, device=axes.device)).minimum(output - 1)
@@ -79,21 +92,27 @@ FILTERS = {
 
 
 def weighted_sum(values: Tensor, at: Tensor, weights: Iterable[Tensor]) -> Tensor:
-    """``values[:, at]`` and those behind each, times the weight of each tap, summed: (3, ...), uint8.
+    """Sum the values at `at` and after it, each multiplied by the weight of its tap.
 
-    values: (3, N), or (3, N, W) with whole lines in place of pixels; at: indices below N.
+    Args:
+        values: (3, N) pixels or (3, N, W) lines, uint8.
+        at: The index of the first neighbour, of any shape.
+        weights: Integer weights per tap, broadcastable to the shape of the result.
+
+    Returns:
+        (3, *at.shape) or (3, *at.shape, W), uint8.
     """
     shape, at, last = (3, *at.shape, *values.shape[2:]), at.flatten(), values.shape[1] - 1
     total = torch.full(shape, 1 << (_POINT - 1), dtype=torch.int32, device=values.device)
     for tap, weight in enumerate(weights):
-        index = (at + tap).clamp(max=last)  # what lies behind the image has weight 0
+        index = (at + tap).clamp(max=last)  # weights beyond the image are 0
         chosen = values.gather(1, index.expand(3, -1)) if values.dim() == 2 else values.index_select(1, index)
         total.addcmul_(weight.expand(shape), chosen.view(shape).int())
     return (total >> _POINT).clamp_(0, 255).to(torch.uint8)
 
 
 def columns_first(height: int, width: int, output: tuple[int, ...]) -> bool:
-    """Whether this Pillow goes along the columns first: from 12.3 on it does so for images that lose much height."""
+    """Return whether the installed Pillow resizes columns first, as version 12.3 does if the height is reduced most."""
     if height <= output[0]:
         return False
     if _PILLOW >= (13,):

@@ -1,4 +1,4 @@
-"""``split_zhou_*.json``: the authoritative split of a data set, in CoOp's format."""
+"""Read and write ``split_zhou_*.json``: the published split of a data set, in CoOp's format."""
 
 import json
 from collections.abc import Sequence
@@ -11,25 +11,37 @@ from qprompt.io.files import atomic_open, read_json
 
 
 def read_split(path: Path) -> Split:
-    """``{"train": [[path, label, classname], ...], "val": ..., "test": ...}``; UserError names what is wrong."""
+    """Read ``{"train": [[path, label, classname], ...], "val": [...], "test": [...]}``.
+
+    Raises:
+        UserError: The file is invalid; the message names the entry.
+    """
     try:
         data = read_json(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}): fetch it again.") from None
+        raise UserError(f"{path} cannot be read as JSON ({error}): download it again.") from None
     if not isinstance(data, dict) or not all(isinstance(data.get(part), list) for part in Split._fields):
         raise UserError(f"{path}: expected an object with lists 'train', 'val' and 'test'.")
     return Split(*(read_items(data[part], f"{path}, {part}") for part in Split._fields))
 
 
 def read_items(rows: Sequence[Any], where: str) -> list[Item]:
-    """``[path, label, classname]`` rows as items; paths may not be absolute or leave their folder."""
-    names: dict[str, str] = {}  # one string a class, not one an image
+    """Convert ``[path, label, classname]`` rows to items.
+
+    Args:
+        rows: The rows.
+        where: The file and list, named in errors.
+
+    Raises:
+        UserError: A row is invalid, or its path is absolute or leaves the image folder.
+    """
+    names: dict[str, str] = {}  # share one string per class
     items = []
     for number, row in enumerate(rows):
         try:
             path, label, name = row
             item = Item(path, int(label), names.setdefault(name, name))
-            f"{path}{name}".encode("utf-8", "surrogateescape")  # what no file system and no tokenizer takes
+            f"{path}{name}".encode("utf-8", "surrogateescape")  # raises for text that cannot be a file name
         except (TypeError, ValueError, OverflowError):
             raise UserError(f"{where}, entry {number}: expected [path, label, classname], got {row!r}.") from None
         if not isinstance(path, str) or not isinstance(name, str) or item.label < 0:
@@ -40,11 +52,19 @@ def read_items(rows: Sequence[Any], where: str) -> list[Item]:
     return items
 
 
-def publish(path: Path, data: dict[str, Any], replace: bool = False, durable: bool = True) -> bool:
-    """Write `data` as JSON (one item of a list a line) under `path` unless a file is there; False if one was.
+def write_new(path: Path, data: dict[str, Any], replace: bool = False, durable: bool = True) -> bool:
+    """Write a JSON object with one list item per line, atomically and only if the file does not exist.
 
-    The file appears whole and only once, so that of several runs that start together one is first and the
-    others see its file. `replace` overwrites instead; `durable` False spares the wait for the disk.
+    If several runs call it at once, the first one writes the file and the others can read it.
+
+    Args:
+        path: The file; parent folders are created.
+        data: The object.
+        replace: Whether to replace an existing file.
+        durable: Whether to wait until the file is on disk.
+
+    Returns:
+        Whether the file was written.
     """
     text = _dump(data)
     try:

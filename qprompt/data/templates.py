@@ -1,11 +1,11 @@
-"""Zero-shot prompt templates of each data set: CoOp's single one, and CLIP's ImageNet ensemble selection."""
+"""Zero-shot prompt templates: CoOp's template of each data set and CLIP's ensemble for ImageNet."""
 
 from qprompt.errors import UserError
 
 DEFAULT = "a photo of a {}."
 
-# Where the data set's own words help; Zhou et al., 2022 (CoOp), following Radford et al., 2021 (CLIP).
-_OWN = {
+# Templates specific to a data set: Zhou et al., 2022 (CoOp), after Radford et al., 2021 (CLIP).
+_BY_DATASET = {
     "OxfordPets": "a photo of a {}, a type of pet.",
     "OxfordFlowers": "a photo of a {}, a type of flower.",
     "FGVCAircraft": "a photo of a {}, a type of aircraft.",
@@ -15,7 +15,7 @@ _OWN = {
     "UCF101": "a photo of a person doing {}.",
 }
 
-# The seven of CLIP's 80 ImageNet templates that its authors found by forward selection.
+# Seven of CLIP's 80 ImageNet templates, chosen by its authors by forward selection.
 IMAGENET_SELECT = (
     "itap of a {}.",
     "a bad photo of the {}.",
@@ -28,24 +28,29 @@ IMAGENET_SELECT = (
 
 
 def template(dataset: str, override: str = "") -> str:
-    """The single template of a data set by registry name; any other name gets the default one.
+    """Return the template of a data set.
 
-    `override` (config key DATASET.TEMPLATE) replaces it; it must hold exactly one ``{}``.
+    Args:
+        dataset: The name in the registry; other names have the template DEFAULT.
+        override: The config key DATASET.TEMPLATE; if not empty, it is the template.
+
+    Raises:
+        UserError: `override` does not have exactly one ``{}``.
     """
     if override:
         if override.count("{}") != 1 or override.replace("{}", "").count("{") + override.count("}") != 1:
             raise UserError(
-                f"DATASET.TEMPLATE {override!r} needs exactly one {{}} where the class name goes: 'a photo of a {{}}.'"
+                f"DATASET.TEMPLATE {override!r} needs exactly one {{}} for the class name, such as 'a photo of a {{}}.'"
             )
         return override
-    return _OWN.get(dataset, DEFAULT)
+    return _BY_DATASET.get(dataset, DEFAULT)
 
 
 def ensemble(dataset: str, override: str = "") -> list[str]:
-    """The templates whose text features are averaged: the selection, and the data set's own (but for ImageNet)."""
+    """Return the templates to average: CLIP's selection and, except for ImageNet, the template of the data set."""
     return [*IMAGENET_SELECT, *([] if dataset == "ImageNet" and not override else [template(dataset, override)])]
 
 
 def prompts(classnames: list[str], one_template: str) -> list[str]:
-    """One prompt a class; an underscore in a class name becomes a space."""
+    """Return one prompt per class; underscores in class names become spaces."""
     return [one_template.format(name.replace("_", " ")) for name in classnames]

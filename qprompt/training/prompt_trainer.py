@@ -10,7 +10,7 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 
 from qprompt.backbones import backbone_hash, convert_weights_, load_clip
 from qprompt.data.decode_cache import MB
-from qprompt.data.views import deliver_views_
+from qprompt.data.device_transforms import transform_on_device_
 from qprompt.errors import UserError, did_you_mean
 from qprompt.prompted_clip import initial_context, prompt_layout
 from qprompt.prompted_clip.memory import bound_text_memory_, training_memory
@@ -70,7 +70,7 @@ class PromptTrainer(PromptCheckpoints, KeptFeatures, TrainerX):
             raise UserError(f"INPUT.AUGMENT is cpu or device; got {where!r}.")
         for loader in (self.train_loader_x, self.train_loader_u, self.val_loader, self.test_loader):
             if where == "device" and loader is not None:
-                deliver_views_(loader)
+                transform_on_device_(loader)
 
     def build_model(self):
         self.precision = self.usable_precision(self.settings.PREC)

@@ -1,4 +1,4 @@
-"""Data of one's own: a tree with a folder a class, or a list of images (see `item_list`)."""
+"""Read a data set of the user that has one folder per class, with or without a split."""
 
 import hashlib
 import logging
@@ -19,12 +19,20 @@ PARTS = {
 
 
 def image_folder(root: Path) -> Source:
-    """``ROOT/<class>/*.jpg``, or ``ROOT/{train,val,test}/<class>/*.jpg`` (val and test need not be there)."""
+    """Return the source of a data set with one folder per class (see `read_image_folder`)."""
     return Source(image_dir=root, read=lambda rng: read_image_folder(root))
 
 
 def read_image_folder(root: Path) -> Split:
-    """The split of the tree below `root`; labels in the order of the class folders' names."""
+    """Read class folders; labels are in alphabetical order of the folders.
+
+    Args:
+        root: Holds one folder per class, or train, val and test with one folder per class each. Val and test are
+            optional (see `complete`).
+
+    Raises:
+        UserError: Images are not in class folders, a class has no images, or there are fewer than two classes.
+    """
     folders = folders_in(root)
     part_folders = {part: next((f for f in folders if f.lower() in names), None) for part, names in PARTS.items()}
     if not part_folders["train"]:
@@ -38,10 +46,10 @@ def read_image_folder(root: Path) -> Split:
 def _class_items(root: Path, prefix: str, classes: list[str]) -> list[Item]:
     folder = root / prefix
     if images_in(folder):
-        raise UserError(f"{folder} holds images beside folders: put each image into the folder of its class.")
+        raise UserError(f"{folder} holds images next to folders: put each image into the folder of its class.")
     for name in folders_in(folder):
         if name not in classes:
-            raise UserError(f"{folder / name}: class {name!r} has no folder among the training images.")
+            raise UserError(f"{folder / name}: class {name!r} has no folder of training images.")
         if not images_in(folder / name):
             inner = folders_in(folder / name)
             hint = f" It holds folders ({inner[0]}, ...): is --root one level too high?" if inner else ""
@@ -58,7 +66,15 @@ def _class_items(root: Path, prefix: str, classes: list[str]) -> list[Item]:
 
 
 def complete(items: Mapping[str, list[Item]], where: str) -> Split:
-    """A whole split from the parts that are there: val stands in for a missing test, train is split if alone."""
+    """Make a split from the parts that exist: without test, val is also test; without both, train is split.
+
+    Args:
+        items: The items of train, val and test; missing parts are empty.
+        where: The file or folder, named in errors.
+
+    Raises:
+        UserError: There are no training images, or a class has none.
+    """
     train, val, test = (items.get(part) or [] for part in PARTS)
     if not train:
         raise UserError(f"{where} has no training images.")
@@ -76,11 +92,17 @@ def complete(items: Mapping[str, list[Item]], where: str) -> Split:
 
 
 def split_by_name(items: list[Item]) -> Split:
-    """50/20/30 of each class, by the hash of the path: the same for every seed, machine and listing order."""
+    """Split each class into 50% train, 20% val, 30% test by the hash of the path.
+
+    The result does not depend on a seed, the machine or the order of `items`.
+
+    Raises:
+        UserError: A class has one image.
+    """
     split = Split([], [], [])
     for group in by_label(items).values():
         if len(group) < 2:
-            raise UserError(f"class {group[0].classname!r} has one image: it takes one to train and one to test on.")
+            raise UserError(f"class {group[0].classname!r} has one image, expected at least 2 (train and test).")
         group.sort(key=lambda item: hashlib.sha256(item.path.encode("utf-8", "surrogateescape")).digest())
         test = max(1, round(len(group) * 0.3))
         val = test + round(len(group) * 0.2)

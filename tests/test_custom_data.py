@@ -1,4 +1,4 @@
-"""Data of one's own: class folders, lists, other class names; every mistake of a newcomer has its own line."""
+"""Custom data: class folders, lists and class names; every mistake raises an error that explains it."""
 
 import json
 from collections import Counter
@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from qprompt.data import fewshot
 from qprompt.data.class_names import read_renames
+from qprompt.data.image_folder import image_folder, read_image_folder, split_by_name
 from qprompt.data.item_list import item_list, read_item_list
 from qprompt.data.items import Item
-from qprompt.data.own import image_folder, read_image_folder, split_by_name
 from qprompt.errors import UserError
 
 
@@ -29,7 +29,7 @@ def classes(*names, count=10, below=""):
 # ---- class folders
 
 
-def test_class_folders_are_split_the_same_way_for_every_seed(tmp_path, caplog):
+def test_class_folders_have_the_same_split_for_every_seed(tmp_path, caplog):
     folder(tmp_path, *classes("cat", "dog", "bird"), "cat/notes.txt", ".hidden/x.jpg")
     split = read_image_folder(tmp_path)
     assert [len(part) for part in split] == [15, 6, 9]
@@ -54,7 +54,7 @@ def test_train_val_test_folders(tmp_path, caplog):
     assert caplog.text == ""
 
 
-def test_val_stands_in_for_a_missing_test(tmp_path, caplog):
+def test_val_is_used_for_testing_without_test_images(tmp_path, caplog):
     folder(tmp_path, *classes("cat", "dog", below="train/"), *classes("cat", "dog", below="val/"))
     split = read_image_folder(tmp_path)
     assert split.val == split.test and len(split.test) == 20
@@ -65,16 +65,19 @@ def test_val_stands_in_for_a_missing_test(tmp_path, caplog):
     ("paths", "reason"),
     [
         ([], "0 class folders, expected at least 2"),
-        (["a.jpg", "b.jpg"], "images beside folders"),
+        (["a.jpg", "b.jpg"], "images next to folders"),
         (classes("cat"), "1 class folders"),
         (classes("cat", "dog", below="data/"), r"one level too high"),
         ([*classes("cat", "dog"), "empty/readme.txt"], "empty holds no images"),
-        ([*classes("cat", "dog", below="train/"), *classes("cow", below="test/")], "'cow' has no folder among"),
-        ([*classes("cat", "dog"), "loose.png"], "images beside folders"),
+        (
+            [*classes("cat", "dog", below="train/"), *classes("cow", below="test/")],
+            "'cow' has no folder of training images",
+        ),
+        ([*classes("cat", "dog"), "loose.png"], "images next to folders"),
         ([*classes("cat"), "dog/only.jpg"], "'dog' has one image"),
     ],
 )
-def test_wrong_tree_is_explained(tmp_path, paths, reason):
+def test_invalid_folders_are_explained(tmp_path, paths, reason):
     folder(tmp_path, *paths)
     with pytest.raises(UserError, match=reason):
         read_image_folder(tmp_path)
@@ -116,14 +119,14 @@ ROWS = [
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "json", "jsonl"])
-def test_list_in_every_format(tmp_path, kind):
+def test_list_formats(tmp_path, kind):
     folder(tmp_path, *(row["path"] for row in ROWS))
     split = fewshot.load(item_list(write_list(tmp_path, ROWS, kind), tmp_path), 1, 1)
     assert [len(part) for part in split] == [2, 2, 2]
     assert sorted(split.train) == [Item("dog_train.jpg", 0, "dog"), Item("tabby cat_train.jpg", 1, "tabby cat")]
 
 
-def test_coops_split_file_is_a_list_too(tmp_path):
+def test_split_zhou_file_as_list(tmp_path):
     file = tmp_path / "list.json"
     file.write_text(json.dumps({part: [[f"{part}.jpg", 0, "cat"]] for part in ("train", "val", "test")}))
     assert read_item_list(file, tmp_path).test == [Item("test.jpg", 0, "cat")]
@@ -141,7 +144,7 @@ def numbered(*labels, **more):
     return [{"path": f"{k}.jpg", "label": label, **more} for k, label in enumerate(labels)]
 
 
-def test_labels_may_count_from_0_or_1(tmp_path, caplog):
+def test_labels_may_start_at_0_or_1(tmp_path, caplog):
     names = ["x", "y", "z"]
     from_0 = [{**row, "class": names[row["label"]]} for row in numbered(0, 1, 2, 0, 1, 2)]
     from_1 = [{**row, "label": row["label"] + 1} for row in from_0]
@@ -154,26 +157,26 @@ def test_labels_may_count_from_0_or_1(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("rows", "reason"),
     [
-        (numbered(0, 0, 2, 2), "labels go up to 2, but none is 1"),
+        (numbered(0, 0, 2, 2), "labels go up to 2, but no row has label 1"),
         (numbered(5, 6), "smallest label is 5"),
         (numbered(-1, 0), "smallest label is -1"),
         ([{"path": "a.jpg"}], "expected path,classname,split"),
         ([{"class": "cat"}], "expected path,classname,split"),
         ([{"path": "a.jpg", "class": ""}], "row 1 has no class"),
-        ([{"path": "a.jpg", "class": "x", "split": "train"}] * 2, "a.jpg is twice in train"),
+        ([{"path": "a.jpg", "class": "x", "split": "train"}] * 2, "a.jpg is listed twice in train"),
         (
             [{"path": "a.jpg", "class": "x", "split": "train"}, {"path": "./a.jpg", "class": "x", "split": "test"}],
-            "a.jpg is in train and in test",
+            "a.jpg is listed in train and in test",
         ),
-        ([{"path": "../a.jpg", "class": "x"}], "leaves --root"),
-        ([{"path": "/etc/a.jpg", "class": "x"}], "not below --root"),
+        ([{"path": "../a.jpg", "class": "x"}], "leaves the image folder"),
+        ([{"path": "/etc/a.jpg", "class": "x"}], "not below the image folder"),
         ([{"path": "", "class": "x"}], "empty or leaves"),
         ([{"path": "a.jpg", "class": "x", "split": "query"}], "row 1: split is 'query'"),
         ([{"path": "a.jpg", "class": "x", "split": "test"}], "no training images"),
         ([*ROWS, {"path": "new.jpg", "classname": "cow", "split": "test"}], "class 'cow', which has no training image"),
     ],
 )
-def test_wrong_list_is_explained(tmp_path, rows, reason):
+def test_invalid_list_is_explained(tmp_path, rows, reason):
     with pytest.raises(UserError, match=reason):
         read_item_list(write_list(tmp_path, rows), tmp_path)
 
@@ -181,7 +184,7 @@ def test_wrong_list_is_explained(tmp_path, rows, reason):
 @pytest.mark.parametrize(
     ("name", "text"), [("a.csv", ""), ("a.json", "{"), ("a.json", "[]"), ("a.jsonl", "1"), ("a.xlsx", "")]
 )
-def test_file_that_is_no_list_is_named(tmp_path, name, text):
+def test_file_that_is_not_a_list_is_named(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=name):
         read_item_list(tmp_path / name, tmp_path)
@@ -192,7 +195,7 @@ def test_file_that_is_no_list_is_named(tmp_path, name, text):
 # ---- class names
 
 
-def test_class_names_by_line_by_list_and_by_name(tmp_path, caplog):
+def test_class_names_from_text_list_and_object(tmp_path, caplog):
     folder(tmp_path / "data", *classes("0", "1", "2"))
     source = image_folder(tmp_path / "data")
     fewshot.load(source, 1, 1)
@@ -207,12 +210,12 @@ def test_class_names_by_line_by_list_and_by_name(tmp_path, caplog):
     assert [i.classname for i in split.train] == ["0", "hound", "2"]
 
 
-def test_wrong_class_names_are_explained(tmp_path):
+def test_invalid_class_names_are_explained(tmp_path):
     folder(tmp_path / "data", *classes("cat", "dog"))
     for text, reason in (
         ('{"cats": "x"}', "no class 'cats'. Did you mean 'cat'"),
         ('["a"]', "holds 1 names, the data has 2 classes"),
-        ("[1, 2]", "expected a list of names"),
+        ("[1, 2]", "expected a list or an object of names"),
         ("{", "cannot be read"),
     ):
         (tmp_path / "names.json").write_text(text)

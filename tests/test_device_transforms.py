@@ -11,9 +11,9 @@ from toy import toy_trainer
 
 import trainers.coop
 import trainers.qmaple  # noqa: F401
+from qprompt.data.device_transforms import CropTransform, ImageBatch
 from qprompt.data.images import read_image
 from qprompt.data.resizing import columns_first
-from qprompt.data.views import Draw, Views
 from qprompt.errors import UserError
 
 BICUBIC, BILINEAR = InterpolationMode.BICUBIC, InterpolationMode.BILINEAR
@@ -30,8 +30,8 @@ def assert_equal(transform, images, device="cpu"):
     torch.manual_seed(3)
     plain, after = torch.stack([transform(each) for each in images]), torch.get_rng_state()
     torch.manual_seed(3)
-    draw = Draw(transform)
-    views = Views([draw(each) for each in images], draw)
+    draw = CropTransform(transform)
+    views = ImageBatch([draw(each) for each in images], draw)
     assert torch.equal(torch.get_rng_state(), after)
     ours = views.to(device)
     assert len(views) == len(images) and ours.is_contiguous() and ours.dtype == plain.dtype
@@ -54,13 +54,13 @@ def test_pixels_are_torchvisions(size, mode):
 def test_images_that_are_too_large_for_a_batch_are_resized_by_the_worker(monkeypatch):
     images = [image(*side) for side in ((300, 100), (100, 300), (20, 10))]
     for most in (1, 1000):
-        monkeypatch.setattr("qprompt.data.views._MOST", most)
+        monkeypatch.setattr("qprompt.data.device_transforms._MAX_PIXELS", most)
         for size in ((32, 32), (48, 40)):
             crop = T.Compose([T.RandomResizedCrop(size, interpolation=BICUBIC), T.RandomHorizontalFlip(), *END])
             center = T.Compose([T.Resize(max(size), interpolation=BICUBIC), T.CenterCrop(size), *END])
             for transform in (crop, center):
                 assert_equal(transform, images)
-                draw = Draw(transform)
+                draw = CropTransform(transform)
                 assert draw(images[0]).pixels.size <= 3 * max(most, size[0] * size[1])
 
 
@@ -106,8 +106,8 @@ def test_both_orders_of_passes_are_met_where_pillow_has_both():
     ],
 )
 def test_what_is_not_covered_is_named(steps, named):
-    with pytest.raises(UserError, match=f"covers .*the transform here is .*{named}.*type INPUT.AUGMENT cpu"):
-        Draw(T.Compose(steps))
+    with pytest.raises(UserError, match=f"supports .*this transform is .*{named}.*type INPUT.AUGMENT cpu"):
+        CropTransform(T.Compose(steps))
 
 
 RANDOM = ("INPUT.TRANSFORMS", "['random_resized_crop', 'random_flip', 'normalize']", "INPUT.INTERPOLATION", "bicubic")
@@ -138,7 +138,7 @@ def test_settings_that_do_not_go_with_it_are_refused(clip_file, tmp_path):
     for options, words in (
         (("INPUT.AUGMENT", "gpu"), "cpu or device; got 'gpu'"),
         (("INPUT.AUGMENT", "device", "INPUT.TRANSFORMS", "['cutout']"), "Cutout"),
-        (("INPUT.AUGMENT", "device", "DATALOADER.K_TRANSFORMS", 2), "one view of an image"),
+        (("INPUT.AUGMENT", "device", "DATALOADER.K_TRANSFORMS", 2), "one view per image"),
     ):
         with pytest.raises(UserError, match=words):
             toy_trainer(tmp_path, clip_file, "CoOp", *RANDOM, *options)
