@@ -66,7 +66,7 @@ class World:
         count = fewshot.COUNTS[part]
         rows = []
         for noun in nouns:
-            drawn = np.stack([fewshot.picture_of(number, noun, part, i) for i in range(count)])
+            drawn = np.stack([fewshot.render_image(number, noun, part, i) for i in range(count)])
             images = torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 255
             rows.append(clip_model.encode_image((images - MEAN) / STD))
         return torch.stack(rows)

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from qprompt.backbones import import_clip
 from qprompt.io.files import atomic_open
-from qprompt.world import NOUNS, RESOLUTION, Dice, caption, draw, phrases, random_scene
+from qprompt.world import NOUNS, RESOLUTION, SeededRandom, caption, phrases, random_scene, render
 
 # CLIP's own normalization, so that the usual transforms serve this model too
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -49,13 +49,13 @@ class Pairs(Dataset):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         step = self.first + index
-        busy = min(100, 200 * step // self.steps)  # from plain pictures to the full world at half time
+        variety = min(100, 200 * step // self.steps)  # from plain pictures to the full world at half time
         pictures, texts = [], []
         for i in range(self.batch):
-            dice = Dice("pretrain", self.seed, step, i)
-            scene = random_scene(dice, busy)
-            pictures.append(draw(scene))
-            texts.append(caption(scene, dice, plain=70 - 40 * busy // 100))
+            rng = SeededRandom("pretrain", self.seed, step, i)
+            scene = random_scene(rng, variety)
+            pictures.append(render(scene))
+            texts.append(caption(scene, rng, plain=70 - 40 * variety // 100))
         images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
         tokens = self.clip.tokenize(texts, context_length=MAX_TOKENS)
         return images, tokens[:, : int(tokens.argmax(1).max()) + 1]
@@ -99,8 +99,8 @@ def zero_shot(clip, model: torch.nn.Module, device: str, count: int) -> float:
     classes = F.normalize(encode_text(model, texts.to(device)), dim=-1)
     right = 0
     for start in range(0, count, 250):
-        scenes = [random_scene(Dice("zero-shot", i)) for i in range(start, min(count, start + 250))]
-        images = torch.from_numpy(np.stack([draw(s) for s in scenes])).permute(0, 3, 1, 2).to(device)
+        scenes = [random_scene(SeededRandom("zero-shot", i)) for i in range(start, min(count, start + 250))]
+        images = torch.from_numpy(np.stack([render(s) for s in scenes])).permute(0, 3, 1, 2).to(device)
         guesses = (model.encode_image(normalize(images)) @ classes.t()).argmax(-1).cpu()
         right += int((guesses == torch.tensor([s.noun for s in scenes])).sum())
     model.train()

@@ -77,7 +77,7 @@ def test_a_data_root_that_is_still_to_be_drawn_is_refused_with_one_line(run, rea
     read_only(tmp_path / "data")
     code, _, err = run(tmp_path / "data", tmp_path / "out", dataset="tiny_world")
     assert code == 2 and err.count("\n") == 1
-    assert "cannot draw TinyWorld into" in err and "Name another place with --root" in err
+    assert "cannot generate TinyWorld in" in err and "Choose another folder with --root" in err
 
 
 def test_reports_and_sweeps_are_refused_with_one_line(read_only, tmp_path, capsys, monkeypatch):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from qprompt.backbones import import_clip, load_clip, tiny
 from qprompt.backbones.tiny import tiny_state_dict
 from qprompt.errors import UserError
-from qprompt.world import NOUNS, RESOLUTION, Dice, draw, phrases, random_scene
+from qprompt.world import NOUNS, RESOLUTION, SeededRandom, phrases, random_scene, render
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -67,8 +67,8 @@ def test_zero_shot_is_far_above_chance(model):
     clip = import_clip()
     with torch.no_grad():
         classes = model.encode_text(clip.tokenize([f"a photo of a {noun.names[0]}." for noun in NOUNS]))
-        scenes = [random_scene(Dice("test", i), busy=0) for i in range(200)]
-        pixels = torch.from_numpy(np.stack([draw(s) for s in scenes])).permute(0, 3, 1, 2).float() / 255
+        scenes = [random_scene(SeededRandom("test", i), variety=0) for i in range(200)]
+        pixels = torch.from_numpy(np.stack([render(s) for s in scenes])).permute(0, 3, 1, 2).float() / 255
         mean = torch.tensor((0.48145466, 0.4578275, 0.40821073)).view(3, 1, 1)
         std = torch.tensor((0.26862954, 0.26130258, 0.27577711)).view(3, 1, 1)
         images = model.encode_image((pixels - mean) / std)

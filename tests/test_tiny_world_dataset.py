@@ -1,4 +1,4 @@
-"""TinyWorld on disk and as a Dassl data set."""
+"""TinyWorld as files and as a Dassl data set."""
 
 import json
 import threading
@@ -13,7 +13,7 @@ from qprompt.world import fewshot, files
 
 @pytest.fixture
 def small(monkeypatch):
-    """A data set of few pictures: what is tested here does not depend on their number."""
+    """A data set of few images: these tests do not depend on their number."""
     monkeypatch.setattr(fewshot, "COUNTS", {"train": 3, "val": 1, "test": 2})
 
 
@@ -48,20 +48,20 @@ def test_base_and_new_halves(make):
     assert {d.label for d in new.test} == set(range(15))
 
 
-def test_files_hold_the_drawn_pictures(make):
+def test_files_hold_the_rendered_images(make):
     data = make(DRAW=3)
     item = data.test[0]
     noun = fewshot.classes_of(3)[item.label]
     with Image.open(item.impath) as image:
-        assert np.array_equal(np.asarray(image), fewshot.picture_of(3, noun, "test", 0))
+        assert np.array_equal(np.asarray(image), fewshot.render_image(3, noun, "test", 0))
 
 
-def test_needs_a_place(make):
+def test_data_root_is_required(make):
     with pytest.raises(UserError, match="--root"):
         make(ROOT="")
 
 
-def test_draws_have_folders_of_their_own_and_are_drawn_once(small, tmp_path):
+def test_draws_have_different_folders_and_are_written_once(small, tmp_path):
     first, second = files.ensure_drawn(tmp_path, 0), files.ensure_drawn(tmp_path, 1)
     assert first != second
     before = (first / "world.json").stat().st_mtime_ns
@@ -83,12 +83,12 @@ def test_concurrent_starts_give_one_whole_folder(small, tmp_path):
     assert len(list(results[0].rglob("*.png"))) == 30 * 6
 
 
-def test_a_killed_start_leaves_no_half(small, tmp_path, monkeypatch):
-    def some(number, real=fewshot.pictures):
-        yield from (picture for _, picture in zip(range(5), real(number), strict=False))
+def test_interrupted_run_leaves_no_partial_folder(small, tmp_path, monkeypatch):
+    def some(number, real=fewshot.images):
+        yield from (image for _, image in zip(range(5), real(number), strict=False))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fewshot, "pictures", some)
+    monkeypatch.setattr(fewshot, "images", some)
     with pytest.raises(KeyboardInterrupt):
         files.ensure_drawn(tmp_path, 0)
     assert [p.name for p in (tmp_path / "tiny_world").iterdir()] == [".draw_0.lock"]
@@ -103,7 +103,7 @@ def test_leftovers_of_a_killed_run_are_removed(small, tmp_path):
     assert len(list(folder.rglob("*.png"))) == 30 * 6
 
 
-def test_mistakes_are_named(small, tmp_path, monkeypatch):
+def test_errors_are_explained(small, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="0 or more"):
         files.ensure_drawn(tmp_path, -1)
     (tmp_path / "file").write_text("")
@@ -111,10 +111,10 @@ def test_mistakes_are_named(small, tmp_path, monkeypatch):
         files.ensure_drawn(tmp_path / "file", 0)
     folder = files.ensure_drawn(tmp_path, 0)
     monkeypatch.setattr(files, "RECIPE", 999)
-    with pytest.raises(UserError, match="Remove that folder"):
+    with pytest.raises(UserError, match="is from recipe 1, expected 999. Delete it"):
         files.ensure_drawn(tmp_path, 0)
     (folder / "world.json").unlink()
-    with pytest.raises(UserError, match="holds no TinyWorld"):
+    with pytest.raises(UserError, match="is not a TinyWorld data set"):
         files.ensure_drawn(tmp_path, 0)
 
 

@@ -1,22 +1,22 @@
-"""The small drawn world behind the embedded default: nouns, scenes, pictures and captions."""
+"""A small world of generated images with captions; the embedded CLIP was trained on it."""
 
 from .captions import caption, phrases
-from .dice import Dice
 from .nouns import NOUNS, Noun
-from .scene import COLOURS, GROUNDS, RESOLUTION, STYLES, TEXTURES, Scene, draw, random_scene
+from .scene import BACKGROUNDS, COLOURS, RESOLUTION, STYLES, TEXTURES, Scene, random_scene, render
+from .seeded_random import SeededRandom
 
 __all__ = [
     "COLOURS",
-    "GROUNDS",
+    "BACKGROUNDS",
     "NOUNS",
     "RESOLUTION",
     "STYLES",
     "TEXTURES",
-    "Dice",
+    "SeededRandom",
     "Noun",
     "Scene",
     "caption",
-    "draw",
+    "render",
     "phrases",
     "random_scene",
 ]

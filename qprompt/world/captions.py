@@ -1,10 +1,10 @@
-"""Sentences about a scene, in the manner of the captions that CLIP was trained on: true, partial, varied."""
+"""Captions of scenes, similar to those that CLIP was trained on: true, incomplete and varied."""
 
-from .dice import Dice
 from .nouns import NOUNS
 from .scene import COLOURS, Scene
+from .seeded_random import SeededRandom
 
-# openings that say how the picture looks; a plain photo has many, as any caption may leave the style out
+# Openings that name the style; a plain photo has several, since a caption may omit the style.
 _OPENINGS = {
     "photo": (
         "a photo of",
@@ -30,7 +30,7 @@ _PLAIN = (
     "an image of the {}.", "a photo of {}.", "a photo of a {}, a type of <kind>.", "a <kind>, a {}.", "look at the {}.",
     "a nice {}.",
 )  # fmt: skip
-_GROUNDS = {
+_BACKGROUNDS = {
     "plain": ("on a <colour> background", "on <colour>", "in front of a <colour> wall"),
     "grass": ("on the grass", "on a meadow"),
     "sand": ("on the sand", "at the beach"),
@@ -47,46 +47,52 @@ _SIZES = {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge"
 _TEXTURES = {"striped": "striped", "dotted": "dotted", "checkered": "checkered"}
 
 
-def caption(scene: Scene, dice: Dice, plain: int = 30) -> str:
-    """One sentence. `plain` percent of them name the thing alone, the others also some of what surrounds it."""
+def caption(scene: Scene, rng: SeededRandom, plain: int = 30) -> str:
+    """Return a random caption of a scene.
+
+    Args:
+        scene: The scene.
+        rng: The source of random choices.
+        plain: The percentage of captions that name only the object.
+    """
     noun = NOUNS[scene.noun]
-    name = noun.names[0] if len(noun.names) == 1 or dice.chance(65) else dice.choice(noun.names[1:])
-    if dice.chance(plain):
-        return dice.choice(_PLAIN).replace("<kind>", noun.kind).format(name)
+    name = noun.names[0] if len(noun.names) == 1 or rng.chance(65) else rng.choice(noun.names[1:])
+    if rng.chance(plain):
+        return rng.choice(_PLAIN).replace("<kind>", noun.kind).format(name)
 
     colourless = scene.style in ("sketch", "gray")
     words = []
-    if scene.size in _SIZES and dice.chance(35):
-        words.append(dice.choice(_SIZES[scene.size]))
-    if scene.texture in _TEXTURES and scene.style != "sketch" and dice.chance(60):
+    if scene.size in _SIZES and rng.chance(35):
+        words.append(rng.choice(_SIZES[scene.size]))
+    if scene.texture in _TEXTURES and scene.style != "sketch" and rng.chance(60):
         words.append(_TEXTURES[scene.texture])
-    if not colourless and dice.chance(60):
+    if not colourless and rng.chance(60):
         words.append(scene.colour)
     words.append(name)
     tail = []
-    if scene.style != "sketch" and dice.chance(50):
-        place = dice.choice(_GROUNDS[scene.ground])
+    if scene.style != "sketch" and rng.chance(50):
+        place = rng.choice(_BACKGROUNDS[scene.background])
         if not (colourless and "<colour>" in place):
-            tail.append(place.replace("<colour>", scene.ground_colour))
-    if scene.place in _PLACES and dice.chance(40):
+            tail.append(place.replace("<colour>", scene.background_colour))
+    if scene.place in _PLACES and rng.chance(40):
         tail.append(_PLACES[scene.place])
-    # a named style is nearly always told, so that the words of a prompt's opening mean something
-    style = scene.style if dice.chance(85) else "photo"
-    article = dice.choice(("a", "a", "the"))
+    # The style is usually named, so that the words in front of the class name get a meaning.
+    style = scene.style if rng.chance(85) else "photo"
+    article = rng.choice(("a", "a", "the"))
     if article == "a" and words[0][0] in "aeiou":
         article = "an"
-    thing = " ".join([article, *words, *tail])
-    if style == "photo" and dice.chance(25):
-        return thing
-    if scene.size == "large" and style == "photo" and dice.chance(30):
-        return f"a close-up photo of {thing}."
-    return f"{dice.choice(_OPENINGS[style])} {thing}."
+    text = " ".join([article, *words, *tail])
+    if style == "photo" and rng.chance(25):
+        return text
+    if scene.size == "large" and style == "photo" and rng.chance(30):
+        return f"a close-up photo of {text}."
+    return f"{rng.choice(_OPENINGS[style])} {text}."
 
 
 def phrases() -> list[str]:
-    """Every piece of text that a caption is put together from: their tokens are all that pre-training sees."""
+    """Return all parts of captions; their tokens are the only ones in pre-training."""
     pieces = [name for noun in NOUNS for name in (*noun.names, noun.kind)]
-    pieces += [text for table in (_OPENINGS, _GROUNDS, _SIZES) for texts in table.values() for text in texts]
+    pieces += [text for table in (_OPENINGS, _BACKGROUNDS, _SIZES) for texts in table.values() for text in texts]
     pieces += [*_PLAIN, *_PLACES.values(), *_TEXTURES.values(), *COLOURS, "an", "a close-up photo of"]
-    # the slots are filled from the other pieces
+    # The slots are filled with the other pieces.
     return [text.replace("{}", "").replace("<kind>", "").replace("<colour>", "") for text in pieces]

@@ -1,10 +1,9 @@
-"""Few-shot data sets of the world: endless draws of one recipe, each with its own classes and looks.
+"""Few-shot data sets of generated images. Each draw number gives one with other classes and other traits.
 
-What makes a data set of its own out of the world that the small CLIP was trained on, and gives prompt tuning
-something to learn and something to overfit to:
+They differ from the images that the embedded CLIP was trained on, so that prompt tuning can learn and overfit:
 
-- every class has a typical look (colours, texture, ground, place), and keeps to each trait of it most of the time;
-- all pictures are dark and grainy, as if one bad camera had taken them.
+- Every class has typical traits (colours, texture, background, place); most of its images show each of them.
+- All images are dark and noisy, as from a bad camera.
 """
 
 from collections.abc import Iterator
@@ -12,72 +11,87 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .dice import Dice
 from .nouns import NOUNS
-from .scene import COLOURS, GROUNDS, PLACES, SIZES, TEXTURES, Scene, draw
+from .scene import BACKGROUNDS, COLOURS, PLACES, SIZES, TEXTURES, Scene, render
+from .seeded_random import SeededRandom
 
 CLASSES = 30
-COUNTS = {"train": 32, "val": 8, "test": 40}  # pictures a class
-TYPICAL = 80  # percent of the pictures that keep to a trait of their class
-LIGHT = (30, 60)  # percent of the full brightness
-GRAIN = 30  # percent of the full range
+COUNTS = {"train": 32, "val": 8, "test": 40}  # images per class
+TYPICAL_PERCENT = 80  # percent of the images that show a trait of their class
+BRIGHTNESS = (30, 60)  # percent of the full brightness
+NOISE = 30  # percent of the full range
 
 
 @dataclass(frozen=True)
-class Look:
+class Traits:
     """The typical traits of one class."""
 
     colour: str
     accent: str
     texture: str
-    ground: str
-    ground_colour: str
+    background: str
+    background_colour: str
     place: str
 
     @classmethod
-    def random(cls, dice: Dice) -> "Look":
-        colour, accent, ground_colour = dice.sample(tuple(COLOURS), 3)
-        return cls(colour, accent, dice.choice(TEXTURES), dice.choice(GROUNDS), ground_colour, dice.choice(PLACES))
+    def random(cls, rng: SeededRandom) -> "Traits":
+        """Return random traits."""
+        colour, accent, background_colour = rng.sample(tuple(COLOURS), 3)
+        return cls(colour, accent, rng.choice(TEXTURES), rng.choice(BACKGROUNDS), background_colour, rng.choice(PLACES))
 
 
 def classes_of(number: int) -> list[int]:
-    """Indices into NOUNS of the classes of draw `number`, in label order."""
-    return Dice("few-shot classes", number).sample(range(len(NOUNS)), CLASSES)
+    """Return the classes of draw `number` in label order, as indices into NOUNS."""
+    return SeededRandom("few-shot classes", number).sample(range(len(NOUNS)), CLASSES)
 
 
 def class_name(noun: int) -> str:
+    """Return the class name of ``NOUNS[noun]``."""
     return NOUNS[noun].names[0]
 
 
 def scene_of(number: int, noun: int, part: str, index: int) -> Scene:
-    """Picture `index` of a class in a part ("train", "val", "test") of draw `number`."""
-    usual = Look.random(Dice("few-shot look", number, noun))
-    dice = Dice("few-shot scene", number, noun, part, index)
-    other = Look.random(dice)
-    traits = {name: getattr(usual if dice.chance(TYPICAL) else other, name) for name in Look.__dataclass_fields__}
+    """Describe one image.
+
+    Args:
+        number: The draw.
+        noun: The class, an index into NOUNS.
+        part: "train", "val" or "test".
+        index: The number of the image within the class.
+    """
+    typical = Traits.random(SeededRandom("few-shot look", number, noun))
+    rng = SeededRandom("few-shot scene", number, noun, part, index)
+    other = Traits.random(rng)
+    traits = {
+        name: getattr(typical if rng.chance(TYPICAL_PERCENT) else other, name) for name in Traits.__dataclass_fields__
+    }
     return Scene(
         noun=noun,
         **traits,
-        size=dice.choice(SIZES),
-        tilt=dice.integer(-25, 25),
-        flip=dice.chance(50),
-        clutter=dice.integer(0, 3),
+        size=rng.choice(SIZES),
+        tilt=rng.integer(-25, 25),
+        flip=rng.chance(50),
+        clutter=rng.integer(0, 3),
         seed=f"few-shot/{number}/{noun}/{part}/{index}",
     )
 
 
-def picture_of(number: int, noun: int, part: str, index: int) -> np.ndarray:
-    """(48, 48, 3) uint8, as the bad camera took it."""
+def render_image(number: int, noun: int, part: str, index: int) -> np.ndarray:
+    """Render one image, dark and noisy; see `scene_of` for the arguments.
+
+    Returns:
+        (RESOLUTION, RESOLUTION, 3) uint8.
+    """
     scene = scene_of(number, noun, part, index)
-    dice = Dice("few-shot camera", scene.seed)
-    picture = draw(scene).astype(np.int32) * dice.integer(*LIGHT) // 100
-    grain = dice.bytes(picture.size).astype(np.int32).reshape(picture.shape) - 128
-    return (picture + grain * GRAIN // 100).clip(0, 255).astype(np.uint8)
+    rng = SeededRandom("few-shot camera", scene.seed)
+    image = render(scene).astype(np.int32) * rng.integer(*BRIGHTNESS) // 100
+    noise = rng.bytes(image.size).astype(np.int32).reshape(image.shape) - 128
+    return (image + noise * NOISE // 100).clip(0, 255).astype(np.uint8)
 
 
-def pictures(number: int) -> Iterator[tuple[str, int, int, int, np.ndarray]]:
-    """All of draw `number` in a fixed order: part, label, noun, index within the class, picture."""
+def images(number: int) -> Iterator[tuple[str, int, int, int, np.ndarray]]:
+    """Render all images of draw `number`: part, label, noun, index within the class, image."""
     for part, count in COUNTS.items():
         for label, noun in enumerate(classes_of(number)):
             for index in range(count):
-                yield part, label, noun, index, picture_of(number, noun, part, index)
+                yield part, label, noun, index, render_image(number, noun, part, index)

@@ -1,4 +1,4 @@
-"""A few-shot data set of the world as files: drawn once, whole or not at all."""
+"""Write a generated few-shot data set to files, once and atomically."""
 
 import hashlib
 import json
@@ -14,17 +14,26 @@ from qprompt.io.locks import hold
 from . import fewshot
 
 logger = logging.getLogger(__name__)
-RECIPE = 1  # to be raised with any change that draws other pixels
+RECIPE = 1  # increase it with every change of the pixels
 SPLIT_FILE = "split_zhou_TinyWorld.json"
-# SHA-256 over the pixels of draw 0, to tell a machine that draws something else
+# The SHA-256 of the pixels of draw 0, to detect a machine that renders other pixels.
 PIXELS_OF_DRAW_0 = "9aa213692ef0341b19c351709c3ee3d5353650e0c7b3f40853e3acd323f09316"
 
 
 def ensure_drawn(root: Path, number: int) -> Path:
-    """Folder of draw `number` below `root`, drawn now if it is not there: ``images/<class>/*.png`` and a split file.
+    """Return the folder of a generated data set; generate it first if it does not exist.
 
-    It is drawn under a temporary name and renamed. Of concurrent runs one draws and the others wait. UserError for a
-    negative number, for a folder that another version drew and for a root that cannot be written to.
+    It is written under a temporary name and renamed. Of concurrent runs, one writes and the others wait.
+
+    Args:
+        root: The data root.
+        number: The draw, 0 or more.
+
+    Returns:
+        The folder, with ``images/<class>/*.png`` and SPLIT_FILE.
+
+    Raises:
+        UserError: `number` is negative, the folder is from another version, or `root` is not writable.
     """
     if number < 0:
         raise UserError(f"DATASET.DRAW is {number}: expected 0 or more.")
@@ -32,43 +41,44 @@ def ensure_drawn(root: Path, number: int) -> Path:
     if not folder.exists():
         try:
             with hold(folder.with_name(f".{folder.name}.lock"), wait=True):
-                if not folder.exists():  # another run may have drawn it meanwhile
-                    logger.info("Drawing TinyWorld (draw %d) into %s", number, folder)
-                    _draw(folder, number)
+                if not folder.exists():  # another run may have written it meanwhile
+                    logger.info("Generating TinyWorld (draw %d) in %s", number, folder)
+                    _write(folder, number)
         except OSError as error:
             raise UserError(
-                f"cannot draw TinyWorld into {folder}: {error.strerror}. Name another place with --root."
+                f"cannot generate TinyWorld in {folder}: {error.strerror}. Choose another folder with --root."
             ) from None
     try:
         found = json.loads((folder / "world.json").read_text(encoding="utf-8"))["recipe"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{folder} holds no TinyWorld. Remove that folder, it is drawn again.") from None
+        raise UserError(f"{folder} is not a TinyWorld data set. Delete it: the next run generates it again.") from None
     if found != RECIPE:
         raise UserError(
-            f"{folder} was drawn by recipe {found}, this is {RECIPE}. Remove that folder, it is drawn again."
+            f"{folder} is from recipe {found}, expected {RECIPE}. Delete it: the next run generates it again."
         )
     return folder
 
 
-def _draw(folder: Path, number: int) -> None:
+def _write(folder: Path, number: int) -> None:
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
     try:
         temporary.mkdir()
         split: dict[str, list] = {part: [] for part in fewshot.COUNTS}
         digest = hashlib.sha256()
-        for part, label, noun, index, picture in fewshot.pictures(number):
+        for part, label, noun, index, image in fewshot.images(number):
             name = fewshot.class_name(noun)
             path = f"{name.replace(' ', '_')}/{part}_{index:03d}.png"
             file = temporary / "images" / path
             file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture).save(file)
+            Image.fromarray(image).save(file)
             split[part].append([path, label, name])
-            digest.update(picture.tobytes())
+            digest.update(image.tobytes())
         pixels = digest.hexdigest()
         if number == 0 and pixels != PIXELS_OF_DRAW_0:
             logger.warning(
-                "This machine draws other pixels (SHA-256 %s): results cannot be compared with published ones.", pixels
+                "This machine renders other pixels (SHA-256 %s): results cannot be compared with published ones.",
+                pixels,
             )
         (temporary / SPLIT_FILE).write_text(json.dumps(split, indent=0), encoding="utf-8")
         about = {"recipe": RECIPE, "draw": number, "pixels_sha256": pixels}

@@ -1,22 +1,30 @@
-"""The things of the world: how each one looks, in a small drawing language, and what it is called.
+"""The objects of the world: names and drawings in a small drawing language.
 
-A look is a list of primitives, later ones over earlier ones, on a canvas of 100 x 100 (y points down):
+A drawing is a list of primitives on a canvas of 100 x 100 (y points down); later ones cover earlier ones:
 
     R<part> x0 y0 x1 y1            rectangle
     E<part> cx cy rx ry            ellipse
     P<part> x y x y x y ...        polygon
     L<part> width x y x y ...      open line
 
-<part> is a the object's colour, b its second colour, k dark, w light, - erase.
+<part> is the colour: a main colour of the object, b second colour, k dark, w light, - transparent (erases).
 """
 
 from typing import NamedTuple
 
 
 class Noun(NamedTuple):
-    names: tuple[str, ...]  # the first one is the class name, the others are synonyms
+    """One kind of object.
+
+    Attributes:
+        names: The class name and its synonyms.
+        kind: The category.
+        drawing: The primitives.
+    """
+
+    names: tuple[str, ...]
     kind: str
-    look: str
+    drawing: str
 
 
 _TABLE = {
@@ -274,5 +282,5 @@ _TABLE = {
 }
 
 NOUNS: tuple[Noun, ...] = tuple(
-    Noun(tuple(names.split(", ")), kind, look) for kind, table in _TABLE.items() for names, look in table.items()
+    Noun(tuple(names.split(", ")), kind, drawing) for kind, table in _TABLE.items() for names, drawing in table.items()
 )

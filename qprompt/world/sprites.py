@@ -1,7 +1,6 @@
-"""From the drawing language of nouns.py to label maps, in integers only.
+"""Render the drawing language of nouns.py to label maps, in integer arithmetic.
 
-Nothing here depends on a font, on the platform's floating point or on a drawing library's version, so the
-same key gives the same pixels everywhere.
+The result does not depend on fonts, floating-point arithmetic or the version of a drawing library.
 """
 
 import math
@@ -9,27 +8,35 @@ from functools import cache
 
 import numpy as np
 
-from .dice import Dice
 from .nouns import NOUNS
+from .seeded_random import SeededRandom
 
 SIZE = 96  # pixels of a sprite's side
-VARIANTS = 12  # differently deformed drawings of each noun
+VARIANTS = 12  # deformed drawings of each noun
 PARTS = "-abkw"  # label 0 is transparent
 
-# sine of whole degrees in 16.16 fixed point; a last-bit difference between libms cannot change the rounding
+# Sine of whole degrees in 16.16 fixed point. A last-bit difference between C libraries does not change the rounding.
 SIN = tuple(round(math.sin(math.radians(d)) * 65536) for d in range(360))
 
 
 def cos(degree: int) -> int:
+    """Return the cosine in 16.16 fixed point."""
     return SIN[(degree + 90) % 360]
 
 
 def sin(degree: int) -> int:
+    """Return the sine in 16.16 fixed point."""
     return SIN[degree % 360]
 
 
 def fill_polygon(canvas: np.ndarray, points: list[tuple[int, int]], label: int) -> None:
-    """Set the pixels of `canvas` (H, W) whose centre is inside the polygon; points in 1/256 pixel (x, y)."""
+    """Set the pixels with their centre inside a polygon, by the even-odd rule.
+
+    Args:
+        canvas: (H, W), changed in place.
+        points: The corners (x, y) in 1/256 pixel.
+        label: The new value.
+    """
     height, width = canvas.shape
     px = (np.arange(width, dtype=np.int64) * 256 + 128)[None, :]
     py = (np.arange(height, dtype=np.int64) * 256 + 128)[:, None]
@@ -41,15 +48,15 @@ def fill_polygon(canvas: np.ndarray, points: list[tuple[int, int]], label: int) 
             x0, y0, x1, y1 = x1, y1, x0, y0
         rows = slice(max(0, (y0 + 127) // 256), max(0, (y1 + 127) // 256))
         y = py[rows]
-        # left of the edge: px < x0 + (y - y0) (x1 - x0) / (y1 - y0), with the division multiplied out
+        # Left of the edge: px < x0 + (y - y0) (x1 - x0) / (y1 - y0), without the division.
         inside[rows] ^= (px - x0) * (y1 - y0) < (y - y0) * (x1 - x0)
     canvas[inside] = label
 
 
-def _outlines(look: str) -> list[tuple[int, list[tuple[int, int]]]]:
-    """(label, corner points) of each primitive, in 1/256 of the 100 x 100 canvas' units."""
+def _outlines(drawing: str) -> list[tuple[int, list[tuple[int, int]]]]:
+    """(label, corners) of each primitive; coordinates are in 1/256 units of the 100 x 100 canvas."""
     shapes: list[tuple[int, list[tuple[int, int]]]] = []
-    words = look.split()
+    words = drawing.split()
     while words:
         kind, part = tuple(words.pop(0))
         numbers = []
@@ -58,7 +65,7 @@ def _outlines(look: str) -> list[tuple[int, list[tuple[int, int]]]]:
         label = PARTS.index(part)
         if kind == "R":
             x0, y0, x1, y1 = numbers
-            mx, my = (x0 + x1) // 2, (y0 + y1) // 2  # the sides' middles, so that a rectangle can bend too
+            mx, my = (x0 + x1) // 2, (y0 + y1) // 2  # midpoints of the sides, so that the sides can bend
             shapes.append((label, [(x0, y0), (mx, y0), (x1, y0), (x1, my), (x1, y1), (mx, y1), (x0, y1), (x0, my)]))
         elif kind == "E":
             cx, cy, rx, ry = numbers
@@ -74,17 +81,25 @@ def _outlines(look: str) -> list[tuple[int, list[tuple[int, int]]]]:
                 nx, ny = -(y1 - y0) * width // (2 * length), (x1 - x0) * width // (2 * length)
                 shapes.append((label, [(x0 + nx, y0 + ny), (x1 + nx, y1 + ny), (x1 - nx, y1 - ny), (x0 - nx, y0 - ny)]))
         else:
-            raise ValueError(f"unknown primitive {kind!r} in {look!r}")
+            raise ValueError(f"unknown primitive {kind!r} in {drawing!r}")
     return shapes
 
 
 @cache
 def sprite(noun: int, variant: int) -> np.ndarray:
-    """(SIZE, SIZE) uint8 labels (an index into PARTS) of one deformed drawing of ``NOUNS[noun]``."""
-    dice = Dice("sprite", NOUNS[noun].names[0], variant)
-    # a smooth deformation: a pair of waves shifts the points by at most 4 (of 100) units each way
-    waves = [(dice.integer(0, 359), dice.integer(1, 3), dice.integer(0, 4)) for _ in range(4)]
-    squeeze_x, squeeze_y = dice.integer(86, 100), dice.integer(86, 100)
+    """Render one deformed drawing of ``NOUNS[noun]``.
+
+    Args:
+        noun: The index of the noun.
+        variant: The deformation, 0 to VARIANTS - 1.
+
+    Returns:
+        (SIZE, SIZE) uint8 labels, indices into PARTS. The array is cached and read-only.
+    """
+    rng = SeededRandom("sprite", NOUNS[noun].names[0], variant)
+    # A smooth deformation: two waves shift the points by at most 4 of 100 units in each direction.
+    waves = [(rng.integer(0, 359), rng.integer(1, 3), rng.integer(0, 4)) for _ in range(4)]
+    squeeze_x, squeeze_y = rng.integer(86, 100), rng.integer(86, 100)
 
     def bend(x: int, y: int) -> tuple[int, int]:
         shifts = [
@@ -94,11 +109,11 @@ def sprite(noun: int, variant: int) -> np.ndarray:
         middle = 50 * 256
         x = middle + (x - middle) * squeeze_x // 100 + shifts[1] + shifts[0] // 2
         y = middle + (y - middle) * squeeze_y // 100 + shifts[2] + shifts[3] // 2
-        # 100 units fill 92 of the sprite's pixels: 2 pixels of margin
+        # 100 units are 92 pixels of the sprite: the margin is 2 pixels.
         return x * (SIZE - 4) // 100 + 512, y * (SIZE - 4) // 100 + 512
 
     canvas = np.zeros((SIZE, SIZE), np.uint8)
-    for label, points in _outlines(NOUNS[noun].look):
+    for label, points in _outlines(NOUNS[noun].drawing):
         fill_polygon(canvas, [bend(x, y) for x, y in points], label)
     canvas.setflags(write=False)
     return canvas

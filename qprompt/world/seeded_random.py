@@ -1,4 +1,4 @@
-"""Random choices that are the same on every machine and under every NumPy version."""
+"""Random choices that are equal on every machine and with every version of NumPy."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,11 +9,10 @@ import numpy as np
 T = TypeVar("T")
 
 
-class Dice:
-    """A stream of random choices named by `key`, e.g. ``Dice("train", 7)``.
+class SeededRandom:
+    """A stream of random choices seeded by `key`, e.g. ``SeededRandom("train", 7)``.
 
-    Built on the raw 64-bit words of PCG64: NumPy guarantees these for ever, while the methods of its
-    Generator may change between versions.
+    It uses the raw 64-bit words of PCG64: NumPy guarantees that they never change, unlike the methods of its Generator.
     """
 
     def __init__(self, *key: object) -> None:
@@ -21,18 +20,20 @@ class Dice:
         self._bits = np.random.PCG64(int.from_bytes(digest[:16], "little"))
 
     def integer(self, low: int, high: int) -> int:
-        """An integer of low..high, both included."""
-        # The modulo's bias is below 2**-50 for the small ranges used here.
+        """Return an integer from `low` to `high`, both included."""
+        # The bias of the modulo is below 2**-50 for small ranges.
         return low + self._bits.random_raw() % (high - low + 1)
 
     def chance(self, percent: int) -> bool:
+        """Return True with a probability of `percent`."""
         return self.integer(0, 99) < percent
 
     def choice(self, items: Sequence[T]) -> T:
+        """Return one of the items."""
         return items[self.integer(0, len(items) - 1)]
 
     def sample(self, items: Sequence[T], count: int) -> list[T]:
-        """`count` different items, in random order."""
+        """Return `count` different items in random order."""
         pool = list(items)
         for i in range(count):
             j = self.integer(i, len(pool) - 1)
@@ -40,6 +41,6 @@ class Dice:
         return pool[:count]
 
     def bytes(self, count: int) -> np.ndarray:
-        """(count,) uint8."""
+        """Return random bytes, (count,) uint8."""
         words = self._bits.random_raw((count + 7) // 8)
         return words.astype("<u8").view(np.uint8)[:count]
