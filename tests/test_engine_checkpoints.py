@@ -15,14 +15,12 @@ from qprompt.errors import UserError
 if activate().name != "bundled":
     pytest.skip("tests of the bundled engine", allow_module_level=True)
 
-from dassl.engine.run_state import random_states, restore_random_states  # noqa: E402
 from dassl.optim import build_lr_scheduler, build_optimizer  # noqa: E402
 from dassl.utils import (  # noqa: E402
     load_checkpoint,
     load_pretrained_weights,
     resume_from_checkpoint,
     save_checkpoint,
-    set_random_seed,
 )
 from engine_probe import SCHEDULES, config_with  # noqa: E402
 
@@ -164,20 +162,6 @@ def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         save_checkpoint(dict(state), str(tmp_path))
     assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == before
-
-
-def test_random_states(tmp_path):
-    import random
-
-    def draw():
-        return random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(1).item()  # noqa: NPY002
-
-    set_random_seed(9)
-    draw()
-    torch.save(random_states(), tmp_path / "states")
-    expected = [draw() for _ in range(3)]
-    restore_random_states(torch.load(tmp_path / "states", weights_only=True))
-    assert [draw() for _ in range(3)] == expected
 
 
 def test_pretrained_weights(tmp_path, capsys):

@@ -8,10 +8,14 @@ import torch
 
 from qprompt.engine import activate
 from qprompt.errors import UserError
+from qprompt.io.nested import flatten, to_dict
+from qprompt.runs import identity
 
 if activate().name != "bundled":
     pytest.skip("tests of the bundled engine", allow_module_level=True)
 
+from dassl.config import get_cfg_default  # noqa: E402
+from dassl.engine.run_state import training_settings  # noqa: E402
 from engine_toys import engine_cfg, engine_trainer, pictures, train_until  # noqa: E402
 
 
@@ -121,6 +125,28 @@ def test_other_settings_are_refused(tmp_path):
     assert "DATASET.NUM_SHOTS was -1 and is 1" in str(error.value)
     # where it runs and what it prints may change
     engine_trainer(tmp_path, tmp_path / "out", TRAIN__PRINT_FREQ=1, TEST__NO_TEST=True).train()
+
+
+def test_trainer_says_what_else_a_resumed_run_may_change(tmp_path):
+    train_until(engine_trainer(tmp_path, tmp_path / "out"), 3)
+    changes = {"OPTIM__RMSPROP_ALPHA": 0.5, "OPTIM__ADAM_BETA1": 0.5}  # of other optimizers
+    with pytest.raises(UserError, match="OPTIM.RMSPROP_ALPHA was 0.99 and is 0.5; OPTIM.ADAM_BETA1 was 0.9 and is 0.5"):
+        engine_trainer(tmp_path, tmp_path / "out", **changes).train()
+    resumed = engine_trainer(tmp_path, tmp_path / "out", **changes)
+    resumed.settings_without_effect = ("OPTIM.RMSPROP_ALPHA",)
+    with pytest.raises(UserError, match="settings: OPTIM.ADAM_BETA1 was 0.9 and is 0.5. Use"):
+        resumed.train()
+    resumed.same_setting = lambda key, a, b: a == b or {key, a, b} == {"OPTIM.ADAM_BETA1", 0.9, 0.5}
+    resumed.train()
+    run = torch.load(tmp_path / "out/linear/model.pth.tar-6", weights_only=True)["run"]
+    assert run["config"]["OPTIM.ADAM_BETA1"] == 0.5 and "OPTIM.RMSPROP_ALPHA" not in run["config"]
+
+
+def test_engine_ignores_what_does_not_make_another_run():
+    """Whatever the trainer, a resumed run may change the settings of Dassl that the same-run rule ignores."""
+    settings = flatten(to_dict(get_cfg_default()))
+    ignored = settings.keys() - training_settings(get_cfg_default()).keys()
+    assert len(settings.keys() & identity.WITHOUT_EFFECT) > 4 and settings.keys() & identity.WITHOUT_EFFECT <= ignored
 
 
 def test_damaged_checkpoint_is_refused(tmp_path):

@@ -1,17 +1,23 @@
-"""Files that appear complete or not at all, and locks that end with their process."""
+"""Files that appear complete or not at all, locks that end with their process, states of random generators."""
+
+# ruff: noqa: NPY002 (numpy's global generator is the subject)
 
 import ast
 import os
+import random
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from qprompt.io import files
 from qprompt.io.files import atomic_open
 from qprompt.io.locks import Locked, hold
+from qprompt.io.random_state import RandomState, random_state_kept
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -100,6 +106,56 @@ def test_forked_worker_does_not_keep_the_lock_of_a_killed_process(tmp_path):
         assert process.stdout.readline() == b"worker\n" and process.wait() == -9
         with hold(tmp_path / "lock"):  # the worker lives until its input ends
             pass
+
+
+def draw():
+    return random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(2).tolist()
+
+
+def through_a_checkpoint(state, tmp_path):
+    torch.save(state.to_checkpoint(), tmp_path / "state")
+    return RandomState.from_checkpoint(torch.load(tmp_path / "state", weights_only=True))
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        lambda state, _: state,
+        through_a_checkpoint,
+        lambda state, _: RandomState.from_numbers(ast.literal_eval(repr(state.to_numbers()))),
+    ],
+)
+def test_random_state_is_restored(tmp_path, copy):
+    draw()  # gauss and randn now have a spare number each
+    state = copy(RandomState.current(), tmp_path)
+    expected = [draw() for _ in range(3)]
+    state.restore()
+    assert [draw() for _ in range(3)] == expected
+    assert RandomState.current().to_numbers() != state.to_numbers()
+
+
+@pytest.mark.gpu
+def test_random_state_of_the_devices_is_restored(tmp_path):
+    state = through_a_checkpoint(RandomState.current(), tmp_path)
+    expected = torch.rand(3, device="cuda")
+    state.restore()
+    assert torch.equal(torch.rand(3, device="cuda"), expected)
+    with random_state_kept():
+        torch.cuda.manual_seed_all(9)
+    state.restore()
+    assert torch.equal(torch.rand(3, device="cuda"), expected)
+    assert RandomState.current(cuda=False).cuda == []
+
+
+def test_random_state_is_kept_whatever_happens():
+    state = RandomState.current()
+    with pytest.raises(KeyError), random_state_kept():
+        random.seed(1)
+        np.random.seed(1)
+        torch.manual_seed(1)
+        draw()
+        raise KeyError
+    assert RandomState.current().to_numbers() == state.to_numbers()
 
 
 def test_modules_that_windows_lacks_are_not_imported_on_import():

@@ -8,15 +8,14 @@ of one batch agree with the original's to rounding.
 """
 
 import contextlib
-import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qprompt.io.random_state import random_state_kept
 from qprompt.training.selection import unwrapped
 
 TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 1e-1}  # of the largest entry; float32: 1e-4
@@ -163,12 +162,9 @@ def _same(a: tuple[list[Tensor], list[int]], b: tuple[list[Tensor], list[int]]) 
 
 @contextlib.contextmanager
 def _undisturbed(trainer: Any) -> Iterator[None]:
-    """Random states and modes afterwards are those of before."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (Dassl seeds this one)
+    """Restore the random state and the modes of all modules after the block."""
     modes = {module: module.training for model in trainer._models.values() for module in model.modules()}
-    with torch.random.fork_rng():
+    with random_state_kept():
         yield
-    random.setstate(python)
-    np.random.set_state(numpy)  # noqa: NPY002
     for module, training in modes.items():
         module.training = training

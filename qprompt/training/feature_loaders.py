@@ -5,17 +5,16 @@ state), with features under "img" where there were pixels.
 """
 
 import os
-import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from qprompt.errors import UserError
+from qprompt.io.random_state import RandomState
 from qprompt.training.feature_store import FeatureFiles, description, key_of
 
 # Entries of INPUT.TRANSFORMS that draw no random number. What is not listed counts as random.
@@ -169,7 +168,7 @@ class EpochLoader:
         return getattr(self.loader, name)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        loader, state = self.loader, _random_state()
+        loader, state = self.loader, RandomState.current(cuda=False).to_numbers()
         shape = type(loader.sampler).__name__, loader.num_workers, loader.drop_last
         key = self.store.key(loader, "epoch", shape, state) if self.store else None
         kept = self.store.files.read(key) if self.store and key else None
@@ -178,22 +177,9 @@ class EpochLoader:
             for batch in loader:
                 with torch.no_grad():
                     batches.append(batch | {"img": self.encode(batch["img"].to(self.device)).cpu()})
-            kept = {"batches": batches, "state": _random_state()}
+            kept = {"batches": batches, "state": RandomState.current(cuda=False).to_numbers()}
             if self.store and key:
                 self.store.files.write(key, kept)
-        _set_random_state(kept["state"])
+        RandomState.from_numbers(kept["state"]).restore()
         for batch in kept["batches"]:
             yield batch | {"img": batch["img"].to(self.device)}
-
-
-def _random_state() -> tuple[Any, Any, list[int]]:
-    """The global states of Python, numpy and torch (CPU), as plain numbers."""
-    numpy: Any = np.random.get_state()  # noqa: NPY002 (Dassl seeds this one)
-    return random.getstate(), (numpy[0], numpy[1].tolist(), *numpy[2:]), torch.get_rng_state().tolist()
-
-
-def _set_random_state(state: tuple[Any, Any, list[int]]) -> None:
-    python, numpy, cpu = state
-    random.setstate(python)
-    np.random.set_state(numpy)  # noqa: NPY002
-    torch.set_rng_state(torch.tensor(cpu, dtype=torch.uint8))

@@ -14,6 +14,7 @@ from qprompt.data.device_transforms import transform_on_device_
 from qprompt.errors import UserError, did_you_mean
 from qprompt.prompted_clip import initial_context, prompt_layout
 from qprompt.prompted_clip.memory import bound_text_memory_, training_memory
+from qprompt.runs import identity
 from qprompt.training.checkpointing import PromptCheckpoints
 from qprompt.training.feature_caching import KeptFeatures
 from qprompt.training.feature_loaders import parse_feature_cache
@@ -28,6 +29,8 @@ class PromptTrainer(PromptCheckpoints, KeptFeatures, TrainerX):
     node = ""  # its settings: cfg.TRAINER.<node>
     registered_name = "prompt_learner"  # the checkpoint folder, as upstream names it
     conditional = False  # whether text features depend on the image
+    settings_without_effect = identity.WITHOUT_EFFECT  # the bundled engine refuses to resume a run with other settings
+    same_setting = staticmethod(identity.alike)
 
     def build_prompted_clip(self, clip_model, classnames):
         """The model: a `PromptedCLIP`."""

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from qprompt.errors import UserError
+from qprompt.io.random_state import random_state_kept
 
 from ..utils import read_image
 from .datasets import build_dataset
@@ -28,19 +29,14 @@ from .transforms import INTERPOLATION_MODES, build_transform
 
 @contextmanager
 def _own_random_state(*seed):
-    """Inside, python, numpy and torch (CPU) draw from a state made of the integers `seed`; afterwards as before."""
+    """Seed Python, numpy and torch (CPU) from the integers `seed` inside the block; restore their states after it."""
     words = np.random.SeedSequence([s % 2**64 for s in seed]).generate_state(4)
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(int(words[0]))
-    np.random.seed(words[1])
-    # not torch.manual_seed: that seeds CUDA too
-    torch.default_generator.manual_seed(int(words[2]) << 32 | int(words[3]))
-    try:
+    with random_state_kept(cuda=False):
+        random.seed(int(words[0]))
+        np.random.seed(words[1])
+        # not torch.manual_seed, which also seeds CUDA
+        torch.default_generator.manual_seed(int(words[2]) << 32 | int(words[3]))
         yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.set_rng_state(before[2])
 
 
 class EpochDataLoader(DataLoader):

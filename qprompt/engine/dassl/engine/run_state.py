@@ -1,64 +1,43 @@
-"""What a checkpoint holds besides the model, so that a resumed run is the run that was not interrupted."""
+"""The settings that decide what is trained: a run resumes only from a checkpoint with the same ones."""
 
-# ruff: noqa: NPY002 (numpy's global random state is the one that Dassl's seed sets)
+from qprompt.io.nested import flatten, to_dict
 
-import random
-from typing import cast
-
-import numpy as np
-import torch
-
-from qprompt.runs import identity
-
-# Settings that may differ between a run and its resumption: they change where and how, not what is trained.
-FREE_TO_CHANGE = (*identity.WITHOUT_EFFECT, "USE_CUDA", "DATALOADER.TEST", "TRAIN", "TEST")
-
-
-def random_states():
-    """The states of python's, numpy's and torch's generators (each CUDA device's too) as plain values."""
-    name, keys, *rest = cast(tuple, np.random.get_state(legacy=True))
-    states = {
-        "python": random.getstate(),
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
-        "torch": torch.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state_all()
-    return states
+# Settings and groups of settings that change where and how a run trains, but not what it trains.
+WITHOUT_EFFECT = (
+    "OUTPUT_DIR",
+    "RESUME",
+    "VERBOSE",
+    "USE_CUDA",
+    "TRAIN",
+    "TEST",
+    "DATASET.ROOT",
+    "DATALOADER.NUM_WORKERS",
+    "DATALOADER.TEST",
+)
 
 
-def restore_random_states(states):
-    """Set the generators to what `random_states` returned; devices that are not here are passed over."""
-    version, internal, gauss = states["python"]
-    random.setstate((version, tuple(internal), gauss))
-    name, keys, *rest = states["numpy"]
-    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(states["torch"].cpu())
-    if torch.cuda.is_available():
-        for device, state in enumerate(states.get("cuda", [])[: torch.cuda.device_count()]):
-            torch.cuda.set_rng_state(state.cpu(), device)
+def training_settings(cfg, without_effect=()):
+    """Return every setting that decides what is trained, as ``{"OPTIM.LR": 0.002, ...}``.
 
-
-def _flat(node, prefix=""):
-    for key, value in node.items():
-        path = f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from _flat(value, f"{path}.")
-        else:
-            yield path, list(value) if isinstance(value, tuple) else value
-
-
-def plain_config(cfg):
-    """Every setting that decides what is trained, as ``{"OPTIM.LR": 0.002, ...}``."""
+    Args:
+        cfg: the config.
+        without_effect: dotted names of further settings or groups to leave out.
+    """
+    left_out = (*WITHOUT_EFFECT, *without_effect)
     return {
         key: value
-        for key, value in _flat(cfg)
-        if not any(key == free or key.startswith(f"{free}.") for free in FREE_TO_CHANGE)
+        for key, value in flatten(to_dict(cfg)).items()
+        if not any(key == name or key.startswith(f"{name}.") for name in left_out)
     }
 
 
-def config_differences(saved, cfg):
-    """``["OPTIM.LR was 0.002 and is 0.5", ...]``; settings that only one of them knows are passed over."""
-    now = plain_config(cfg)
-    changed = [key for key in saved if key in now and not identity.alike(key, saved[key], now[key])]
+def setting_differences(saved, now, same):
+    """Return ``["OPTIM.LR was 0.002 and is 0.5", ...]``; settings that only one of the two has are ignored.
+
+    Args:
+        saved: `training_settings` of the checkpoint.
+        now: `training_settings` of the run that resumes from it.
+        same: function of a setting's name and its two values.
+    """
+    changed = [key for key in saved if key in now and not same(key, saved[key], now[key])]
     return [f"{key} was {saved[key]!r} and is {now[key]!r}" for key in changed]

@@ -19,7 +19,7 @@ from ..evaluation import build_evaluator
 from ..optim import build_lr_scheduler, build_optimizer
 from ..utils import AverageMeter, MetricMeter, count_num_param, load_pretrained_weights, mkdir_if_missing
 from ..utils.torchtools import CheckpointMissing
-from .run_state import config_differences, plain_config
+from .run_state import setting_differences, training_settings
 from .trainer_base import TrainerBase
 
 
@@ -35,6 +35,7 @@ class SimpleTrainer(TrainerBase):
 
     train_loader_u: Any  # a DataLoader, or None
     num_batches: int  # in an epoch
+    settings_without_effect: tuple[str, ...] = ()  # that a resumed run may change, beside Dassl's own
 
     def __init__(self, cfg):
         super().__init__()
@@ -77,18 +78,26 @@ class SimpleTrainer(TrainerBase):
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.register_model("model", self.model, self.optim, self.sched)
 
+    @staticmethod
+    def same_setting(key, a, b):
+        """Return whether two values of a setting train the same; a trainer may know values that do."""
+        return a == b
+
+    def _training_settings(self):
+        return training_settings(self.cfg, self.settings_without_effect)
+
     def run_state(self):
         """Adds the best validation result, the settings and the class names."""
         return {
             **super().run_state(),
             "best_result": float(self.best_result),
-            "config": plain_config(self.cfg),
+            "config": self._training_settings(),
             "classnames": list(self.lab2cname.values()),
         }
 
     def load_run_state(self, state):
-        """Refuses the checkpoint of a run with other settings."""
-        differences = config_differences(state["config"], self.cfg)
+        """Refuse the checkpoint of a run with other settings."""
+        differences = setting_differences(state["config"], self._training_settings(), self.same_setting)
         if differences:
             raise UserError(
                 f"the checkpoint is of a run with other settings: {'; '.join(differences)}. "

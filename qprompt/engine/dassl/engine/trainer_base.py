@@ -6,9 +6,10 @@ from collections import OrderedDict
 
 import torch
 
+from qprompt.io.random_state import RandomState
+
 from ..utils import load_checkpoint, save_checkpoint, tolist_if_not
 from ..utils.torchtools import CheckpointMissing, latest_checkpoint, load_into, resume_from
-from .run_state import random_states, restore_random_states
 
 
 class TrainerBase:
@@ -46,7 +47,7 @@ class TrainerBase:
 
         A trainer with a state of its own extends this and `load_run_state`.
         """
-        state = {"random": random_states()}
+        state = {"random": RandomState.current().to_checkpoint()}
         scaler = getattr(self, "scaler", None)  # of mixed precision
         if scaler is not None:
             state["scaler"] = scaler.state_dict()
@@ -57,7 +58,7 @@ class TrainerBase:
         scaler = getattr(self, "scaler", None)
         if scaler is not None and state.get("scaler"):
             scaler.load_state_dict(state["scaler"])
-        restore_random_states(state["random"])
+        RandomState.from_checkpoint(state["random"]).restore()
 
     def save_model(self, epoch, directory, is_best=False, val_result=None, model_name=""):
         """Write each model to ``directory/NAME/model.pth.tar-{epoch + 1}`` (or `model_name`)."""
