@@ -65,15 +65,30 @@ def import_all(package_name):
         import_module(f"{package_name}.{module.name}")
 
 
-def setup_cfg(args):
-    """The frozen config and the defaults that it started from."""
-    from dassl.config import get_cfg_default
+def register_trainers():
+    """Register the trainers: those in trainers/, and X and QX for every other method in qprompt/prompts."""
+    from qprompt.training.quantized import register_methods
 
+    import_all("trainers")
+    register_methods()
+
+
+def requested_trainer(args):
+    """The trainer that the arguments or the config files ask for; later ones win, as they do in `setup_cfg`."""
     from qprompt.runs import config
 
-    cfg = get_cfg_default()
-    config.extend_cfg(cfg)
-    defaults = cfg.clone()
+    files = filter(None, (args.config_file, args.dataset_config_file))
+    options = dict(zip(args.opts[::2], args.opts[1::2], strict=False))
+    named = options.get("TRAINER.NAME") or args.trainer
+    return named or next(filter(None, (config.value_in_file(path, "TRAINER.NAME") for path in files)), "")
+
+
+def setup_cfg(args):
+    """The frozen config and the defaults that it started from."""
+    from qprompt.runs import config
+    from qprompt.training.defaults import default_cfg
+
+    cfg, defaults = default_cfg(requested_trainer(args)), default_cfg()
     for path in (args.dataset_config_file, args.config_file):
         if path:
             config.merge_file(cfg, path)
@@ -104,7 +119,7 @@ def check(args, cfg):
     from dassl.engine import TRAINER_REGISTRY
 
     from qprompt.backbones import check_backbone
-    from qprompt.training.quantized import quant_config
+    from qprompt.training.defaults import quant_config
 
     trainer_class = _registered(TRAINER_REGISTRY, cfg.TRAINER.NAME, "trainer", "--trainer")
     dataset_class = _registered(DATASET_REGISTRY, cfg.DATASET.NAME, "data set", "--dataset-config-file or DATASET.NAME")
@@ -249,7 +264,7 @@ def main(argv=None):
 
         engine = activate()
         import_all("datasets")
-        import_all("trainers")
+        register_trainers()
         from qprompt.runs.folder import claim
         from qprompt.runs.identity import RunSettings
 

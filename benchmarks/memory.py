@@ -38,7 +38,7 @@ def resident(peak):
 
 
 def class_specific(clip_model, names):
-    from trainers.coop import PromptLearner
+    from qprompt.prompts.coop import PromptLearner
 
     layout = prompt_layout(clip_model, names, " ".join(["X"] * 16), 16, "end", True)
     return PromptedCLIP(clip_model, layout, PromptLearner(initial_context(clip_model, 16, "", len(names))))
@@ -48,7 +48,7 @@ def one(case):
     """Measure a case in this process."""
     method, classes, bound, *plain = case.split(":")
     activate()
-    from trainers.coop import PromptLearner  # noqa: F401 (imported before memory is counted)
+    from qprompt.prompts.coop import PromptLearner  # noqa: F401 (imported before memory is counted)
 
     base = resident(peak=False)
     clip_model = build_clip(random_state_dict("ViT-B/16"), "ViT-B/16")

@@ -138,7 +138,7 @@ def train(clip_model, world: World, jobs: list[tuple[Method, int]], args):
 
     All are trained side by side: their prompts go through the text encoder as one batch, and share nothing else.
     """
-    from trainers.coop import PromptLearner
+    from qprompt.prompts.coop import PromptLearner
 
     learners, groups, orders, shots = torch.nn.ModuleList(), [], [], []
     for method, seed in jobs:

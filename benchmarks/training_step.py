@@ -41,8 +41,8 @@ def step(model, image, label, optimizer):
 
 def ours(method, clip_model, names):
     """Our model of `method`, as its trainer builds it."""
-    from trainers.coop import PromptLearner
-    from trainers.maple import MultiModalPromptLearner
+    from qprompt.prompts.coop import PromptLearner
+    from qprompt.prompts.maple import MultiModalPromptLearner
 
     if method == "CoOp":
         layout = prompt_layout(clip_model, names, "X X X X", 4)

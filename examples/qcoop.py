@@ -41,7 +41,7 @@ def load_data(clip, draw, seed):
 @torch.no_grad()
 def encode(clip, draw, part, chosen):
     """Features (n, D) and labels (n,) of {noun: numbers of its pictures}. The frozen encoder sees each picture once."""
-    pixels = np.stack([fewshot.picture_of(draw, noun, part, i) for noun in chosen for i in chosen[noun]])
+    pixels = np.stack([fewshot.render_image(draw, noun, part, i) for noun in chosen for i in chosen[noun]])
     x = (torch.from_numpy(pixels).float() / 255 - PIXEL_MEAN) / PIXEL_STD  # (n, height, width, 3)
     features = [clip.encode_image(batch) for batch in x.permute(0, 3, 1, 2).contiguous().split(BATCH)]
     return torch.cat(features), torch.tensor([label for label, noun in enumerate(chosen) for _ in chosen[noun]])

@@ -14,7 +14,7 @@ from .quantization.noise import add_noise_ as add_noise_
 from .quantization.recorder import Recorder as Recorder
 from .quantization.state_dicts import load_state_dict_ as load_state_dict_
 from .quantization.state_dicts import plain_state_dict as plain_state_dict
+from .training.defaults import add_quant_cfg as add_quant_cfg
 from .training.quantized import QuantizedPrompts as QuantizedPrompts
-from .training.quantized import add_quant_cfg as add_quant_cfg
 
 __version__: str

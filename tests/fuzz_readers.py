@@ -46,7 +46,7 @@ from qprompt.engine import activate  # noqa: E402
 from qprompt.errors import UserError  # noqa: E402
 from qprompt.prompt_files import format as prompt_file  # noqa: E402
 from qprompt.prompt_files.packing import save  # noqa: E402
-from qprompt.prompt_files.upstream import prompts_in  # noqa: E402
+from qprompt.prompt_files.upstream import find_prompts  # noqa: E402
 from qprompt.quantization import recorder  # noqa: E402
 from qprompt.quantization.api import quantize_  # noqa: E402
 from qprompt.report import records  # noqa: E402
@@ -54,6 +54,7 @@ from qprompt.runs import config  # noqa: E402
 from qprompt.runs.folder import claim  # noqa: E402
 from qprompt.runs.identity import RunSettings  # noqa: E402
 from qprompt.sweep.spec import read_spec  # noqa: E402
+from qprompt.training.defaults import extend_cfg  # noqa: E402
 from qprompt.training.feature_store import FeatureFiles  # noqa: E402
 
 MEMORY = 512 * 2**20
@@ -208,7 +209,7 @@ def _read_checkpoint(path: Path) -> None:
         for tensor in state.values():
             if isinstance(tensor, torch.Tensor):
                 tensor.double().sum()  # reads all that it claims to hold
-        prompts_in(state)
+        find_prompts(state)
 
 
 def _read_weights(path: Path) -> None:
@@ -320,7 +321,7 @@ def _defaults() -> Any:
     from dassl.config import get_cfg_default
 
     cfg = get_cfg_default()
-    config.extend_cfg(cfg)
+    extend_cfg(cfg)
     return cfg
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from qprompt.errors import UserError
 from qprompt.prompt_files.packing import inspect, load, pack, unpack
-from qprompt.prompt_files.upstream import prompts_in
+from qprompt.prompt_files.upstream import find_prompts
 from qprompt.quantization.api import quantize_
 from qprompt.quantization.config import QuantConfig
 from qprompt.quantization.state_dicts import add_plain_state_dict_hooks_
@@ -92,7 +92,7 @@ def test_upstream_reads_what_is_unpacked(tmp_path):
 
 
 def test_mistakes(tmp_path):
-    with pytest.raises(UserError, match="no prompts of CoOp, CoCoOp, MaPLe, IVLP or VPT.*it has: conv1.weight"):
+    with pytest.raises(UserError, match="no prompts of CoCoOp, CoOp, IVLP, MaPLe, VPT are.*it has: conv1.weight"):
         pack({"conv1.weight": torch.zeros(3)}, tmp_path / "p")
     with pytest.raises(UserError, match="NaN"):
         pack({"ctx": torch.full((2, 2), torch.nan)}, tmp_path / "p")
@@ -103,4 +103,4 @@ def test_mistakes(tmp_path):
     with pytest.raises(UserError, match="Did you mean 'coop'"):
         unpack(tmp_path / "p", "cop")
     with pytest.raises(UserError, match="cannot be read"):
-        prompts_in({"ctx": COOP["ctx"], "parametrizations.ctx.original": COOP["ctx"]})
+        find_prompts({"ctx": COOP["ctx"], "parametrizations.ctx.original": COOP["ctx"]})

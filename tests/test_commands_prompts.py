@@ -15,11 +15,11 @@ from qprompt.prompt_files.classifier import load_classifier, read_images
 from qprompt.prompt_files.packing import inspect, load, save, unpack
 from qprompt.prompted_clip import (
     ConditionalCLIP,
-    IndependentlyPromptedCLIP,
     PromptedCLIP,
     initial_context,
     prompt_layout,
 )
+from qprompt.prompts.independent import IndependentlyPromptedCLIP, IndependentPrompts
 from qprompt.quantization.api import quantize_
 from qprompt.quantization.state_dicts import plain_state_dict
 
@@ -46,7 +46,7 @@ def coop_model(clip_model, position="end", n=4, words="a photo of a"):
 
 
 def maple_model(clip_model):
-    from trainers.maple import MultiModalPromptLearner
+    from qprompt.prompts.maple import MultiModalPromptLearner
 
     learner = MultiModalPromptLearner(initial_context(clip_model, 2, "a photo of a"), 3, 128)
     model = PromptedCLIP(clip_model, prompt_layout(clip_model, CLASSES, "a photo of a", 2), learner)
@@ -57,7 +57,7 @@ def maple_model(clip_model):
 
 
 def cocoop_model(clip_model):
-    from trainers.cocoop import ConditionalPromptLearner
+    from qprompt.prompts.cocoop import ConditionalPromptLearner
 
     learner = ConditionalPromptLearner(initial_context(clip_model, 4, "a photo of a"), clip_model.visual.output_dim)
     model = ConditionalCLIP(clip_model, prompt_layout(clip_model, CLASSES, "a photo of a", 4), learner)
@@ -69,14 +69,15 @@ def cocoop_model(clip_model):
 def ivlp_model(clip_model, text_depth=3, image_depth=2):
     context = initial_context(clip_model, 2, "a photo of a")
     layout = prompt_layout(clip_model, CLASSES, "a photo of a", 2)
-    model = IndependentlyPromptedCLIP(clip_model, layout, context, text_depth, n_image=3, image_depth=image_depth)
+    learner = IndependentPrompts(context, text_depth, (3, 128), image_depth)
+    model = IndependentlyPromptedCLIP(clip_model, layout, learner)
     quantize_(model, names=["prompt_learner.ctx", "*VPT*"], bits=4)
     return model.eval()
 
 
 def vpt_model(clip_model):
     layout = prompt_layout(clip_model, CLASSES, "a photo of a", 0)
-    model = IndependentlyPromptedCLIP(clip_model, layout, n_image=3, image_depth=3)
+    model = IndependentlyPromptedCLIP(clip_model, layout, IndependentPrompts(None, 0, (3, 128), 3))
     quantize_(model, names="*VPT*", bits=4)
     return model.eval()
 
@@ -253,7 +254,7 @@ def test_pack_takes_a_bare_state_dict_and_names_mistakes(tmp_path, capsys):
     torch.save([1, 2], tmp_path / "list.pt")
     (tmp_path / "text.pt").write_text("hello")
     for arguments, words in (
-        (["other.pt"], "no prompts of CoOp, CoCoOp, MaPLe"),
+        (["other.pt"], "no prompts of CoCoOp, CoOp, IVLP, MaPLe, VPT"),
         (["list.pt"], "no state dict"),
         (["text.pt"], "not a readable checkpoint"),
         (["nowhere.pt"], "no checkpoint"),

@@ -112,7 +112,7 @@ def test_every_key_of_quant_config_is_a_config_key():
     import dataclasses
 
     from qprompt.quantization.config import QuantConfig
-    from qprompt.training.quantized import add_quant_cfg, quant_config
+    from qprompt.training.defaults import add_quant_cfg, quant_config
 
     cfg = CfgNode({"TRAINER": {}})
     add_quant_cfg(cfg)
@@ -122,7 +122,7 @@ def test_every_key_of_quant_config_is_a_config_key():
 
 @pytest.mark.parametrize("bits", [0, 17, -1])
 def test_impossible_bits_are_refused_by_name(bits):
-    from qprompt.training.quantized import add_quant_cfg, quant_config
+    from qprompt.training.defaults import add_quant_cfg, quant_config
 
     cfg = CfgNode({"TRAINER": {}})
     add_quant_cfg(cfg)

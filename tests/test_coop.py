@@ -162,7 +162,7 @@ def test_every_kind_of_context_trains(clip_file, tmp_path, position, class_speci
         (["TRAINER.COOP.PREC", "fp8"], "PREC is one of .* got 'fp8'"),
         (["TRAINER.COOP.CSC", True, "TRAINER.COOP.CTX_INIT", "a photo of a"], "CSC True starts from random"),
         (["TRAINER.COOP.CLASS_TOKEN_POSITION", "back"], "got 'back'"),
-        (["INPUT.SIZE", "(224, 224)"], "takes 32 x 32 pixels"),
+        (["INPUT.SIZE", "(224, 224)"], "expects 32 x 32 pixels"),
         (["MODEL.BACKBONE.PATH", "nowhere.pt"], "no file nowhere.pt"),
     ],
 )

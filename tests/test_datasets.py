@@ -19,7 +19,7 @@ from qprompt.data import templates
 from qprompt.data.images import ImageError
 from qprompt.data.layouts import LAYOUTS
 from qprompt.errors import UserError
-from qprompt.runs import config
+from qprompt.training.defaults import extend_cfg
 from qprompt.training.image_dataset import ImageDataset
 
 for module in pkgutil.iter_modules(datasets.__path__):
@@ -30,7 +30,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "datasets"
 
 def cfg_for(root, name, *options):
     cfg = get_cfg_default()
-    config.extend_cfg(cfg)
+    extend_cfg(cfg)
     cfg.merge_from_list(["DATASET.ROOT", str(root), "DATASET.NAME", name, "SEED", 1, "DATALOADER.NUM_WORKERS", 0])
     cfg.merge_from_list(["INPUT.SIZE", (16, 16), "USE_CUDA", False, "VERBOSE", False, *options])
     return cfg

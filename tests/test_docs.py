@@ -11,7 +11,7 @@ import pytest
 from dassl.config import get_cfg_default
 
 from qprompt.__main__ import main
-from qprompt.runs.config import extend_cfg
+from qprompt.training.defaults import extend_cfg
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]

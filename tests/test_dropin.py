@@ -12,9 +12,10 @@ from dassl.utils import Registry, set_random_seed
 
 from qprompt.dropin.launcher import offer_quantized, quantized_class
 from qprompt.errors import UserError
+from qprompt.io.logs import show_logs
 from qprompt.quantization.api import quantized_parameters
 from qprompt.training import selection
-from qprompt.training.quantized import add_quant_cfg
+from qprompt.training.defaults import add_quant_cfg
 
 MINIATURE = Path(__file__).resolve().parent / "dropin_checkout"
 
@@ -38,6 +39,7 @@ def build(tmp_path):
     """``build("QX", KEY, value, ...)``: that trainer, seeded, on the miniature data set, with 3 epochs to train."""
 
     def make(name, *options, output="output", seed=1):
+        show_logs()
         cfg = get_cfg_default()
         add_quant_cfg(cfg)
         cfg.DATASET.SUBSAMPLE_CLASSES = "all"

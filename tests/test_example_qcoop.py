@@ -22,7 +22,8 @@ from qprompt.backbones import load_clip, load_state_dict
 from qprompt.quantization.api import quantized_parameters
 from qprompt.quantization.config import QuantConfig
 from qprompt.quantization.fake_quantize import FakeQuantize
-from qprompt.runs.config import extend_cfg, merge_options
+from qprompt.runs.config import merge_options
+from qprompt.training.defaults import extend_cfg
 from qprompt.world import fewshot
 
 SCRIPT = ROOT / "examples" / "qcoop.py"

@@ -16,9 +16,9 @@ from qprompt.__main__ import main
 from qprompt.dropin import compat, launcher
 from qprompt.errors import UserError
 from qprompt.prompt_files import packing
-from qprompt.prompt_files.upstream import starting_bits
+from qprompt.prompts import starting_bits
 from qprompt.quantization.api import quantize_
-from qprompt.training.quantized import add_quant_cfg
+from qprompt.training.defaults import add_quant_cfg
 
 ROOT = Path(__file__).resolve().parent.parent
 MINIATURE = ROOT / "tests" / "dropin_checkout"

@@ -83,12 +83,12 @@ def test_another_depth_is_refused_either_way(clip_file, tmp_path, name, depth):
 @pytest.mark.parametrize(
     "name, options, message",
     [
-        ("MaPLe", ["TRAINER.MAPLE.PROMPT_DEPTH", 4], "takes 1 to 3"),  # the text branch has 3 layers
-        ("MaPLe", ["TRAINER.MAPLE.PROMPT_DEPTH", 0], "takes 1 to 3"),
+        ("MaPLe", ["TRAINER.MAPLE.PROMPT_DEPTH", 4], "supports 1 to 3"),  # the text branch has 3 layers
+        ("MaPLe", ["TRAINER.MAPLE.PROMPT_DEPTH", 0], "supports 1 to 3"),
         ("MaPLe", ["TRAINER.MAPLE.PROMPT_DEPTH", 2, "TRAINER.MAPLE.CTX_INIT", "photo"], "2 context vectors"),
-        ("IVLP", ["TRAINER.IVLP.PROMPT_DEPTH_VISION", 5, "TRAINER.IVLP.PROMPT_DEPTH_TEXT", 1], "takes 1 to 4"),
-        ("IVLP", ["TRAINER.IVLP.PROMPT_DEPTH_TEXT", 0], "takes 1 to 3"),
-        ("VPT", ["TRAINER.VPT.PROMPT_DEPTH_VISION", 5], "takes 1 to 4"),
+        ("IVLP", ["TRAINER.IVLP.PROMPT_DEPTH_VISION", 5, "TRAINER.IVLP.PROMPT_DEPTH_TEXT", 1], "supports 1 to 4"),
+        ("IVLP", ["TRAINER.IVLP.PROMPT_DEPTH_TEXT", 0], "supports 1 to 3"),
+        ("VPT", ["TRAINER.VPT.PROMPT_DEPTH_VISION", 5], "supports 1 to 4"),
     ],
 )
 def test_impossible_settings(clip_file, tmp_path, name, options, message):

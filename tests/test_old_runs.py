@@ -75,9 +75,9 @@ def test_prompt_file_holds_the_prompt_of_the_checkpoint(old):
 
     tensor = qprompt.load(old / "finished/prompt_learner/prompt.qprompt")["prompt_learner.ctx"]
     state = load_checkpoint(str(old / "finished/prompt_learner/model.pth.tar-2"))["state_dict"]
-    from qprompt.prompt_files.upstream import prompts_in
+    from qprompt.prompt_files.upstream import find_prompts
 
-    prompt = prompts_in(state).prompts["ctx"]
+    prompt = find_prompts(state).prompts["ctx"]
     assert torch.equal(tensor, prompt.fake(prompt.weight).detach())
 
 

@@ -108,10 +108,10 @@ def test_what_cannot_be_saved_is_refused(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory):
+def valid(tmp_path_factory):
     module = Learner()
     quantize_(module, names=NAMES, bits=3)
-    path = tmp_path_factory.mktemp("sound") / "p"
+    path = tmp_path_factory.mktemp("valid") / "p"
     save(module, path, **ABOUT)
     return path.read_bytes()
 
@@ -136,36 +136,36 @@ def refusal(tmp_path, data):
     path.write_bytes(data)
     with pytest.raises(UserError) as error:
         load(path)
-    assert str(error.value).startswith(f"{path} is no sound prompt file: ")
+    assert str(error.value).startswith(f"{path} is not a valid prompt file: ")
     return str(error.value)
 
 
-def test_forged_without_a_change_is_read(tmp_path, sound):
-    (tmp_path / "p").write_bytes(forged(*parts(sound)))
+def test_forged_without_a_change_is_read(tmp_path, valid):
+    (tmp_path / "p").write_bytes(forged(*parts(valid)))
     assert set(load(tmp_path / "p")) == {"ctx", "deep.0", "deep.1", "proj.weight", "proj.bias"}
 
 
-def test_truncated_at_every_length(tmp_path, sound):
-    for length in range(0, len(sound), 7):
-        refusal(tmp_path, sound[:length])
-    assert "truncated" in refusal(tmp_path, sound[:100])
+def test_truncated_at_every_length(tmp_path, valid):
+    for length in range(0, len(valid), 7):
+        refusal(tmp_path, valid[:length])
+    assert "truncated" in refusal(tmp_path, valid[:100])
 
 
-def test_oversized(tmp_path, sound):
-    assert "does not agree with its size" in refusal(tmp_path, sound + b"\0")
-    header, about, payload = parts(sound)
+def test_oversized(tmp_path, valid):
+    assert "does not agree with its size" in refusal(tmp_path, valid + b"\0")
+    header, about, payload = parts(valid)
     assert "does not agree with its size" in refusal(tmp_path, forged(header, about, payload + b"1234"))
     header["indices/deep.1"] = header["indices/deep.0"]  # two tensors over the same bytes
     assert "does not agree with its size" in refusal(tmp_path, forged(header, about, payload))
 
 
-def test_any_changed_byte_is_noticed(tmp_path, sound):
-    for at in range(0, len(sound), 11):
-        refusal(tmp_path, sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :])
+def test_any_changed_byte_is_noticed(tmp_path, valid):
+    for at in range(0, len(valid), 11):
+        refusal(tmp_path, valid[:at] + bytes([valid[at] ^ 1]) + valid[at + 1 :])
 
 
-def test_newer_format(tmp_path, sound):
-    header, about, payload = parts(sound)
+def test_newer_format(tmp_path, valid):
+    header, about, payload = parts(valid)
     assert "update qprompt" in refusal(tmp_path, forged(header, about | {"format": 2}, payload))
     for odd in (None, 0, -1, "1", True, 1.0):
         refusal(tmp_path, forged(header, about | {"format": odd}, payload))
@@ -177,10 +177,10 @@ def test_newer_format(tmp_path, sound):
         ("shape", [4, 10**15], "bytes of"),
         ("shape", [2**70], "bytes of"),
         ("shape", [0], "groups for 0 entries"),
-        ("shape", [-4, -64], "no sound shape"),
-        ("shape", [1] * 9, "no sound shape"),
+        ("shape", [-4, -64], "an invalid shape"),
+        ("shape", [1] * 9, "an invalid shape"),
         ("shape", [1] * 7 + [2], "bytes of"),
-        ("shape", "4x64", "no sound shape"),
+        ("shape", "4x64", "an invalid shape"),
         ("bits", 4, "bytes of"),
         ("bits", 0, "0 bits"),
         ("bits", 9, "9 bits"),
@@ -195,8 +195,8 @@ def test_newer_format(tmp_path, sound):
         ("dtype", ["float32"], "float32"),
     ],
 )
-def test_contradictions(tmp_path, sound, field, value, words):
-    header, about, payload = parts(sound)
+def test_contradictions(tmp_path, valid, field, value, words):
+    header, about, payload = parts(valid)
     about["tensors"]["ctx"][field] = value
     assert words in refusal(tmp_path, forged(header, about, payload))
 
@@ -214,8 +214,8 @@ def test_levels_that_are_not_finite_and_bits_behind_the_last_index(tmp_path):
         assert "last index" in refusal(tmp_path, forged(header, about, changed))
 
 
-def test_other_files(tmp_path, sound):
-    header, about, payload = parts(sound)
+def test_other_files(tmp_path, valid):
+    header, about, payload = parts(valid)
     refusal(tmp_path, b"PK\x03\x04" + b"\0" * 100)
     refusal(tmp_path, b'{"json": 1}')
     refusal(tmp_path, struct.pack("<Q", 2**63) + b"{}")
@@ -230,8 +230,8 @@ def test_other_files(tmp_path, sound):
             load(path)
 
 
-def mutations(sound, seed):
-    """Endless variants of a sound file: bytes changed, cut, doubled, and forged with a right checksum."""
+def mutations(valid, seed):
+    """Endless variants of a valid file: bytes changed, cut, doubled, and forged with a right checksum."""
     rng = random.Random(seed)
     odd = [0, 1, -1, 2**31, 2**63, 1e308, None, True, "", "ctx", [], {}, [4, 64], [2**40, 2**40]]
 
@@ -250,12 +250,12 @@ def mutations(sound, seed):
     while True:
         kind = rng.random()
         if kind < 0.5:
-            header, about, payload = parts(sound)
+            header, about, payload = parts(valid)
             for _ in range(rng.randint(1, 3)):
                 change(rng.choice([header, about]))
             yield forged(header, about, payload)
             continue
-        data = bytearray(sound)
+        data = bytearray(valid)
         for _ in range(rng.randint(1, 4)):
             at = rng.randrange(len(data))
             if kind < 0.7:
@@ -269,37 +269,37 @@ def mutations(sound, seed):
         yield bytes(data)
 
 
-def read_all(sound, seed, number):
+def read_all(valid, seed, number):
     """Every variant is refused by a UserError, or read as tensors no larger than it can hold."""
     read = 0
-    for _, data in zip(range(number), mutations(sound, seed), strict=False):
+    for _, data in zip(range(number), mutations(valid, seed), strict=False):
         try:
             file = prompt_file._parse(data)
-        except prompt_file._Unsound:
+        except prompt_file._Invalid:
             continue
         read += 1
         assert sum(t.tensor().numel() for t in file.tensors.values()) <= 8 * len(data)
     return read
 
 
-def test_mutated_files(sound):
-    assert read_all(sound, seed=0, number=3000) < 1000
+def test_mutated_files(valid):
+    assert read_all(valid, seed=0, number=3000) < 1000
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_mutated_files(sound):
-    read_all(sound, seed=1, number=100_000)
+def test_a_hundred_thousand_mutated_files(valid):
+    read_all(valid, seed=1, number=100_000)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=200))
 def test_random_bytes(data):
-    with pytest.raises(prompt_file._Unsound):
+    with pytest.raises(prompt_file._Invalid):
         prompt_file._parse(data)
 
 
-def test_reading_does_not_allocate_what_is_claimed(tmp_path, sound, monkeypatch):
-    header, about, payload = parts(sound)
+def test_reading_does_not_allocate_what_is_claimed(tmp_path, valid, monkeypatch):
+    header, about, payload = parts(valid)
     about["tensors"]["ctx"] |= {"shape": [2**20, 2**20]}
     monkeypatch.setattr(np, "unpackbits", lambda *args, **kwargs: pytest.fail("allocates"))
     monkeypatch.setattr(torch, "zeros", lambda *args, **kwargs: pytest.fail("allocates"))

@@ -26,7 +26,7 @@ def make(small, tmp_path):
     from dassl.data.datasets import build_dataset
 
     import datasets.tiny_world  # noqa: F401
-    from qprompt.runs.config import extend_cfg
+    from qprompt.training.defaults import extend_cfg
 
     def build(**keys):
         cfg = get_cfg_default()

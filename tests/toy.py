@@ -7,7 +7,9 @@ from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from PIL import Image
 
-from qprompt.runs.config import extend_cfg, merge_options
+from qprompt.io.logs import show_logs
+from qprompt.runs.config import merge_options
+from qprompt.training.defaults import extend_cfg
 
 CLASSES = ("cat", "big_dog", "red fire truck", "tree", "house", "traffic light")
 PIXELS = 32
@@ -72,6 +74,7 @@ def toy_trainer(folder, clip_file, trainer, *options, seed=1):
     from dassl.engine import build_trainer
     from dassl.utils import set_random_seed
 
+    show_logs()
     Path(folder).mkdir(parents=True, exist_ok=True)
     set_random_seed(seed)
     return build_trainer(toy_cfg(folder, clip_file, trainer, *options))

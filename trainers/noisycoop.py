@@ -8,7 +8,7 @@ from trainers.coop import CoOp
 
 @TRAINER_REGISTRY.register()
 class NoisyCoOp(CoOp):
-    """CoOp whose context gets fresh noise of strength TRAINER.NOISE.SIGMA at every training step, and none in tests."""
+    """CoOp with fresh noise of strength TRAINER.NOISE.SIGMA on its context at every training step, none in tests."""
 
     def build_model(self):
         super().build_model()

@@ -8,6 +8,4 @@ from trainers.cocoop import CoCoOp
 
 @TRAINER_REGISTRY.register()
 class QCoCoOp(QuantizedPrompts, CoCoOp):
-    """CoCoOp whose context and meta-network weights take 2^b values; biases stay fp16."""
-
-    quantized = ("prompt_learner.ctx", "prompt_learner.meta_net.*.weight")
+    """CoCoOp whose context and meta-network weights have 2^b levels; biases stay fp16."""

@@ -8,6 +8,4 @@ from trainers.coop import CoOp
 
 @TRAINER_REGISTRY.register()
 class QCoOp(QuantizedPrompts, CoOp):
-    """CoOp whose context vectors take 2^b values: b = 1 stores 2,048 weights in 260 bytes."""
-
-    quantized = ("prompt_learner.ctx",)
+    """CoOp whose context vectors have 2^b levels: with b = 1, 2,048 weights are stored in 260 bytes."""

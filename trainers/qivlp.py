@@ -8,6 +8,4 @@ from trainers.ivlp import IVLP
 
 @TRAINER_REGISTRY.register()
 class QIVLP(QuantizedPrompts, IVLP):
-    """IVLP whose prompts in both branches take 2^b values, one codebook a tensor."""
-
-    quantized = ("prompt_learner.ctx", "*VPT*")
+    """IVLP whose prompts in both branches have 2^b levels, one codebook per tensor."""

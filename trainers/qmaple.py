@@ -1,4 +1,4 @@
-"""QMaPLe: MaPLe with quantized prompts and projections (arXiv 2407.10704)."""
+"""QMaPLe: MaPLe with quantized prompts (arXiv 2407.10704)."""
 
 from dassl.engine import TRAINER_REGISTRY
 
@@ -8,11 +8,4 @@ from trainers.maple import MaPLe
 
 @TRAINER_REGISTRY.register()
 class QMaPLe(QuantizedPrompts, MaPLe):
-    """MaPLe whose prompts and projection weights take 2^b values, one codebook a tensor; biases stay fp16."""
-
-    quantized = (
-        "prompt_learner.ctx",
-        "prompt_learner.compound_prompts_text.*",
-        "prompt_learner.proj.weight",
-        "prompt_learner.compound_prompt_projections.*.weight",
-    )
+    """MaPLe whose prompts and projection weights have 2^b levels, one codebook per tensor; biases stay fp16."""

@@ -8,6 +8,4 @@ from trainers.vpt import VPT
 
 @TRAINER_REGISTRY.register()
 class QVPT(QuantizedPrompts, VPT):
-    """VPT whose visual prompts take 2^b values, one codebook a tensor."""
-
-    quantized = ("*VPT*",)
+    """VPT whose visual prompts have 2^b levels, one codebook per tensor."""

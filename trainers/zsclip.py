@@ -1,4 +1,6 @@
-"""Zero-shot CLIP: hand-written prompts, nothing learned."""
+"""Zero-shot CLIP: hand-written prompts, nothing is learned."""
+
+import logging
 
 import torch
 from dassl.engine import TRAINER_REGISTRY
@@ -7,11 +9,13 @@ from qprompt.data import templates
 from qprompt.prompted_clip import PromptedCLIP, PromptLayout, normalize, tokenize
 from qprompt.training.prompt_trainer import PromptTrainer
 
+log = logging.getLogger("qprompt.trainers.zsclip")
+
 
 class EnsembledCLIP(PromptedCLIP):
-    """Zero-shot CLIP; with several templates, the mean of their normalized features is a class's feature.
+    """Zero-shot CLIP. The feature of a class is the mean of the normalized features of its templates.
 
-    `layout` holds the classes' prompts template by template.
+    `layout` holds the prompts of all classes for the first template, then for the second, and so on.
     """
 
     def __init__(self, clip_model, layout, n_templates, logit_scale=0.0):
@@ -27,9 +31,10 @@ class EnsembledCLIP(PromptedCLIP):
 
 @TRAINER_REGISTRY.register()
 class ZeroshotCLIP(PromptTrainer):
-    """CLIP with the data set's hand-written template."""
+    """CLIP with the hand-written template of the data set."""
 
     learns = False
+    prompts_images = False
 
     def check_cfg(self, cfg):
         pass
@@ -38,16 +43,16 @@ class ZeroshotCLIP(PromptTrainer):
         self.precision = "fp32"
         clip_model = self.load_backbone()
         self.model = self.build_prompted_clip(clip_model, self.dm.dataset.classnames).to(self.device).eval()
-        self.keep_features()
+        self.cache_features()
 
     def templates(self):
-        """Templates with {} for the class."""
+        """Return templates with {} for the class name."""
         return [templates.template(self.cfg.DATASET.NAME, self.cfg.DATASET.get("TEMPLATE", ""))]
 
     def build_prompted_clip(self, clip_model, classnames):
         chosen = self.templates()
         prompts = [prompt for template in chosen for prompt in templates.prompts(classnames, template)]
-        print(f"Prompts: {prompts}")
+        log.info("Prompts: %s", prompts)
         tokens = tokenize(clip_model, prompts)
         layout = PromptLayout(clip_model, tokens, torch.full_like(tokens, -1))
         return EnsembledCLIP(clip_model, layout, len(chosen), self.cfg.MODEL.LOGIT_SCALE)

@@ -31,14 +31,14 @@ def run(args: argparse.Namespace) -> None:
     """Write the prompt file and say what it takes."""
     from qprompt.io.torch_files import read_checkpoint
     from qprompt.prompt_files.packing import inspect, pack
-    from qprompt.prompt_files.upstream import kind_of_state
+    from qprompt.prompt_files.upstream import find_prompts
     from qprompt.quantization.config import QuantConfig
 
     path = checkpoint_file(args.checkpoint)
     _, state = read_checkpoint(path)
     config = None
     if args.bits is not None or args.method:
-        bits = args.bits if args.bits is not None else kind_of_state(state).bits
+        bits = args.bits if args.bits is not None else find_prompts(state).method.bits
         config = QuantConfig(bits=bits, **({"method": args.method} if args.method else {}))
     out = Path(args.out) if args.out else path.parent / "prompt.qprompt"
     pack(state, out, config, backbone=args.backbone, words=args.words, class_position=args.class_position)

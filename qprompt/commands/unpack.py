@@ -28,10 +28,10 @@ def run(args: argparse.Namespace) -> None:
 
     from qprompt.io.files import atomic_open
     from qprompt.prompt_files.packing import unpack
-    from qprompt.prompt_files.upstream import KINDS
+    from qprompt.prompts import get_method
 
     state = unpack(args.file, args.kind)
-    path = Path(args.output_dir) / KINDS[args.kind].folder / f"model.pth.tar-{args.epoch}"
+    path = Path(args.output_dir) / get_method(args.kind).folder / f"model.pth.tar-{args.epoch}"
     if path.exists():
         raise UserError(f"{path} exists already: choose another --output-dir or --epoch.")
     with atomic_open(path) as file:

@@ -103,11 +103,9 @@ def _hook_dassl(argv: list[str], fast: bool) -> None:
     import dassl.engine
     from dassl.config.defaults import _C
 
-    from qprompt.prompt_files.upstream import starting_bits
-    from qprompt.training.quantized import add_quant_cfg
+    from qprompt.training.defaults import add_quant_cfg
 
-    add_quant_cfg(_C)  # the default itself: every way to a config leads there
-    _C.TRAINER.QUANT.BITS = starting_bits(_requested(argv))
+    add_quant_cfg(_C, _requested(argv))  # the default itself: every way to a config leads there
     _name_mistakes()
     if hasattr(dassl.config, "clean_cfg"):  # not in Dassl 0.5
         dassl.config.clean_cfg = _keep_quant(dassl.config.clean_cfg)

@@ -1,10 +1,9 @@
 """A prompt file and a CLIP model as a classifier of any class names."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qprompt.backbones import ClipModel, backbone_hash, import_clip, load_clip
@@ -12,106 +11,13 @@ from qprompt.data.images import read_image
 from qprompt.errors import UserError
 from qprompt.prompt_files.format import PromptFile, StoredTensor, read_prompt_file
 from qprompt.prompt_files.packing import stored_tensor
-from qprompt.prompt_files.upstream import KINDS, kind_of
-from qprompt.prompted_clip import ConditionalCLIP, PromptedCLIP, Prompts, prompt_layout
+from qprompt.prompted_clip import PromptedCLIP, Prompts, prompt_layout
+from qprompt.prompts import Method, find_method
+from qprompt.prompts.independent import DEEP
+from qprompt.prompts.initial import check_prompts_fit, placeholder_words
+from qprompt.prompts.method import LEARNER
 from qprompt.quantization.config import QuantConfig
 from qprompt.quantization.fake_quantize import FakeQuantize
-
-WORDS = "a photo of a"
-LAYER = "encoder.transformer.resblocks.{}.VPT_shallow"
-
-
-class StoredPrompts(nn.Module):
-    """A prompt learner of `upstream.KINDS`, from the tensors of a prompt file (names without a prefix).
-
-    Of a text width D, an image width V and a feature width E: text prompts are (n, D), image prompts (n, V),
-    projections (V, D); the meta network of CoCoOp maps E to D.
-    """
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.kind = kind_of(tensors)
-        names = KINDS[self.kind].names(tensors)
-        if not names:
-            raise UserError(f"it holds {', '.join(list(tensors)[:6])}, not the prompts of a trainer known here")
-        for name in names:
-            self.register_buffer(name.replace(".", "/"), tensors[name].float())
-        self.text_deep = self._layers("compound_prompts_text.{}", 0) or self._layers(f"text_{LAYER}", 1)
-        self.image_deep = self._layers("compound_prompt_projections.{}", 0) or self._layers(f"image_{LAYER}", 1)
-        missing = [name for name in self._needed() if name.replace(".", "/") not in self._buffers]
-        if missing:
-            raise UserError(f"it lacks {', '.join(missing)} of the prompts of {KINDS[self.kind].method}")
-
-    @property
-    def context(self) -> Tensor | None:
-        """The context vectors of the first text layer; None where the text is hand-written."""
-        return self._buffers.get("ctx")
-
-    def forward(self, image_features: Tensor | None = None) -> Prompts:
-        """The prompts; CoCoOp's for normalized `image_features` (B, E)."""
-        deep = [self._own(name) for name in self.text_deep]
-        if self.kind == "cocoop":
-            assert image_features is not None
-            shift = self._linear("meta_net.linear2", self._linear("meta_net.linear1", image_features).relu())
-            return Prompts((self._own("ctx") + shift[:, None])[:, None])
-        if self.kind == "maple":
-            image_deep = [self._linear(name, x) for name, x in zip(self.image_deep, deep, strict=True)]
-            return Prompts(self.context, deep, self._linear("proj", self._own("ctx")), image_deep)
-        image = self._buffers.get("image_encoder/VPT")
-        return Prompts(self.context, deep, image, [self._own(name) for name in self.image_deep])
-
-    def _own(self, name: str) -> Tensor:
-        tensor = self._buffers[name.replace(".", "/")]
-        assert tensor is not None
-        return tensor
-
-    def _linear(self, name: str, x: Tensor) -> Tensor:
-        return F.linear(x, self._own(f"{name}.weight"), self._own(f"{name}.bias"))
-
-    def _layers(self, pattern: str, first: int) -> list[str]:
-        """Names of the deep prompts, or of the layers that make them, in order from number `first` on."""
-        found = []
-        while any(key.startswith(pattern.format(first).replace(".", "/")) for key in self._buffers):
-            found.append(pattern.format(first))
-            first += 1
-        return found
-
-    def _needed(self) -> list[str]:
-        both = ("weight", "bias")
-        if self.kind == "maple":
-            layers = ["proj", *(f"compound_prompt_projections.{i}" for i in range(len(self.text_deep)))]
-            return ["ctx", *(f"{layer}.{leaf}" for layer in layers for leaf in both)]
-        if self.kind == "cocoop":
-            return ["ctx", *(f"meta_net.linear{i}.{leaf}" for i in (1, 2) for leaf in both)]
-        return ["ctx"] if self.kind == "coop" else []
-
-
-def project(file: PromptFile, bits: int = 32) -> dict[str, StoredTensor]:
-    """The independent prompts (IVLP's) that MaPLe's come to: its image prompts instead of the projections to them.
-
-    Text prompts stay as they are stored. Image prompts are stored with `bits`: 32 loses nothing, 16 rounds to half
-    precision, 1 to 8 quantizes them by K-Means. What is lost in every case: they cannot be trained on as MaPLe's.
-    """
-    tensors = {name.removeprefix("prompt_learner."): stored for name, stored in file.tensors.items()}
-    if kind_of(tensors) != "maple":
-        raise UserError("it holds no prompts of MaPLe, so there is nothing to project")
-    prompts = StoredPrompts({name: stored.tensor() for name, stored in tensors.items()})()
-    assert prompts.image is not None
-    result = {"prompt_learner.ctx": tensors["ctx"]}
-    for i in range(len(prompts.text_deep)):
-        result[f"text_{LAYER.format(i + 1)}"] = tensors[f"compound_prompts_text.{i}"]
-    names = ["image_encoder.VPT", *(f"image_{LAYER.format(i + 1)}" for i in range(len(prompts.image_deep)))]
-    for name, value in zip(names, (prompts.image, *prompts.image_deep), strict=True):
-        result[name] = _stored(name, value, bits)
-    return result
-
-
-def _stored(name: str, value: Tensor, bits: int) -> StoredTensor:
-    if bits == 32:
-        return StoredTensor(tuple(value.shape), "float32", 32, values=value)
-    fake = FakeQuantize(value, QuantConfig(bits=bits))
-    fake.fit(value)
-    return stored_tensor(name, value, fake)
 
 
 def load_classifier(
@@ -122,13 +28,18 @@ def load_classifier(
     other_backbone: bool = False,
     device: str | torch.device = "cpu",
 ) -> PromptedCLIP:
-    """CLIP with the prompts of the file at `path`, for `classnames`: a model from images to logits, in eval mode.
+    """Return CLIP with the prompts of a file: a model from images to logits, in eval mode.
 
     Args:
-        backbone: its name; without one, that which the file names. `backbone_path`: weights of one's own.
-        other_backbone: take a backbone with other weights than those that the prompts were learned with.
+        path: of the prompt file.
+        classnames: of the classes, any.
+        backbone: its name; by default the one that the file names.
+        backbone_path: a file with the weights of the backbone.
+        other_backbone: accept a backbone with other weights than those that the prompts were learned with.
+        device: of the model.
 
-    Raises UserError where file and backbone don't belong together.
+    Raises:
+        UserError: file and backbone do not belong together.
     """
     file = read_prompt_file(path)
     name = backbone or file.about.get("backbone", "")
@@ -148,41 +59,77 @@ def load_classifier(
 
 
 def _classifier(file: PromptFile, classnames: Sequence[str], clip_model: ClipModel) -> PromptedCLIP:
-    learner = StoredPrompts({k.removeprefix("prompt_learner."): t.tensor() for k, t in file.tensors.items()})
-    _check_fit(learner, clip_model)
-    n_context = 0 if learner.context is None else len(learner.context)
-    # Trainers that are not ours don't say which words: those of MaPLe's repository start from these.
-    known = learner.kind in ("maple", "ivlp", "vpt") and n_context <= 4
-    words = file.about.get("words") or (WORDS if known else " ".join(["X"] * n_context))
-    layout = prompt_layout(clip_model, classnames, words, n_context, file.about.get("class_position", "end"))
-    return (ConditionalCLIP if learner.kind == "cocoop" else PromptedCLIP)(clip_model, layout, learner)
+    method, learner = restore_learner(file)
+    prompts = _prompts_of(method, learner, clip_model)
+    check_prompts_fit(prompts, clip_model)
+    n_context = 0 if prompts.text is None else prompts.text.shape[-2]
+    # Third-party trainers do not record the words: those of MaPLe's repository start from these.
+    default = method.words if method.words and n_context <= 4 else placeholder_words(n_context)
+    words, position = file.about.get("words") or default, file.about.get("class_position", "end")
+    layout = prompt_layout(clip_model, classnames, words, n_context, position)
+    return method.model(clip_model, layout, learner, 0.0)
 
 
-def _check_fit(learner: StoredPrompts, clip_model: ClipModel) -> None:
-    context, image = learner.context, learner._buffers.get("image_encoder/VPT")
-    if context is not None and context.dim() != 2:
-        raise UserError(
-            f"its contexts {tuple(context.shape)} are class-specific (CSC): they say nothing about other classes. "
-            "Evaluate them with train.py --eval-only on the data set that they were learned on."
-        )
-    if learner.image_deep or image is not None or learner.kind == "maple":
-        if not hasattr(clip_model.visual, "transformer"):
-            raise UserError("its prompts go into the image branch too, which takes a ViT backbone")
-        projection = learner._buffers.get("proj/weight")
-        width = clip_model.visual.transformer.width
-        got = len(projection) if projection is not None else image.shape[-1] if image is not None else width
-        if got != width:
-            raise UserError(f"its image prompts have width {got}, the image branch of this backbone has {width}")
-    width = clip_model.ln_final.weight.shape[0]
-    if context is not None and context.shape[-1] != width:
-        raise UserError(f"its prompts have width {context.shape[-1]}, the text branch of this backbone has {width}")
-    for name, deep, branch in (
-        ("text", learner.text_deep, clip_model),
-        ("image", learner.image_deep, clip_model.visual),
-    ):
-        if deep and len(deep) >= len(branch.transformer.resblocks):
-            layers = len(branch.transformer.resblocks)
-            raise UserError(f"its {name} prompts are {len(deep) + 1} layers deep, the backbone has {layers}")
+def restore_learner(file: PromptFile) -> tuple[Method, nn.Module]:
+    """Return the method of a prompt file and its learner with the stored tensors; UserError if none is known."""
+    tensors = {name.removeprefix(LEARNER): stored.tensor() for name, stored in file.tensors.items()}
+    method = find_method(tensors)
+    if method is None:
+        raise UserError(f"it holds {', '.join(list(tensors)[:6])}, not the prompts of a known method")
+    try:
+        return method, method.restore(tensors)
+    except UserError as error:
+        raise UserError(f"{error} (its prompts are those of {method.trainer})") from None
+
+
+def _prompts_of(method: Method, learner: nn.Module, clip_model: ClipModel) -> Prompts:
+    """Return the prompts, for any image where they depend on it."""
+    if not method.conditional:
+        prompts = learner()
+        if prompts.text is not None and prompts.text.dim() != 2:
+            raise UserError(
+                f"its contexts {tuple(prompts.text.shape)} are class-specific (CSC): they say nothing about other "
+                "classes. Evaluate them with train.py --eval-only on the data set that they were learned on."
+            )
+        return prompts
+    width = clip_model.visual.output_dim
+    try:
+        return learner(torch.zeros(1, width))
+    except RuntimeError:
+        raise UserError(f"its prompts depend on image features of another width than {width}") from None
+
+
+def project(file: PromptFile, bits: int = 32) -> dict[str, StoredTensor]:
+    """Return the independent prompts (IVLP's) that MaPLe's amount to: its image prompts instead of the projections.
+
+    Text prompts stay as they are stored. The result cannot be trained further as MaPLe's.
+
+    Args:
+        file: with prompts of MaPLe.
+        bits: of the image prompts: 32 is exact, 16 rounds to half precision, 1 to 8 quantizes by K-Means.
+    """
+    method, learner = restore_learner(file)
+    if method.key != "maple":
+        raise UserError("it holds no prompts of MaPLe, so there is nothing to project")
+    prompts: Prompts = learner()
+    assert prompts.image is not None
+    tensors = {name.removeprefix(LEARNER): stored for name, stored in file.tensors.items()}
+    text, image = DEEP.format("text"), DEEP.format("image")
+    result = {f"{LEARNER}ctx": tensors["ctx"]}
+    for i in range(len(prompts.text_deep)):
+        result[text.format(i + 1)] = tensors[f"compound_prompts_text.{i}"]
+    names = ["image_encoder.VPT", *(image.format(i + 1) for i in range(len(prompts.image_deep)))]
+    for name, value in zip(names, (prompts.image, *prompts.image_deep), strict=True):
+        result[name] = _stored(name, value, bits)
+    return result
+
+
+def _stored(name: str, value: Tensor, bits: int) -> StoredTensor:
+    if bits == 32:
+        return StoredTensor(tuple(value.shape), "float32", 32, values=value)
+    fake = FakeQuantize(value, QuantConfig(bits=bits))
+    fake.fit(value)
+    return stored_tensor(name, value, fake)
 
 
 def class_names(text: str) -> list[str]:

@@ -1,7 +1,7 @@
 """The prompt file: learned prompts as packed indices and half-precision levels (docs/prompt_file.md).
 
-It is a safetensors file with one JSON string of metadata. The reader takes it as hostile: everything that it claims
-is held against its true size before memory is allocated, and any contradiction is a UserError.
+It is a safetensors file with one JSON string of metadata. The reader does not trust the file: every size that it claims
+is checked against the true size before memory is allocated, and any contradiction is a UserError.
 """
 
 import hashlib
@@ -22,18 +22,23 @@ from qprompt.prompt_files.bits import pack_bits, packed_size, unpack_bits
 
 FORMAT = 1
 DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
-# Bits of values that are stored as they are: the name and the type of their entry.
+# Bits of tensors that are stored without a codebook: name and type of their entry.
 WHOLE = {16: ("half", torch.float16), 32: ("full", torch.float32)}
 LARGEST_HEADER = 2**24
-# Texts beside the tensors that programs read; other metadata is kept and given back.
+# Metadata that programs read: strings. Other metadata is stored and returned as it is.
 KNOWN = ("qprompt", "method", "backbone", "backbone_sha256", "words", "class_position")
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor of the file.
+    """One tensor of the file: indices and levels with 1 to 8 bits, values with 16 or 32.
 
-    Of `bits` 1 to 8: indices (N,) uint8 and levels (G, 2^bits) float16. Of 16 or 32: values.
+    Attributes:
+        shape, dtype: of the tensor as it was trained.
+        bits: per entry.
+        values: (N,) or `shape`.
+        indices: (N,) uint8.
+        levels: (G, 2^bits) float16.
     """
 
     shape: tuple[int, ...]
@@ -48,7 +53,7 @@ class StoredTensor:
         return 0 if self.levels is None else len(self.levels)
 
     def tensor(self) -> Tensor:
-        """The values that the prompt was used with, in its own shape and type."""
+        """Return the values that the prompt was used with, in its shape and type."""
         if self.levels is None or self.indices is None:
             assert self.values is not None
             return self.values.to(DTYPES[self.dtype]).reshape(self.shape)
@@ -61,7 +66,7 @@ class StoredTensor:
         return n * self.bits // 8 if self.bits in WHOLE else packed_size(n, self.bits) + 2 * self.groups * 2**self.bits
 
     def entries(self, name: str) -> dict[str, Tensor]:
-        """The safetensors entries that hold it."""
+        """Return the safetensors entries of this tensor."""
         if self.levels is None or self.indices is None:
             assert self.values is not None
             entry, dtype = WHOLE[self.bits]
@@ -70,7 +75,7 @@ class StoredTensor:
 
 
 class PromptFile(NamedTuple):
-    """A file that was read and found sound. `about`: its metadata, without the tensors' own."""
+    """A valid file: its tensors by name, its metadata (`about`) without the descriptions of tensors, and its size."""
 
     tensors: dict[str, StoredTensor]
     about: dict[str, Any]
@@ -78,7 +83,7 @@ class PromptFile(NamedTuple):
 
 
 def write_prompt_file(path: str | os.PathLike[str], tensors: dict[str, StoredTensor], about: dict[str, Any]) -> None:
-    """Write `path`, whole or not at all. `about`: anything JSON can hold; what is None is left out."""
+    """Write a prompt file atomically. Entries of `about` can be anything that JSON can hold; None is left out."""
     described = {}
     for name, t in tensors.items():
         described[name] = {"bits": t.bits, "shape": list(t.shape), "dtype": t.dtype, "groups": t.groups}
@@ -97,7 +102,7 @@ def write_prompt_file(path: str | os.PathLike[str], tensors: dict[str, StoredTen
 
 
 def read_prompt_file(path: str | os.PathLike[str]) -> PromptFile:
-    """Read and check a prompt file. UserError for one that is damaged, inconsistent, of a newer format, or none."""
+    """Read and check a prompt file. UserError if it is damaged, inconsistent, of a newer format, or something else."""
     path = Path(path)
     try:
         data = path.read_bytes()
@@ -105,17 +110,17 @@ def read_prompt_file(path: str | os.PathLike[str]) -> PromptFile:
         raise UserError(f"{path}: {error.strerror or error}") from None
     try:
         return _parse(data)
-    except _Unsound as problem:
-        raise UserError(f"{path} is no sound prompt file: {problem}") from None
+    except _Invalid as problem:
+        raise UserError(f"{path} is not a valid prompt file: {problem}") from None
 
 
-class _Unsound(Exception):
+class _Invalid(Exception):
     pass
 
 
 def _require(condition: bool, problem: str) -> None:
     if not condition:
-        raise _Unsound(problem)
+        raise _Invalid(problem)
 
 
 def _parse(data: bytes) -> PromptFile:
@@ -128,7 +133,7 @@ def _parse(data: bytes) -> PromptFile:
     _require(isinstance(metadata, dict) and isinstance(metadata.get("qprompt"), str), "it has no qprompt metadata")
     about = _object(metadata["qprompt"], "metadata")
     version: Any = about.get("format")
-    _require(_is_count(version) and version > 0, "it names no format version")
+    _require(_is_count(version) and version > 0, "it does not name its format version")
     newer = f"it has format {version}, this version of qprompt reads up to {FORMAT}; update qprompt"
     _require(version <= FORMAT, newer)
     blobs = _blobs(outer, data, start)
@@ -156,12 +161,12 @@ def _is_count(value: Any) -> bool:
 
 
 def _blobs(outer: dict[str, Any], data: bytes, start: int) -> dict[str, tuple[str, bytes]]:
-    """Entry -> (type, bytes); together they must be all that follows the header, without gap or overlap."""
+    """Return entry -> (type, bytes). Together they must be all that follows the header, without gap or overlap."""
     spans = []
     for key, entry in outer.items():
         ends: Any = entry.get("data_offsets") if isinstance(entry, dict) else None
-        sound = isinstance(ends, list) and len(ends) == 2 and all(map(_is_count, ends))
-        _require(sound and isinstance(entry.get("shape"), list), "an entry of its header is malformed")
+        valid = isinstance(ends, list) and len(ends) == 2 and all(map(_is_count, ends))
+        _require(valid and isinstance(entry.get("shape"), list), "an entry of its header is malformed")
         spans.append((ends[0], ends[1], key, entry.get("dtype")))
     blobs, at = {}, 0
     for low, high, key, dtype in sorted(spans, key=lambda span: span[:2]):
@@ -176,7 +181,7 @@ def _tensor(name: str, entry: Any, blobs: dict[str, tuple[str, bytes]]) -> Store
     bits, shape, dtype, groups = (entry.get(key) for key in ("bits", "shape", "dtype", "groups"))
     known = (*range(1, 9), *WHOLE)
     _require(_is_count(bits) and bits in known, f"{name} has {bits!r} bits, expected 1 to 8, 16 or 32")
-    _require(isinstance(shape, list) and len(shape) <= 8 and all(map(_is_count, shape)), f"{name} has no sound shape")
+    _require(isinstance(shape, list) and len(shape) <= 8 and all(map(_is_count, shape)), f"{name} has an invalid shape")
     _require(isinstance(dtype, str) and dtype in DTYPES, f"{name} has type {dtype!r}, expected {', '.join(DTYPES)}")
     n = math.prod(shape)  # Python's integers do not overflow
 

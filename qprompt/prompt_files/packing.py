@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from qprompt import __version__
-from qprompt.errors import UserError, did_you_mean
+from qprompt.errors import UserError
 from qprompt.prompt_files.format import DTYPES, WHOLE, StoredTensor, read_prompt_file, write_prompt_file
-from qprompt.prompt_files.upstream import KINDS, from_kind, prompts_in
+from qprompt.prompt_files.upstream import checkpoint_tensors, find_prompts
+from qprompt.prompts import get_method
 from qprompt.quantization.api import check_finite, quantized_parameters
 from qprompt.quantization.config import QuantConfig
 from qprompt.quantization.fake_quantize import FakeQuantize
@@ -20,9 +21,12 @@ from qprompt.quantization.fake_quantize import FakeQuantize
 def save(module: nn.Module, path: str | os.PathLike[str], **metadata: Any) -> None:
     """Write the quantized tensors of `module` to a prompt file, and its other trainable ones in half precision.
 
-    `metadata`: ``method``, ``backbone``, ``backbone_sha256``, ``words`` (the prompt before the class name, of which
-    the context vectors take the first tokens) and ``class_position`` ("end", "middle", "front") are what
-    `qprompt predict` reads; anything else that JSON can hold is kept too.
+    Args:
+        module: a module with quantized parameters.
+        path: of the prompt file; it is replaced atomically.
+        metadata: `qprompt predict` reads ``method``, ``backbone``, ``backbone_sha256``, ``words`` (the prompt before
+            the class name; the context vectors take the places of its first tokens) and ``class_position`` ("end",
+            "middle", "front"). Anything else that JSON can hold is stored too.
     """
     quantized = quantized_parameters(module)
     if not quantized:
@@ -35,18 +39,18 @@ def save(module: nn.Module, path: str | os.PathLike[str], **metadata: Any) -> No
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Name -> tensor, equal (`torch.equal`) to what the saved module computed with; types as they were.
+    """Return name -> tensor, equal (`torch.equal`) to what the saved module computed with, and of the same type.
 
-    Tensors that were not quantized are what half precision keeps of them.
+    Tensors that were not quantized are rounded to half precision.
     """
     return {name: stored.tensor() for name, stored in read_prompt_file(path).tensors.items()}
 
 
 def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a prompt file holds: its metadata, a row for each tensor, and bytes in all.
+    """Return the metadata of a prompt file, a row per tensor, and sizes in bytes.
 
-    ``payload_bytes`` are those of indices and levels (arXiv 2407.10704, section 3.4), ``half_bytes`` and
-    ``full_bytes`` those of tensors kept in half and in full precision.
+    ``payload_bytes`` counts indices and levels (arXiv 2407.10704, section 3.4), ``half_bytes`` and ``full_bytes`` the
+    tensors that are stored in half and in full precision.
     """
     file = read_prompt_file(path)
     rows = [
@@ -72,36 +76,47 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
 def pack(
     state: Mapping[str, Any], path: str | os.PathLike[str], config: QuantConfig | None = None, **metadata: Any
 ) -> None:
-    """Write the prompts of a state dict to a prompt file: those of `upstream.KINDS`, found by their keys.
+    """Write the prompts of a state dict to a prompt file. The method is found by the names of the tensors.
 
-    With `config`, or where the state is of full precision (then with the method's own bits), they are quantized here:
-    post-training quantization. Else a quantized state keeps the levels that it was trained with.
+    A quantized state dict keeps the levels that it was trained with. A full-precision one is quantized here
+    (post-training quantization).
+
+    Args:
+        state: a state dict of upstream's trainers or of ours.
+        path: of the prompt file.
+        config: quantize with these settings, in any case. By default a full-precision state dict is quantized with the
+            bits of its method.
+        metadata: as for `save`.
     """
-    found = prompts_in(state)
+    method, prompts = find_prompts(state)
     stored = {}
-    for name, prompt in found.prompts.items():
+    for name, prompt in prompts.items():
         weight = prompt.weight.detach().cpu()
         check_finite(name, weight)
         fake = prompt.fake if config is None else None
-        if fake is None and name in found.quantized:
-            fake = FakeQuantize(weight, config or QuantConfig(bits=KINDS[found.kind].bits))
+        if fake is None and method.is_quantized(name):
+            fake = FakeQuantize(weight, config or QuantConfig(bits=method.bits))
             fake.fit(weight)
         stored[name] = stored_tensor(name, weight, fake)
-    write_prompt_file(path, stored, {"qprompt": __version__, "method": found.method, **metadata})
+    write_prompt_file(path, stored, {"qprompt": __version__, "method": method.trainer, **metadata})
 
 
 def unpack(path: str | os.PathLike[str], kind: str) -> dict[str, Tensor]:
-    """A state dict with the keys of the unmodified upstream trainer: `kind` is one of `upstream.KINDS`."""
-    if kind not in KINDS:
-        raise UserError(f"kind is {kind!r}, expected {' or '.join(KINDS)}.{did_you_mean(kind, KINDS)}")
+    """Return the tensors of a prompt file as a state dict of the unmodified upstream trainer.
+
+    Args:
+        path: of the prompt file.
+        kind: the method whose trainer is to load it, in lower case: "coop", "maple", ...
+    """
+    get_method(kind)
     try:
-        return from_kind(load(path), kind)
+        return checkpoint_tensors(load(path), kind)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
 
 def stored_tensor(name: str, weight: Tensor, fake: FakeQuantize | None = None) -> StoredTensor:
-    """`weight` as the file holds it: by the levels of `fake`, or in half precision."""
+    """Return `weight` as the file stores it: by the levels of `fake`, or in half precision."""
     dtype = str(weight.dtype).removeprefix("torch.")
     if dtype not in DTYPES:
         raise UserError(f"{name} has type {dtype}, expected one of: {', '.join(DTYPES)}")

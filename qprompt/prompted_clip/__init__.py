@@ -6,14 +6,12 @@ what no feature depends on; tests hold the two against each other.
 
 from qprompt.prompted_clip.conditional import ConditionalCLIP
 from qprompt.prompted_clip.image import encode_image
-from qprompt.prompted_clip.independent import IndependentlyPromptedCLIP
 from qprompt.prompted_clip.layout import PromptLayout, initial_context, prompt_layout, tokenize
 from qprompt.prompted_clip.model import PromptedCLIP, Prompts, normalize, similarity
 from qprompt.prompted_clip.text import encode_text
 
 __all__ = [
     "ConditionalCLIP",
-    "IndependentlyPromptedCLIP",
     "PromptLayout",
     "PromptedCLIP",
     "Prompts",

@@ -13,46 +13,6 @@ from yacs.config import CfgNode
 from qprompt.errors import UserError, did_you_mean
 
 
-def extend_cfg(cfg: CfgNode) -> None:
-    """Add to Dassl's default config every key that the trainers and data sets of this project read."""
-    from qprompt.training.quantized import add_quant_cfg
-
-    cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base or new
-    cfg.DATASET.LIST = ""  # ImageList only: a .csv, .tsv, .json or .jsonl file
-    cfg.DATASET.CLASSNAMES = ""  # a file with other class names
-    cfg.DATASET.TEMPLATE = ""  # another zero-shot template, with one {}
-    cfg.DATASET.WRITE_CACHE = True  # keep few-shot draws beside the data; --eval-only turns it off
-    cfg.DATASET.DRAW = 0  # TinyWorld only: which of its endless draws
-    cfg.INPUT.AUGMENT = (
-        "cpu"  # where images are resized, flipped, normalized: by the workers, or on the device in batches
-    )
-    cfg.DATALOADER.DECODE_CACHE_MB = -1  # decoded training images in memory: -1 a quarter of what is free; 0 off
-    cfg.MODEL.BACKBONE.PATH = ""  # a CLIP state dict or TorchScript archive of one's own
-    cfg.MODEL.LOGIT_SCALE = 0.0  # 0: the model's own
-    cfg.TEXT_MEMORY_MB = -1  # what text encoding may keep for backward: -1 half of the GPU's free memory; 0 no bound
-    cfg.FEATURE_CACHE = "auto"  # features of a frozen image branch: off, auto, epochs or "8 views"; docs/performance.md
-    cfg.FEATURE_CACHE_MB = 2000  # of them on disk, beside the data; 0 none
-
-    cfg.TRAINER.COOP = CfgNode(
-        {"N_CTX": 16, "CSC": False, "CTX_INIT": "", "PREC": "fp16", "CLASS_TOKEN_POSITION": "end"}
-    )
-    cfg.TRAINER.COCOOP = CfgNode({"N_CTX": 16, "CTX_INIT": "", "PREC": "fp16"})
-    cfg.TRAINER.MAPLE = CfgNode({"N_CTX": 2, "CTX_INIT": "a photo of a", "PREC": "fp16", "PROMPT_DEPTH": 9})
-    cfg.TRAINER.IVLP = CfgNode(
-        {
-            "N_CTX_VISION": 2,
-            "N_CTX_TEXT": 2,
-            "CTX_INIT": "a photo of a",
-            "PREC": "fp16",
-            "PROMPT_DEPTH_VISION": 9,
-            "PROMPT_DEPTH_TEXT": 9,
-        }
-    )
-    cfg.TRAINER.VPT = CfgNode({"N_CTX_VISION": 2, "CTX_INIT": "a photo of a", "PREC": "fp16", "PROMPT_DEPTH_VISION": 1})
-    cfg.TRAINER.NOISE = CfgNode({"SIGMA": 0.01, "RELATIVE": False})  # NoisyCoOp; RELATIVE: to the prompt's own spread
-    add_quant_cfg(cfg)
-
-
 def keys(cfg: CfgNode, prefix: str = "") -> Iterator[str]:
     """Every dotted key of `cfg`, nodes not included."""
     for name, value in cfg.items():
@@ -64,16 +24,23 @@ def keys(cfg: CfgNode, prefix: str = "") -> Iterator[str]:
 
 def merge_file(cfg: CfgNode, path: str) -> None:
     """Merge one yaml file. A missing or malformed file, an unknown key and a wrong type raise UserError."""
+    for key, value in _leaves(_read_file(path), path):
+        # As yacs does: the text "(224, 224)" is a tuple, which yaml cannot write otherwise.
+        set_key(cfg, key, _decoded(value), path)
+
+
+def value_in_file(path: str, key: str) -> Any:
+    """Return the value of a dotted key in a yaml file; None if the file does not set it."""
+    return next((value for name, value in _leaves(_read_file(path), path) if name == key), None)
+
+
+def _read_file(path: str) -> dict[Any, Any]:
     if not Path(path).is_file():
         raise UserError(f"no config file {path!r}. configs/datasets/ and configs/trainers/ hold the ready ones.")
     data = parse_yaml(Path(path).read_bytes(), path)
-    if data is None:
-        return
-    if not isinstance(data, dict):
+    if data is not None and not isinstance(data, dict):
         raise UserError(f"{path} holds a {type(data).__name__}, not 'KEY: value' lines.")
-    for key, value in _leaves(data, path):
-        # As yacs does: the text "(224, 224)" is a tuple, which yaml cannot write otherwise.
-        set_key(cfg, key, _decoded(value), path)
+    return data or {}
 
 
 def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:

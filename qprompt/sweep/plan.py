@@ -22,6 +22,7 @@ from qprompt.runs.identity import RunSettings
 from qprompt.runs.metrics import Metrics
 from qprompt.sweep.protocol import folder
 from qprompt.sweep.spec import Dataset, Spec
+from qprompt.training.defaults import default_cfg
 
 # What a zero-shot run is given; few, so that no data set reads all its training images.
 _ANY_SHOTS = 16
@@ -180,7 +181,7 @@ def _run(
         options["DATASET.DRAW"] = c.dataset.draw
     options["DATASET.NUM_SHOTS"] = c.shots
     options["DATASET.SUBSAMPLE_CLASSES"] = classes
-    cfg = _from_files(str(dataset_file), str(trainer_file)).clone()
+    cfg = _from_files(c.trainer, str(dataset_file), str(trainer_file)).clone()
     for key, value in {"SEED": c.seed, "TRAINER.NAME": c.trainer, **options}.items():
         config.set_key(cfg, key, CfgNode._decode_cfg_value(str(value)), f"sweep {spec.name}")
 
@@ -199,7 +200,7 @@ def _run(
 
     what = f"test {classes}" if evaluate else f"train {classes}"
     label = " ".join(filter(None, [c.trainer, c.cfg, c.variant, str(c.dataset), f"{c.shots} shots", f"seed {c.seed}"]))
-    settings = RunSettings.of(cfg, default_cfg(), "eval" if evaluate else "train", trained or "", epoch)
+    settings = RunSettings.of(cfg, _defaults(), "eval" if evaluate else "train", trained or "", epoch)
     return Run(output, c.trainer, f"{label}: {what}", tuple(argv), settings, trained)
 
 
@@ -214,19 +215,14 @@ def _file(path: Path, what: str) -> Path:
 
 
 @functools.cache
-def default_cfg() -> CfgNode:
-    """Dassl's defaults and QPrompt's: what train.py starts from. Clone it before you change it."""
-    activate()
-    from dassl.config import get_cfg_default
-
-    cfg = get_cfg_default()
-    config.extend_cfg(cfg)
-    return cfg
+def _defaults() -> CfgNode:
+    return default_cfg()
 
 
 @functools.cache
-def _from_files(dataset_file: str, trainer_file: str) -> CfgNode:
-    cfg = default_cfg().clone()
+def _from_files(trainer: str, dataset_file: str, trainer_file: str) -> CfgNode:
+    activate()
+    cfg = default_cfg(trainer)
     config.merge_file(cfg, dataset_file)
     config.merge_file(cfg, trainer_file)
     return cfg

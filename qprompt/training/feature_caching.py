@@ -1,13 +1,17 @@
-"""Image features of a frozen image branch, kept in a run and for other runs (FEATURE_CACHE)."""
+"""Image features of a frozen image branch, computed once per run and cached for other runs (FEATURE_CACHE)."""
 
+import logging
 from pathlib import Path
+from typing import Any
 
 import PIL
 import torch
 import torchvision
+from dassl.engine import TrainerX
+from torch import Tensor
 
 from qprompt.data.decode_cache import MB
-from qprompt.prompted_clip import Prompts
+from qprompt.prompted_clip import PromptedCLIP, Prompts
 from qprompt.prompted_clip.products import onednn_is_faster
 from qprompt.prompted_clip.text import use_reference
 from qprompt.training.feature_loaders import (
@@ -20,16 +24,32 @@ from qprompt.training.feature_loaders import (
 )
 from qprompt.training.feature_store import FeatureFiles
 
+log = logging.getLogger(__name__)
 
-class KeptFeatures:
-    """The part of a `PromptTrainer` that has loaders give features where they gave images."""
 
-    prompts_images = False  # whether image features depend on what is learned
-    deviations: list[str] = []  # from the published protocol, as metrics.json says
+class CachedFeatures(TrainerX):
+    """The part of `PromptTrainer` that replaces loaders of images by loaders of features."""
 
-    def keep_features(self):
-        """Encode images once where the image branch is frozen: always for testing, for training as FEATURE_CACHE says
-        and where no transform is random."""
+    model: PromptedCLIP
+    backbone_sha256: str
+    precision: str
+    train_loader_x: Any
+    deviations: list[str] = []  # from the published protocol; metrics.json records them
+
+    @property
+    def prompts_images(self) -> bool:
+        """Whether image features depend on what is learned."""
+        return False
+
+    def autocast(self) -> Any:
+        """Return the autocast context of this run's precision."""
+        raise NotImplementedError
+
+    def cache_features(self) -> None:
+        """Encode images once if the image branch is frozen.
+
+        Always for testing; for training if no transform is random, or as FEATURE_CACHE says.
+        """
         kind, views = parse_feature_cache(self.cfg.FEATURE_CACHE)
         if self.prompts_images or kind == "off":
             return
@@ -39,18 +59,20 @@ class KeptFeatures:
                 setattr(self, name, cached_loader(getattr(self, name), encode, self.device, store))
         training = self.train_loader_x
         if is_deterministic(self.cfg):
-            print("No transform is random and the image branch is frozen: image features are computed once")
+            log.info("No transform is random and the image branch is frozen: image features are computed once")
             self.train_loader_x = cached_loader(training, encode, self.device, store)
         elif kind == "epochs" and one_image_an_item(self.cfg):
-            print("Image features of each epoch's views are kept")
+            log.info("Image features of each epoch's views are cached")
             self.train_loader_x = EpochLoader(training, encode, self.device, store)
         elif kind == "views" and one_image_an_item(self.cfg):
             self.deviations = [f"training images are {views} fixed views each, not new ones every epoch"]
-            print(f"DEVIATION from the protocol: {self.deviations[0]} (FEATURE_CACHE {self.cfg.FEATURE_CACHE})")
+            log.warning(
+                "DEVIATION from the protocol: %s (FEATURE_CACHE %s)", self.deviations[0], self.cfg.FEATURE_CACHE
+            )
             self.train_loader_x = cached_loader(training, encode, self.device, store, views)
 
-    def feature_store(self):
-        """Where features outlive the run: beside the data; None with FEATURE_CACHE_MB 0."""
+    def feature_store(self) -> Store | None:
+        """Return where features outlive the run: beside the data. None with FEATURE_CACHE_MB 0."""
         if self.cfg.FEATURE_CACHE_MB <= 0:
             return None
         files = FeatureFiles(Path(self.cfg.DATASET.ROOT).expanduser() / ".features", self.cfg.FEATURE_CACHE_MB * MB)
@@ -59,6 +81,7 @@ class KeptFeatures:
         how = self.precision, self.device.type, use_reference(), library
         return Store(files, self.backbone_sha256, dict(self.cfg.INPUT), how, packages)
 
-    def encode_images(self, image):
+    def encode_images(self, image: Tensor) -> Tensor:
+        """Return the features (B, E) of images (B, 3, H, W)."""
         with self.autocast():
             return self.model.image_features(image, Prompts())

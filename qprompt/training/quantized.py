@@ -1,30 +1,31 @@
-"""The mixin that turns any Dassl trainer of prompts into its quantized version, and its ``TRAINER.QUANT`` config node.
+"""The mixin that turns any Dassl trainer of prompts into its quantized version.
 
     @TRAINER_REGISTRY.register()
     class QCoOp(QuantizedPrompts, CoOp):
         quantized = ("prompt_learner.ctx",)
 
-The trainer itself is untouched: its parameters keep their identity when they are quantized, so whatever it built
-before (optimizer, scheduler, moving average) goes on working on them.
+The trainer itself is not changed. Parameters keep their identity when they are quantized, so whatever it built before
+(optimizer, scheduler, moving average) still works on them.
 """
 
 import dataclasses
+import logging
 import os
 import os.path as osp
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from yacs.config import CfgNode
 
 from qprompt.errors import UserError
 from qprompt.prompt_files import accounting, packing
+from qprompt.prompts import Method, methods
 from qprompt.quantization.api import finish_, quantize_, refresh_
-from qprompt.quantization.config import QuantConfig
 from qprompt.quantization.parameters import match_parameters
 from qprompt.quantization.recorder import Recorder
 from qprompt.quantization.state_dicts import add_plain_state_dict_hooks_, unquantized_view
 from qprompt.training import selection
+from qprompt.training.defaults import quant_config
 
 if TYPE_CHECKING:
     from dassl.engine import TrainerX as _Trainer
@@ -32,23 +33,7 @@ else:
     _Trainer = object  # whatever trainer follows in the bases; Dassl is not needed to import this module
 
 PROMPT_FILE = "prompt.qprompt"
-
-
-def add_quant_cfg(cfg: CfgNode) -> None:
-    """Add ``TRAINER.QUANT`` to a Dassl config: the fields of QuantConfig in upper case, with its defaults."""
-    cfg.TRAINER.QUANT = CfgNode({f.name.upper(): f.default for f in dataclasses.fields(QuantConfig)})
-
-
-def quant_config(cfg: CfgNode) -> QuantConfig:
-    """The QuantConfig that ``TRAINER.QUANT`` describes; UserError names a value that cannot be."""
-    if "QUANT" not in cfg.TRAINER:
-        raise UserError(
-            "the config has no TRAINER.QUANT: call qprompt.training.quantized.add_quant_cfg(cfg) where it is extended."
-        )
-    try:
-        return QuantConfig(**{name.lower(): value for name, value in cfg.TRAINER.QUANT.items()})
-    except UserError as error:
-        raise UserError(f"TRAINER.QUANT: {error}") from None
+log = logging.getLogger(__name__)
 
 
 def _held(optimizer: torch.optim.Optimizer) -> set[int]:
@@ -59,16 +44,20 @@ def _held(optimizer: torch.optim.Optimizer) -> set[int]:
 class QuantizedPrompts(_Trainer):
     """Quantize the prompts of the trainer that follows in the bases: fake-quantized in training, packed after it.
 
-    `quantized`: names or glob patterns of parameters of ``self.model``; ``TRAINER.QUANT.INCLUDE`` replaces them. Where
-    both are empty, the rules of `qprompt.training.selection` choose.
+    Attributes:
+        quantized: names or glob patterns of parameters of ``self.model``; ``TRAINER.QUANT.INCLUDE`` replaces them. If
+            both are empty, the method of the trainer names them, or else the rules of `qprompt.training.selection`.
+        prompted: the module that holds the quantized tensors: ``self.model``, in most trainers.
+        copies: moving averages of it that the trainer maintains.
+        prompt_record: what metrics.json says of the stored prompt.
     """
 
     quantized: tuple[str, ...] = ()
     model: Any
-    prompt_record: dict[str, Any] | None = None  # what metrics.json says of the stored prompt
+    prompt_record: dict[str, Any] | None = None
     recorder: Recorder | None = None
-    prompted: nn.Module  # the module that holds the quantized tensors: ``self.model``, in most trainers
-    copies: tuple[nn.Module, ...] = ()  # moving averages of it that the trainer keeps
+    prompted: nn.Module
+    copies: tuple[nn.Module, ...] = ()
 
     def check_cfg(self, cfg):
         super().check_cfg(cfg)
@@ -81,11 +70,13 @@ class QuantizedPrompts(_Trainer):
     def build_model(self):
         super().build_model()
         if isinstance(getattr(self, "model", None), nn.DataParallel):
-            print("Several GPUs: a quantized run uses one. Choose it with CUDA_VISIBLE_DEVICES, run others beside it.")
+            log.info("A quantized run uses one of the GPUs. Choose it with CUDA_VISIBLE_DEVICES; run others beside it.")
             self.model = self.model.module
         config = quant_config(self.cfg)
         self.prompted = selection.prompted_module(self)
-        names = config.include or self.quantized or selection.prompt_names(self, self.prompted)
+        method = getattr(self, "method", None)
+        known = self.quantized or (method.quantized_parameters if isinstance(method, Method) else ())
+        names = config.include or known or selection.prompt_names(self, self.prompted)
         names = match_parameters(self.prompted, names, config.exclude)
         selection.check_reach(self, self.prompted, names)
         copies = selection.equal_copies(self, self.prompted, names)
@@ -95,7 +86,7 @@ class QuantizedPrompts(_Trainer):
             add_plain_state_dict_hooks_(module)
         if any(p.requires_grad and id(p) not in before for p in self.prompted.parameters()):
             self._rebuild_optimizers()  # a learned step size trains too
-        print(accounting.table(self.prompted))
+        log.info(accounting.table(self.prompted))
 
     def _rebuild_optimizers(self):
         from dassl.optim import build_lr_scheduler, build_optimizer
@@ -169,7 +160,7 @@ class QuantizedPrompts(_Trainer):
             **record,
         }
         snr = "exact" if record["snr_db"] is None else f"{record['snr_db']:.2f} dB SNR, MSE {record['mse']:.3e}"
-        print(
+        log.info(
             f"Prompt saved to {path}: {record['payload_bytes']:,} bytes of payload, "
             f"{record['refits']} re-fits, quantization error {snr}"
         )
@@ -181,3 +172,19 @@ class QuantizedPrompts(_Trainer):
         """
         describe = getattr(super(), "describe_prompts", dict)
         return {"method": type(self).__name__, "backbone": self.cfg.MODEL.BACKBONE.NAME, **describe()}
+
+
+def register_methods() -> None:
+    """Register the trainers X and QX of every method that has none yet. The engine must be active."""
+    from dassl.engine import TRAINER_REGISTRY
+
+    from qprompt.training.prompt_trainer import PromptTrainer
+
+    known = set(TRAINER_REGISTRY.registered_names())
+    for method in methods():
+        if method.name not in known:
+            trainer = type(method.name, (PromptTrainer,), {"method": method, "__doc__": method.summary})
+            TRAINER_REGISTRY.register(trainer)
+        if method.trainer not in known:
+            base = TRAINER_REGISTRY.get(method.name)
+            TRAINER_REGISTRY.register(type(method.trainer, (QuantizedPrompts, base), {}))

@@ -105,14 +105,13 @@ def _import_project() -> None:
 
 
 def _config(run: Run, classes: str, root: str) -> Any:
-    from dassl.config import get_cfg_default
     from dassl.data.datasets import DATASET_REGISTRY
     from dassl.engine import TRAINER_REGISTRY
 
     from qprompt.runs import config
+    from qprompt.training.defaults import default_cfg
 
-    cfg = get_cfg_default()
-    config.extend_cfg(cfg)
+    cfg = default_cfg()
     known = set(config.keys(cfg))
     for key, value in run.flat_config.items():
         if key in known and key not in _OURS:
