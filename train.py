@@ -31,7 +31,7 @@ def parse_args(argv=None):
     add = parser.add_argument
     add("--root", default="", help="data root: the folder that holds the data sets' folders")
     add("--output-dir", default="", help="where log.txt, metrics.json and checkpoints go (default: ./output)")
-    add("--resume", default="", metavar="DIR", help="take up the run whose checkpoints are in DIR")
+    add("--resume", default="", metavar="DIR", help="resume the run whose checkpoints are in DIR")
     add("--seed", type=int, help="0 or more fixes all random numbers (default: the config's; negative: not fixed)")
     add("--source-domains", nargs="+", help="source domains of a domain generalization data set")
     add("--target-domains", nargs="+", help="target domains of a domain generalization data set")
@@ -39,8 +39,8 @@ def parse_args(argv=None):
     add("--config-file", default="", help="configs/trainers/<Trainer>/<name>.yaml")
     add("--dataset-config-file", default="", help="configs/datasets/<name>.yaml")
     add("--trainer", default="", help="ZeroshotCLIP, CoOp, QCoOp, MaPLe, QMaPLe, ...")
-    add("--backbone", default="", help='"tiny" (embedded), ViT-B/16, RN50, ... (MODEL.BACKBONE.PATH: a file of yours)')
-    add("--head", default="", help="name of the head (kept for Dassl's sake)")
+    add("--backbone", default="", help='"tiny" (embedded), ViT-B/16, RN50, ... (MODEL.BACKBONE.PATH: your own file)')
+    add("--head", default="", help="name of the head (for compatibility with Dassl)")
     add("--eval-only", action="store_true", help="evaluate what --model-dir holds")
     add("--model-dir", default="", metavar="DIR", help="output folder of the training run to evaluate")
     add(
@@ -49,7 +49,7 @@ def parse_args(argv=None):
         metavar="N|last|all",
         help="checkpoint to evaluate (default: the best); last: that of the finished training; all: each in turn",
     )
-    add("--skip-finished", action="store_true", help="end well where --output-dir holds this very run, finished")
+    add("--skip-finished", action="store_true", help="exit 0 if --output-dir holds this run, finished")
     add("--no-train", action="store_true", help="build everything, train nothing")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys, e.g. DATASET.NUM_SHOTS 16")
     return parser.parse_args(argv)
@@ -60,7 +60,7 @@ def _epoch(text):
 
 
 def import_all(package_name):
-    """Import every module of trainers/ or datasets/: each registers what it defines."""
+    """Import every module of datasets/ or trainers/; each registers what it defines."""
     for module in pkgutil.iter_modules([str(HERE / package_name)]):
         import_module(f"{package_name}.{module.name}")
 
@@ -74,7 +74,7 @@ def register_trainers():
 
 
 def requested_trainer(args):
-    """The trainer that the arguments or the config files ask for; later ones win, as they do in `setup_cfg`."""
+    """Return the trainer that the arguments or the config files name; later ones win, as in `setup_cfg`."""
     from qprompt.runs import config
 
     files = filter(None, (args.config_file, args.dataset_config_file))
@@ -84,7 +84,7 @@ def requested_trainer(args):
 
 
 def setup_cfg(args):
-    """The frozen config and the defaults that it started from."""
+    """Return the config of this run, and the defaults that it started from."""
     from qprompt.runs import config
     from qprompt.training.defaults import default_cfg
 
@@ -114,7 +114,7 @@ def setup_cfg(args):
 
 
 def check(args, cfg):
-    """Refuse, before any long work, what cannot run. Returns the trainer class."""
+    """Refuse what cannot run, before any long work. Return the trainer class."""
     from dassl.data.datasets import DATASET_REGISTRY
     from dassl.engine import TRAINER_REGISTRY
 
@@ -169,7 +169,7 @@ def print_run(args, cfg, engine):
 
 
 def checkpoint_epochs(model_dir):
-    """Epochs of all checkpoints below a training run's folder, in order."""
+    """Return the epochs of all checkpoints of a training run, in order."""
     found = {int(p.name.rpartition("-")[2]) for p in Path(model_dir).glob("*/model.pth.tar-*[0-9]")}
     if not found:
         raise UserError(f"{model_dir} holds no checkpoint (no */model.pth.tar-N in it).")
@@ -177,16 +177,16 @@ def checkpoint_epochs(model_dir):
 
 
 def last_epoch(model_dir):
-    """Epoch of the newest checkpoint of a training run, which has to be finished (an upstream run doesn't say)."""
+    """Return the epoch of the last checkpoint of a training run, which must be finished (upstream's do not say)."""
     from qprompt.runs.folder import is_unfinished
 
     if is_unfinished(Path(model_dir)):
-        raise UserError(f"the training run in {model_dir} is not finished: start it again, it goes on where it was.")
+        raise UserError(f"the training run in {model_dir} is not finished: start it again, it resumes.")
     return checkpoint_epochs(model_dir)[-1]
 
 
 def evaluate(trainer, evaluations, args):
-    """Test once, or once for each checkpoint; returns what metrics.json says beyond the results."""
+    """Test once, or once per checkpoint. Return what metrics.json records besides the results."""
     if not args.model_dir:
         trainer.test()
         return {}
@@ -204,14 +204,14 @@ def evaluate(trainer, evaluations, args):
 
 
 def fp16_prompt(trainer):
-    """What a prompt that is not quantized takes to store: two bytes for each learned number."""
+    """Return the stored size of a prompt that is not quantized: two bytes per learned number."""
     learned = [p for model in trainer._models.values() for p in model.parameters() if p.requires_grad]
     return {"payload_bytes": 2 * sum(p.numel() for p in learned), "bits": 16}
 
 
 @contextlib.contextmanager
 def logging_to(output_dir):
-    """Dassl's logger in place of sys.stdout, and sys.stdout back with the log file closed."""
+    """Replace sys.stdout by Dassl's logger; restore it and close the log file afterwards."""
     from dassl.utils import setup_logger
 
     console = sys.stdout
@@ -282,7 +282,7 @@ def main(argv=None):
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("train.py: interrupted. The same command takes the run up at its newest checkpoint.", file=sys.stderr)
+        print("train.py: interrupted. The same command resumes the run at its last checkpoint.", file=sys.stderr)
         return 130
     return 0
 

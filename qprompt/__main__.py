@@ -1,4 +1,4 @@
-"""``qprompt COMMAND ...``: one module of `qprompt.commands` a command, imported only when it is called.
+"""``qprompt COMMAND ...``: one module of `qprompt.commands` per command, imported only when it is called.
 
 A command module has a docstring (its first line is the help), ``add_arguments(parser)`` and
 ``run(args) -> int | None``.
@@ -11,28 +11,29 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from qprompt import __version__, commands
-from qprompt.dropin.launcher import FLAGS, launch
+from qprompt import __version__
 from qprompt.errors import UserError, did_you_mean
 from qprompt.io.files import disk_errors_named
 from qprompt.io.logs import show_logs
 
+COMMANDS = Path(__file__).parent / "commands"
+LAUNCHER = "qprompt.dropin.launcher"
+
 
 def _first_line(module_file: Path) -> str:
-    """The first line of a module's docstring, read without importing it (commands may import torch)."""
+    """Return the first line of a module's docstring without importing it (commands may import torch)."""
     docstring = ast.get_docstring(ast.parse(module_file.read_text(encoding="utf-8"))) or ""
     return docstring.partition("\n")[0]
 
 
 def _command_names() -> dict[str, str]:
-    """Command as typed (``check-data``) -> module name (``check_data``)."""
-    return {m.name.replace("_", "-"): m.name for m in pkgutil.iter_modules(commands.__path__)}
+    """Return the command as typed (``check-data``) -> its module (``check_data``)."""
+    return {m.name.replace("_", "-"): m.name for m in pkgutil.iter_modules([str(COMMANDS)])}
 
 
 def _overview(names: dict[str, str]) -> str:
-    folder = Path(commands.__path__[0])
     width = max(map(len, names), default=0)
-    lines = [f"  {name:<{width}}  {_first_line(folder / f'{module}.py')}" for name, module in names.items()]
+    lines = [f"  {name:<{width}}  {_first_line(COMMANDS / f'{module}.py')}" for name, module in names.items()]
     return "\n".join(
         [
             "usage: qprompt COMMAND [ARGUMENTS]",
@@ -46,7 +47,7 @@ def _overview(names: dict[str, str]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; return its exit code (2 for a mistake of the user's)."""
+    """Run one command; return its exit code (2 for a mistake of the user)."""
     argv = sys.argv[1:] if argv is None else argv
     show_logs()
     names = _command_names()
@@ -57,11 +58,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"qprompt {__version__}")
         return 0
     try:
-        if argv[0].endswith(".py") or argv[0] in FLAGS:
-            return launch(argv) or 0
+        if argv[0].endswith(".py") or argv[0].startswith("--"):
+            return import_module(LAUNCHER).launch(argv) or 0
         if argv[0] not in names:
             raise UserError(
-                f"no command {argv[0]!r}.{did_you_mean(argv[0], [*names, *FLAGS])} 'qprompt --help' lists the commands."
+                f"no command {argv[0]!r}.{did_you_mean(argv[0], names)} 'qprompt --help' lists the commands."
             )
         module = import_module(f"qprompt.commands.{names[argv[0]]}")
         parser = argparse.ArgumentParser(

@@ -1,7 +1,7 @@
-"""What a quantized prompt takes to store, and what quantization did to it.
+"""The stored size of a quantized prompt, and its quantization error.
 
-b*N bits of indices and 16 * 2^b bits of levels a tensor (arXiv 2407.10704, section 3.4); whatever else trains
-(biases) stays in half precision and is counted apart. 1 KB = 1000 bytes.
+A tensor takes b*N bits of indices and 16 * 2^b bits of levels (arXiv 2407.10704, section 3.4). Other trained tensors
+(biases) stay in half precision and are counted apart. 1 KB = 1000 bytes.
 """
 
 import math
@@ -14,7 +14,7 @@ from qprompt.quantization.api import quantized_parameters
 
 
 class TensorCost(NamedTuple):
-    """One stored tensor: its payload in bytes, the same in half precision, and the error that its levels make."""
+    """One stored tensor: its payload in bytes, its size in half precision, and its quantization error."""
 
     name: str
     shape: tuple[int, ...]
@@ -28,7 +28,7 @@ class TensorCost(NamedTuple):
 
 @torch.no_grad()
 def quantized_costs(module: nn.Module) -> list[TensorCost]:
-    """A row for each quantized tensor of `module`."""
+    """Return a row per quantized tensor of `module`."""
     rows = []
     for name, (fake, weight) in quantized_parameters(module).items():
         bits, n = fake.config.bits, weight.numel()
@@ -41,7 +41,7 @@ def quantized_costs(module: nn.Module) -> list[TensorCost]:
 
 
 def half_precision_costs(module: nn.Module) -> list[tuple[str, tuple[int, ...], int]]:
-    """(name, shape, bytes in half precision) of the trainable parameters that `packing.save` stores as they are."""
+    """Return (name, shape, bytes in half precision) of the trainable parameters that are stored without a codebook."""
     return [
         (name, tuple(p.shape), 2 * p.numel())
         for name, p in module.named_parameters()
@@ -50,7 +50,7 @@ def half_precision_costs(module: nn.Module) -> list[tuple[str, tuple[int, ...], 
 
 
 def table(module: nn.Module) -> str:
-    """All that is stored, a line a tensor, and the sums."""
+    """Return a table of what is stored: a line per tensor, and the sums."""
     rows = [
         (c.name, _shape(c.shape), f"{c.bits} bit", f"{c.payload_bytes:,}", f"{c.fp16_bytes:,}")
         for c in quantized_costs(module)
@@ -74,7 +74,7 @@ def table(module: nn.Module) -> str:
 
 
 def summary(module: nn.Module) -> dict[str, Any]:
-    """The same as plain numbers, for metrics.json; errors are pooled over all quantized entries."""
+    """Return the same as plain numbers, for metrics.json. Errors are pooled over all quantized entries."""
     costs = quantized_costs(module)
     entries = [math.prod(c.shape) for c in costs]
     mse = sum(c.mse * n for c, n in zip(costs, entries, strict=True)) / sum(entries)

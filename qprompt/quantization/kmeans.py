@@ -1,15 +1,15 @@
-"""Scalar K-Means: the k levels with the least squared error for one-dimensional data, and assignment to levels.
+"""Scalar K-Means: the k levels of least squared error for one-dimensional data.
 
-On a line every cluster is an interval of the sorted values. One sort and one prefix sum therefore give the cost of
-any cluster in constant time, and dynamic programming over their boundaries finds all clusters together (Wang and
-Song, Ckmeans.1d.dp, 2011), where Lloyd's iterations stop in local optima up to tens of percent above the optimum:
+On a line every cluster is an interval of the sorted values. One sort and one prefix sum therefore give the cost of any
+cluster in constant time, and dynamic programming over the boundaries finds all clusters together (Wang and Song,
+Ckmeans.1d.dp, 2011). Lloyd's iterations stop in local optima up to tens of percent above the optimum. The search:
 
-1. coarse: every partition whose cuts lie on a few hundred candidates, spaced by density^(1/4); an optimal
-   quantizer's levels are spaced by density^(1/3) (Panter and Dite, 1951), so each has about as many nearby;
-2. banded: cuts may move by 48 of the finer candidates, at least 12 a level, again all cuts together;
-3. local: cuts may move within their candidate's cell, or by 16 values, together; one of Lloyd's iterations ends it.
+1. coarse: all partitions with cuts on a few hundred candidates, spaced by density^(1/4). The levels of an optimal
+   quantizer are spaced by density^(1/3) (Panter and Dite, 1951), so each level has about as many candidates nearby;
+2. banded: cuts may move by 48 of the finer candidates (at least 12 per level), again all cuts together;
+3. local: cuts may move within the cell of their candidate, or by 16 values, together. One Lloyd iteration ends it.
 
-With at most 192 values, or 12 a level, every cut is a candidate in step 2. For k = 2 all n - 1 cuts are compared.
+With at most 192 values, or 12 per level, every cut is a candidate in step 2. For k = 2 all n - 1 cuts are compared.
 
 Every step runs on all rows of a (B, n) batch at once, in float64, on the device of the data and without a host sync.
 Shapes: B problems, n values each, k levels; a cut c separates the values [0, c) from [c, n).
@@ -28,15 +28,21 @@ CHUNK = 2**24  # entries of the largest intermediate tensor
 
 
 def kmeans(x: Tensor, k: int, init: Tensor | None = None) -> Tensor:
-    """Levels that minimize the sum of squared distances to the nearest one: (..., n) -> ascending (..., k).
+    """Return the k levels that minimize the sum of squared distances of x to its nearest level. Deterministic.
 
-    Any floating type; the result is float32 (float64 for float64). Deterministic. No cluster is empty, unless a row
-    holds fewer than k distinct values: then those are levels, exactly, and some are repeated.
+    No cluster is empty. If a row has fewer than k distinct values, they are its levels, and some are repeated.
 
-    `init` (..., k), e.g. the previous codebook, starts a local search instead of the global one: faster for large
-    k, and optimal only as far as the data still resemble those that `init` was fitted to.
+    Args:
+        x: (..., n) values of any floating type.
+        k: number of levels, 1 to 65536.
+        init: (..., k), such as the previous codebook. It starts a local search in place of the global one: faster for
+            large k, and as good as the data still resemble those that `init` was fitted to.
 
-    Raises UserError for no values, NaN, infinities, or k outside 1 to 65536.
+    Returns:
+        (..., k) ascending, in float32 (float64 for float64).
+
+    Raises:
+        UserError: there are no values, a value is NaN or infinite, or k is out of range.
     """
     if x.numel() == 0 or not x.is_floating_point() or not 1 <= k <= 65536:
         raise UserError(
@@ -51,7 +57,7 @@ def kmeans(x: Tensor, k: int, init: Tensor | None = None) -> Tensor:
 
 
 def sort(x: Tensor) -> Tensor:
-    """Ascending along the last axis, in float32 or float64."""
+    """Sort along the last axis, in float32 or float64."""
     x = x if x.dtype == torch.float64 else x.float()
     if x.device.type == "cpu":
         return torch.from_numpy(np.sort(x.numpy(), axis=-1))  # vectorized: ten times faster than torch.sort
@@ -59,12 +65,12 @@ def sort(x: Tensor) -> Tensor:
 
 
 def boundaries(levels: Tensor) -> Tensor:
-    """Midpoints between neighbouring levels: (..., k) -> (..., k - 1)."""
+    """Return the midpoints between neighbouring levels: (..., k) -> (..., k - 1)."""
     return (levels[..., 1:] + levels[..., :-1]) / 2
 
 
 def fit_sorted(v: Tensor, k: int, init: Tensor | None = None) -> Tensor:
-    """`kmeans` of finite ascending rows (B, n), unchecked and without a host sync: (B, k) float64."""
+    """Return `kmeans` of finite ascending rows (B, n), without checks and synchronization: (B, k) float64."""
     n = v.shape[-1]
     if n <= k:
         return torch.cat([v, v[:, -1:].expand(-1, k - n)], -1).double()
@@ -97,14 +103,14 @@ class _Problem:
         self.zero = torch.zeros(len(v), 1, dtype=torch.long, device=v.device)
 
     def levels(self, cuts: Tensor) -> Tensor:
-        """Means of the clusters between the cuts (B, k - 1); an empty cluster repeats the level before it."""
+        """Return the means of the clusters between cuts (B, k - 1); an empty cluster repeats the level before it."""
         ends = torch.cat([self.zero, cuts, self.zero + self.n], -1)
         count = ends.diff()
         mean = self.prefix.gather(1, ends).diff() / count
         return torch.where(count > 0, mean, self.v[:, :1].double()).cummax(-1).values
 
     def two_levels(self) -> Tensor:
-        """The optimum for k = 2: all n - 1 cuts compared."""
+        """Return the optimum for k = 2 by comparing all n - 1 cuts."""
         c = torch.arange(1, self.n, dtype=torch.float64, device=self.v.device)
         below = self.prefix[:, 1:-1]
         d = below - self.mean * c
@@ -113,7 +119,7 @@ class _Problem:
         return torch.cat([left / c, (self.prefix[:, -1:] - left) / (self.n - c)], -1)
 
     def search(self) -> tuple[Tensor, bool]:
-        """Cuts (B, k - 1), and whether they are the optimum for certain."""
+        """Return cuts (B, k - 1), and whether they are certainly optimal."""
         grid = self.candidates(None, max(COARSE, PER_LEVEL * self.k))
         size = grid.shape[-1] - 1
         few = self.candidates(grid, max(COARSE, 4 * self.k))
@@ -135,7 +141,7 @@ class _Problem:
         return self.refine(cuts, cuts, cuts)
 
     def refine(self, cuts: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """The best cuts between `low` and `high`, or within REACH values if that is wider: 33 places for each."""
+        """Return the best cuts between `low` and `high`, or within REACH values if that is wider: 33 places per cut."""
         low = torch.minimum(low, cuts - REACH).clamp(min=0)
         high = torch.maximum(high, cuts + REACH).clamp(max=self.n)
         step = torch.arange(REACH + 1, device=cuts.device)
@@ -147,10 +153,10 @@ class _Problem:
         return _take(places, self.best_of(places))
 
     def candidates(self, grid: Tensor | None, m: int) -> Tensor:
-        """Up to m + 1 of the grid's cuts, as indices into it; None is the grid of all n + 1 cuts. Ends are among them.
+        """Return up to m + 1 cuts of the grid, with both ends, as indices into it. None is the grid of all cuts.
 
-        With at most m distinct values all cuts between those; else equal steps of the sum of density^(1/4) dx =
-        count^(1/4) * gap^(3/4), where no gap counts for more than a step.
+        With at most m distinct values, these are all cuts between them. Otherwise they lie at equal steps of the sum
+        of density^(1/4) dx = count^(1/4) * gap^(3/4), where no gap counts for more than a step.
         """
         size = self.n if grid is None else grid.shape[-1] - 1
         if size <= m:
@@ -173,7 +179,7 @@ class _Problem:
         return torch.cat([self.zero, inner, self.zero + size], -1)
 
     def holds_fewer_than(self, m: int) -> Tensor:
-        """Whether a row has m distinct values at most: (B, 1)."""
+        """Return whether a row has at most m distinct values: (B, 1)."""
         if self.v.device.type == "cpu":  # a sample that holds more decides it
             sample = self.v[:, :: max(1, self.n // (8 * m))]
             if bool(((sample.diff() > 0).sum(-1) >= m).all()):
@@ -181,15 +187,16 @@ class _Problem:
         return (self.v.diff() > 0).sum(-1, keepdim=True) < m
 
     def best_of(self, places: Tensor) -> Tensor:
-        """Which of its places (B, k - 1, w) each cut takes in the best partition: (B, k - 1)."""
+        """Return which of its places (B, k - 1, w) each cut takes in the best partition: (B, k - 1)."""
         first = self.zero[..., None].expand(-1, 1, places.shape[-1])
         ends = torch.cat([first, places, first + self.n], 1)
         return _best_path(self.gains(ends[:, :-1], ends[:, 1:]))
 
     def gains(self, start: Tensor, end: Tensor) -> Tensor:
-        """What clusters from start (B, j, w) to end (B, j, w) save: (B, j, w of end, w of start), -inf for no cluster.
+        """Return what clusters from start (B, j, w) to end (B, j, w) save: (B, j, w of end, w of start).
 
-        (sum of x - mean)^2 / count; the sum of squares is that of all x - mean less these. An empty one saves 0.
+        It is (sum of x - mean)^2 / count; the squared error is that of one cluster less the sum of these. An empty
+        cluster saves 0, an impossible one -inf.
         """
         total = [_gather(self.prefix, p) - self.mean[..., None] * p for p in (start, end)]
         gain = (total[1][..., :, None] - total[0][..., None, :]).square_()

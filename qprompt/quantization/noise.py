@@ -1,6 +1,6 @@
 """The control experiment of arXiv 2407.10704, section 3.1: Gaussian noise on the prompt instead of quantization.
 
-No levels, nothing to pack: it shows what noise of a given strength does, beside `qprompt.quantization.api`.
+It has no levels, so nothing can be packed.
 """
 
 from collections.abc import Iterable
@@ -14,11 +14,10 @@ from qprompt.quantization.parameters import match_parameters, owner_of, parametr
 
 
 class GaussianNoise(nn.Module):
-    """W -> W + sigma * e in training, e standard normal; W in evaluation. The gradient of W is that of the result.
+    """W -> W + sigma * e in training, with e standard normal; W in evaluation. The gradient passes straight through.
 
-    e is redrawn by `renew_` and fixed in between, so all reads within a step see the same weights. It depends on
-    (seed, step) only, not on the device or on other random numbers, and a resumed run draws what an uninterrupted one
-    does.
+    `renew_` draws e, so all reads within a step see the same weights. e depends on (seed, step) only, not on the device
+    or on other random numbers, so a resumed run draws what an uninterrupted run draws.
     """
 
     noise: Tensor
@@ -51,10 +50,20 @@ class GaussianNoise(nn.Module):
 def add_noise_(
     module: nn.Module, names: Iterable[str] | str, sigma: float, relative: bool = False, seed: int = 0
 ) -> list[str]:
-    """Add Gaussian noise to parameters of `module` while it trains, in place; return their names.
+    """Add Gaussian noise to parameters of `module` during training, in place.
 
-    `sigma` is absolute (the paper: 0.01 helps, 0.001 does nothing, 0.1 destroys), or with `relative` a multiple of
-    the standard deviation of each tensor. Raises UserError for names that match nothing and for a negative sigma.
+    Args:
+        module: any module.
+        names: parameter names or glob patterns.
+        sigma: standard deviation of the noise (the paper: 0.01 helps, 0.001 does nothing, 0.1 destroys).
+        relative: sigma is a multiple of the standard deviation of each tensor.
+        seed: of the noise.
+
+    Returns:
+        The names of the parameters.
+
+    Raises:
+        UserError: a pattern matches nothing, or sigma is negative.
     """
     if not 0 <= sigma < float("inf"):
         raise UserError(f"sigma={sigma!r}: expected a number of at least 0")
@@ -69,7 +78,7 @@ def add_noise_(
 
 @torch.no_grad()
 def renew_(module: nn.Module) -> None:
-    """Once a step, before the forward pass: draw the noise of the next step."""
+    """Draw the noise of the next step. Call it once a step, before the forward pass."""
     for noise, _ in parametrizations(module, GaussianNoise).values():
         noise.step += 1
         noise.draw()
@@ -77,7 +86,7 @@ def renew_(module: nn.Module) -> None:
 
 @torch.no_grad()
 def remove_noise_(module: nn.Module) -> list[str]:
-    """Plain parameters again, without the noise, in place; return their names."""
+    """Remove the noise, in place, and return the names of the parameters."""
     names = list(parametrizations(module, GaussianNoise))
     for name in names:
         remove_parametrization(module, name, keep_result=False)

@@ -1,4 +1,4 @@
-"""Parameters of a module by name, and the parametrizations that are on them."""
+"""Parameters of a module by name, and their parametrizations."""
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
@@ -13,15 +13,16 @@ Kind = TypeVar("Kind", bound=nn.Module)
 
 
 def owner_of(module: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """``a.b.ctx`` -> (the submodule ``a.b``, ``ctx``)."""
+    """Return the submodule that owns a parameter and its name there: ``a.b.ctx`` -> (``a.b``, ``ctx``)."""
     path, _, leaf = name.rpartition(".")
     return module.get_submodule(path), leaf
 
 
 def match_parameters(module: nn.Module, patterns: Iterable[str], exclude: Iterable[str] = ()) -> list[str]:
-    """Names of the parameters that match one of the glob patterns; a pattern that matches none raises UserError.
+    """Return the names of the parameters that match one of the glob patterns, without those already parametrized.
 
-    Tensors that carry a parametrization already are not among them.
+    Raises:
+        UserError: a pattern matches no parameter.
     """
     known = [name for name, _ in module.named_parameters() if ".parametrizations." not in f".{name}"]
     chosen: set[str] = set()
@@ -39,7 +40,7 @@ def match_parameters(module: nn.Module, patterns: Iterable[str], exclude: Iterab
 
 
 def parametrizations(module: nn.Module, kind: type[Kind]) -> dict[str, tuple[Kind, nn.Parameter]]:
-    """Name -> (parametrization of that kind, the parameter under it), in the order of the modules."""
+    """Return name -> (parametrization of that class, its parameter), in the order of the modules."""
     found: dict[str, Any] = {}
     for path, owner in module.named_modules():
         chains = owner._modules.get("parametrizations")  # hasattr of a module that lacks it is slow
@@ -53,7 +54,7 @@ def parametrizations(module: nn.Module, kind: type[Kind]) -> dict[str, tuple[Kin
 
 
 def remove_parametrization(module: nn.Module, name: str, keep_result: bool) -> None:
-    """Make the parameter `name` plain again, with the result of its parametrizations or with what is under them."""
+    """Turn `name` into a plain parameter, with the result of its parametrizations or with the original values."""
     owner, leaf = owner_of(module, name)
     # A deep copy of a parametrized module shares its class, from which torch removes the property; so the class
     # is copied first, else the other module would lose its parameter.

@@ -1,7 +1,7 @@
-"""What quantization did, step by step: the data behind the paper's figures, in a small file and in TensorBoard.
+"""Records quantization step by step: the data of the paper's figures, in a small file and in TensorBoard.
 
-While a run goes on, its records are lines of ``<path>.part``, so that a run which is killed and taken up again loses
-none and doubles none. `Recorder.close` turns them into one npz file; `read` reads it.
+During a run, records are lines of ``<path>.part``, so a run that is killed and resumed neither loses nor repeats any.
+`Recorder.close` turns them into one npz file, which `read` reads.
 """
 
 import json
@@ -30,7 +30,7 @@ LARGEST_CODEBOOK = 4096  # entries; larger ones (many groups) are not recorded
 class Recorder:
     """Records the quantized tensors of a module.
 
-    The npz file holds, for T tensors and the S steps that were recorded (each `every`-th and each with a re-fit):
+    The npz file holds, for T tensors and the S recorded steps (every `every`-th step and each step with a fit):
 
     - ``name`` (T,), ``step`` (S,)
     - ``mu``, ``sigma`` (S, T): of the full-precision weights, averaged over the groups where there are several
@@ -58,7 +58,7 @@ class Recorder:
 
     @torch.no_grad()
     def step(self, module: nn.Module, refitted: Iterable[str] = ()) -> None:
-        """After `refresh_`, with the names that it returned."""
+        """Record a step. Call it after `refresh_`, with the names that it returned."""
         quantized = quantized_parameters(module)
         number = _last_step(quantized)
         if number in self.histogram_steps:
@@ -82,7 +82,7 @@ class Recorder:
 
     @torch.no_grad()
     def histogram(self, module: nn.Module) -> None:
-        """The distribution of the full-precision weights as they are now, e.g. every fifth epoch."""
+        """Record the histogram of the full-precision weights as they are now, e.g. every fifth epoch."""
         quantized = quantized_parameters(module)
         number = _last_step(quantized)
         for name, (_, weight) in quantized.items():
@@ -97,21 +97,21 @@ class Recorder:
                 self.writer.add_histogram_raw(f"quantization/{name}", low, high, *moments, ends, counts, number)
 
     def close(self) -> None:
-        """Write the npz file, whole or not at all, and remove the lines it was made from."""
+        """Write the npz file atomically and remove the lines that it was made from."""
         if not self.part.exists():
             return
         try:
             arrays = _arrays(_lines(self.part))
             "".join(arrays).encode()  # names are those of files
         except Exception as error:  # whatever damage brings about
-            raise UserError(f"{self.part} is damaged ({error}): delete it, the run goes on without.") from None
+            raise UserError(f"{self.part} is damaged ({error}): delete it; the run continues without it.") from None
         with atomic_open(self.path) as file:
             np.savez_compressed(file, **arrays)
         self.part.unlink()
 
     def _append(self, number: int, **record: Any) -> None:
         if not self._started:
-            # What a run that was cut off recorded beyond the checkpoint that it goes on from is done again.
+            # Steps after the checkpoint that an interrupted run resumes from are recorded again.
             kept = [line for line in _lines(self.part) if line["step"] < number] if self.part.exists() else []
             with atomic_open(self.part) as file:
                 file.writelines(json.dumps(line).encode() + b"\n" for line in kept)
@@ -121,21 +121,21 @@ class Recorder:
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The arrays of a file that a `Recorder` wrote; UserError where it is none."""
+    """Return the arrays of a file that a `Recorder` wrote; UserError if it is not one."""
     try:
         _check_sizes(path)
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
     # A damaged file can raise nearly anything on its way.
     except Exception as error:
-        raise UserError(f"{path} is no record of a quantized run: {error or type(error).__name__}") from None
+        raise UserError(f"{path} is not the record of a quantized run: {error or type(error).__name__}") from None
     if "step" not in arrays or "name" not in arrays:
-        raise UserError(f"{path} is no record of a quantized run: it has no steps")
+        raise UserError(f"{path} is not the record of a quantized run: it has no steps")
     return arrays
 
 
 def _check_sizes(path: str | os.PathLike[str]) -> None:
-    """ValueError unless each array of an npz file is as long as it says, and the whole as small as records are."""
+    """Raise ValueError unless each array of an npz file has the size that it claims, and all fit LARGEST_RECORD."""
     total = 0
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
@@ -152,12 +152,12 @@ def _check_sizes(path: str | os.PathLike[str]) -> None:
 
 
 def _last_step(quantized: dict[str, Any]) -> int:
-    """The step that refresh_ counted last, from 0."""
+    """Return the number of the step that refresh_ counted last, from 0."""
     return max((fake.step for fake, _ in quantized.values()), default=1) - 1
 
 
 def _measure(fake: FakeQuantize, weight: nn.Parameter) -> Tensor:
-    """mu, sigma, mean squared error, mean square of the weights: (4,)."""
+    """Return mu, sigma, mean squared error, mean square of the weights: (4,)."""
     w = weight.detach().float().reshape(fake.groups, -1)
     mu = w.mean(-1, keepdim=True)
     sigma = (w - mu).square().mean(-1).sqrt()
@@ -166,14 +166,14 @@ def _measure(fake: FakeQuantize, weight: nn.Parameter) -> Tensor:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a part file; a killed run may leave half a line at the end."""
+    """Return the complete lines of a part file; a killed run may leave half a line at the end."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         found = [parse_json(line) for line in lines if line.endswith("\n")]
         if not all(isinstance(line, dict) and isinstance(line["step"], int) for line in found):
             raise ValueError("a line has no step")
     except (ValueError, KeyError) as error:
-        raise UserError(f"{path} is damaged ({error}): delete it, the run goes on without.") from None
+        raise UserError(f"{path} is damaged ({error}): delete it; the run continues without it.") from None
     return found
 
 

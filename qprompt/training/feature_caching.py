@@ -19,7 +19,7 @@ from qprompt.training.feature_loaders import (
     Store,
     cached_loader,
     is_deterministic,
-    one_image_an_item,
+    one_image_per_item,
     parse_feature_cache,
 )
 from qprompt.training.feature_store import FeatureFiles
@@ -61,10 +61,10 @@ class CachedFeatures(TrainerX):
         if is_deterministic(self.cfg):
             log.info("No transform is random and the image branch is frozen: image features are computed once")
             self.train_loader_x = cached_loader(training, encode, self.device, store)
-        elif kind == "epochs" and one_image_an_item(self.cfg):
+        elif kind == "epochs" and one_image_per_item(self.cfg):
             log.info("Image features of each epoch's views are cached")
             self.train_loader_x = EpochLoader(training, encode, self.device, store)
-        elif kind == "views" and one_image_an_item(self.cfg):
+        elif kind == "views" and one_image_per_item(self.cfg):
             self.deviations = [f"training images are {views} fixed views each, not new ones every epoch"]
             log.warning(
                 "DEVIATION from the protocol: %s (FEATURE_CACHE %s)", self.deviations[0], self.cfg.FEATURE_CACHE

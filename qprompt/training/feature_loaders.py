@@ -1,7 +1,7 @@
-"""Features of a frozen image branch, computed once instead of once an epoch or once a run.
+"""Loaders that yield image features of a frozen image branch in place of images.
 
-A cached loader gives the batches that the loader it replaces would give (same order, same use of the random
-state), with features under "img" where there were pixels.
+A cached loader yields the batches of the loader that it replaces (same order, same use of the random state), with
+features under "img" in place of pixels.
 """
 
 import os
@@ -23,7 +23,7 @@ Encode = Callable[[Tensor], Tensor]
 
 
 def parse_feature_cache(text: str) -> tuple[str, int]:
-    """FEATURE_CACHE as its kind (off, auto, epochs or views) and a number of views."""
+    """Return the kind of FEATURE_CACHE (off, auto, epochs or views) and its number of views."""
     views = re.fullmatch(r"(\d+) views?", text)
     if views and int(views[1]):
         return "views", int(views[1])
@@ -32,37 +32,43 @@ def parse_feature_cache(text: str) -> tuple[str, int]:
     return text, 1
 
 
-def one_image_an_item(cfg: Any) -> bool:
-    """Whether an item of the training set is one image, and not several views of it."""
+def one_image_per_item(cfg: Any) -> bool:
+    """Return whether an item of the training set is one image, and not several views of it."""
     return cfg.DATALOADER.K_TRANSFORMS == 1 and not cfg.DATALOADER.RETURN_IMG0
 
 
 def is_deterministic(cfg: Any) -> bool:
-    """Whether the transform for training gives the same tensor each time, so that its features can be kept."""
+    """Return whether the training transform gives the same tensor each time, so its features can be cached."""
     fixed = cfg.INPUT.NO_TRANSFORM or DETERMINISTIC.issuperset(cfg.INPUT.TRANSFORMS)
-    return one_image_an_item(cfg) and fixed
+    return one_image_per_item(cfg) and fixed
 
 
 def cached_loader(
     loader: DataLoader, encode: Encode, device: torch.device, store: "Store | None" = None, views: int = 1
 ) -> DataLoader:
-    """A loader like `loader` whose "img" is ``encode(img)``, a (B, E) tensor on `device`.
+    """Return a loader like `loader` whose "img" is ``encode(img)``, a (B, E) tensor on `device`.
 
-    Each item is read and encoded once, at the first batch asked for, or found in `store`. `encode` must not depend on
-    what is trained. With several `views` each item is drawn and encoded so often, and a batch takes any of them.
+    Each item is read and encoded once, when the first batch is requested, or found in `store`.
+
+    Args:
+        loader: of images.
+        encode: images (B, 3, H, W) -> features (B, E); it must not depend on what is trained.
+        device: of the features.
+        store: of other runs' features.
+        views: how often each item is drawn and encoded; a batch takes any of its views.
     """
     return DataLoader(
         _Features(loader, encode, device, store, views),  # type: ignore[arg-type]
         batch_sampler=loader.batch_sampler,
-        collate_fn=_as_it_is,
+        collate_fn=_identity,
     )
 
 
 class Store:
-    """Feature files, and what features depend on beside the images and their order.
+    """Feature files, and what features depend on besides the images and their order.
 
     Args:
-        files: where features are kept.
+        files: where features are stored.
         depends_on: the backbone's hash, the config of the transform, the precision, versions, ...
     """
 
@@ -70,7 +76,7 @@ class Store:
         self.files, self.depends_on = files, depends_on
 
     def key(self, loader: DataLoader, *more: Any) -> str | None:
-        """A key for all items of `loader`; None when they are not files, or nobody can say what their transform is."""
+        """Return a key for all items of `loader`; None if they are not files or their transform cannot be described."""
         data = loader.dataset
         try:
             items = [(item.impath, item.label, item.domain) for item in data.data_source]  # type: ignore[attr-defined]
@@ -82,12 +88,12 @@ class Store:
         return key_of([*self.depends_on, items, identity, how, loader.batch_size, *more]) if how else None
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch
 
 
 class _Features(Dataset):
-    """The data set of `loader`, encoded; whole batches are taken out by their indices at once."""
+    """The encoded data set of `loader`; a batch is one indexing operation."""
 
     def __init__(self, loader: DataLoader, encode: Encode, device: torch.device, store: Store | None, views: int):
         self.loader, self.encode, self.device, self.store, self.views = loader, encode, device, store, views
@@ -129,7 +135,7 @@ class _Features(Dataset):
 
     @torch.no_grad()
     def _encode_all(self, generator: torch.Generator) -> dict[str, Any]:
-        """Encode all items in order, with a generator that is not the global one: its state stays."""
+        """Encode all items in order, with a generator of its own: the global random state does not change."""
         data, loader = self.loader.dataset, self.loader
         if self.views > 1 and hasattr(data, "epoch_seed"):  # the engine's augmentation is seeded by it
             data.epoch_seed = int(torch.empty((), dtype=torch.int64).random_(generator=generator))
@@ -150,10 +156,10 @@ class _Features(Dataset):
 
 
 class EpochLoader:
-    """`loader` with features in place of random views, each epoch drawn whole before its first batch.
+    """A loader like `loader` with features in place of random views; an epoch is drawn before its first batch.
 
-    An epoch whose random state, items and settings were met before is taken from `store` as it was, and the random
-    state is left as drawing it leaves it: runs with the same seed share their epochs.
+    An epoch with a known random state, items and settings comes from `store`, and the random state afterwards is the
+    one that drawing it leaves: runs with the same seed share their epochs.
     """
 
     def __init__(self, loader: DataLoader, encode: Encode, device: torch.device, store: Store | None):

@@ -1,4 +1,4 @@
-"""Features on disk, for the runs to come: files that are whole or not used, of a bounded size together."""
+"""Features on disk, shared between runs: files that are complete or not used, of a bounded total size."""
 
 import contextlib
 import hashlib
@@ -19,17 +19,16 @@ _DIGEST = hashlib.sha256().digest_size
 
 
 class FeatureFiles:
-    """A folder of at most `limit` bytes; what was used longest ago goes first.
+    """A folder of at most `limit` bytes; the least recently used files are removed first.
 
-    Any number of processes may use it at once. A file that is damaged, or that cannot be written, is as if it were not
-    there: its features are computed again.
+    Any number of processes may use it at once. Features whose file is damaged or cannot be written are computed again.
     """
 
     def __init__(self, folder: str | os.PathLike[str], limit: int):
         self.folder, self.limit = Path(folder), limit
 
     def read(self, key: str) -> Any:
-        """What was written under `key`, or None."""
+        """Return what was written under `key`, or None."""
         path = self._path(key)
         try:
             data = path.read_bytes()
@@ -43,7 +42,7 @@ class FeatureFiles:
         return value
 
     def write(self, key: str, value: Any) -> None:
-        """Keep `value`: tensors, numbers and strings in dicts, lists and tuples."""
+        """Store a value: tensors, numbers and strings in dicts, lists and tuples."""
         buffer = io.BytesIO()
         torch.save(value, buffer)
         data = buffer.getvalue()
@@ -71,7 +70,7 @@ class FeatureFiles:
 
 
 def key_of(parts: Iterable[Any]) -> str:
-    """A key that is the same only where all `parts` are: SHA-256 over their representations."""
+    """Return the SHA-256 of the representations of `parts`: equal only if all parts are."""
     digest = hashlib.sha256()
     for part in parts:
         text = repr(part).encode()
@@ -80,10 +79,10 @@ def key_of(parts: Iterable[Any]) -> str:
 
 
 def description(value: Any) -> bytes | None:
-    """Bytes that are the same, in every process, only where `value` is the same and does the same.
+    """Return bytes that are equal, in every process, only if two values are equal and behave equally.
 
-    They are its pickle (attributes, by the names of classes) and the files that define its classes and functions. None
-    where that says too little: for lambdas, and for what cannot be pickled.
+    They are the pickle (attributes and class names) and hashes of the files that define its classes and functions.
+    None where that is not enough: for lambdas, and for what cannot be pickled.
     """
     buffer = io.BytesIO()
     pickler = _Pickler(buffer, protocol=4)
@@ -96,7 +95,7 @@ def description(value: Any) -> bytes | None:
 
 
 class _Pickler(pickle.Pickler):
-    """Notes in which files the classes and functions of what it pickles stand."""
+    """Collects the files that define the classes and functions that it pickles."""
 
     def __init__(self, *args: Any, **keywords: Any):
         super().__init__(*args, **keywords)

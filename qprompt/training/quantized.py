@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 def _held(optimizer: torch.optim.Optimizer) -> set[int]:
-    """ids of the parameters that it updates."""
+    """Return the ids of the parameters that an optimizer updates."""
     return {id(p) for group in optimizer.param_groups for p in group["params"]}
 
 
@@ -110,7 +110,7 @@ class QuantizedPrompts(_Trainer):
         self.copies = tuple(selection.quantized_copies(self, self.prompted))
 
     def forward_backward(self, *batch):
-        refitted = refresh_(self.prompted)  # the codebook's step comes before the forward pass that uses it
+        refitted = refresh_(self.prompted)  # before the forward pass that uses the codebook
         for copy in self.copies:
             refresh_(copy)
         if self.recorder is not None:
@@ -134,11 +134,11 @@ class QuantizedPrompts(_Trainer):
         self.write_prompt()
 
     def run_state(self):
-        """Which trainer's checkpoint it is, beside what a resumed run needs (bundled engine only)."""
+        """Add the name of the trainer to what a resumed run needs (bundled engine only)."""
         return {**super().run_state(), "quantized_trainer": type(self).__name__}
 
     def load_run_state(self, state):
-        """Refuses to resume a full-precision run as a quantized one."""
+        """Refuse to resume a full-precision run as a quantized one."""
         if state.get("quantized_trainer") != type(self).__name__:
             raise UserError(
                 f"the checkpoint is of another trainer, not of {type(self).__name__}. Use another --output-dir; "
@@ -147,7 +147,7 @@ class QuantizedPrompts(_Trainer):
         super().load_run_state(state)
 
     def write_prompt(self):
-        """Pack the prompt beside the checkpoint; say what it takes and what quantization did to it."""
+        """Store the prompt beside the checkpoint; report its size and its quantization error."""
         name = self.get_model_names()[0]
         path = osp.join(self.output_dir, name, PROMPT_FILE)
         packing.save(self.prompted, path, **self.prompt_metadata())
@@ -166,9 +166,9 @@ class QuantizedPrompts(_Trainer):
         )
 
     def prompt_metadata(self) -> dict[str, Any]:
-        """What the prompt file says beside the tensors: enough to use it again.
+        """Return the metadata of the prompt file.
 
-        A trainer that knows more (backbone weights, the words around the context) says so in `describe_prompts`.
+        A trainer that knows more (backbone weights, the words around the context) returns it from `describe_prompts`.
         """
         describe = getattr(super(), "describe_prompts", dict)
         return {"method": type(self).__name__, "backbone": self.cfg.MODEL.BACKBONE.NAME, **describe()}
