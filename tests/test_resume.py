@@ -78,7 +78,7 @@ def test_resumed_run_equals_an_uninterrupted_one(root, clip_file, whole, tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr(QCoOp, "after_epoch", cut_off)
         assert train.main(arguments(root, clip_file, tmp_path / "cut", "QCoOp")) == 130
-    assert "takes the run up" in capsys.readouterr().err
+    assert "resumes the run" in capsys.readouterr().err
     assert not (tmp_path / "cut" / "metrics.json").exists()
     exact = ("FEATURE_CACHE", "off", "FEATURE_CACHE_MB", "5", "DATALOADER.DECODE_CACHE_MB", "1")  # makes no other run
     assert train.main([*arguments(root, clip_file, tmp_path / "cut", "QCoOp"), *exact]) == 0
