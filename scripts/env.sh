@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Sourced by the other scripts. Sets PYTHON to an interpreter that has everything installed:
-# the active environment's where torch (2.4 or newer) and torchvision work there, else that of .venv, made on first use.
+# Sourced by the other scripts. Sets PYTHON to an interpreter with everything installed: that of the active environment
+# if torch (2.4 or newer) and torchvision work there, else that of .venv, which is created on first use.
 # INSTALL: what to install (default "."), e.g. ".[test]".
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
@@ -9,7 +9,7 @@ _works() {
     "$1" -c 'import torch, torchvision; assert tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 4)' >/dev/null 2>&1
 }
 
-_new_python() { # the first interpreter of a supported version
+_new_python() { # print the first interpreter of a supported version
     local candidate
     for candidate in python3 python3.13 python3.12 python3.11 python3.10 python; do
         if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; then
@@ -34,12 +34,12 @@ else
     PYTHON=.venv/bin/python
 fi
 
-# Installed is what imports from here and has the extras' packages; pip decides when asked, which takes seconds, so ask once.
+# pip knows whether everything is installed, but takes seconds to say so: ask it once per setup.py and environment.
 _stamp=$("$PYTHON" -c 'import sys, hashlib; print(hashlib.sha256(open("setup.py","rb").read() + sys.prefix.encode() + sys.argv[1].encode()).hexdigest()[:16])' "${INSTALL:-.}")
 if [ ! -e "build/installed-$_stamp" ]; then
     echo "Installing qprompt and what it needs (a minute or two; PyTorch is large) ..."
     _constraint=$(mktemp)
-    # A PyTorch that is already there stays as it is.
+    # Keep the PyTorch that is already installed.
     "$PYTHON" -c 'import torch; print("torch==" + torch.__version__.partition("+")[0])' >"$_constraint" 2>/dev/null || true
     "$PYTHON" -m pip install --quiet --disable-pip-version-check --constraint "$_constraint" --editable "${INSTALL:-.}" || exit 1
     rm -f "$_constraint"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The main job on a fresh machine: install, draw the embedded data set, train CoOp and QCoOp on base classes, test on
-# base and new ones, print one table and plot accuracy over epochs. Run again, it takes up what is unfinished.
+# Quickstart on a fresh machine: install, draw the embedded data set, train CoOp and QCoOp on base classes, test on base
+# and new classes, print one table and plot accuracy over epochs. Run again, it resumes.
 # Arguments replace keys of configs/sweeps/quickstart.yaml: bash scripts/quickstart.sh seeds=1-5
 set -euo pipefail
 INSTALL=".[plot]"

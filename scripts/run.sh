@@ -25,7 +25,7 @@ usage() {
     exit 2
 }
 
-# protocol WORDS...: published configs and output folders, which sweeps take from the same place.
+# protocol ARGUMENTS...: published configs and output folders, from the same file as those of sweeps.
 protocol() { "${PYTHON:-python}" -m qprompt.sweep.protocol "$@"; }
 
 # config PROTOCOL DATASET SHOTS: the config of the published experiments, unless CFG says otherwise.
@@ -63,7 +63,7 @@ run_base2new_train() { # train on the base classes
     train_py "$dataset" "$cfg" "$seed" "$output" DATASET.NUM_SHOTS "$SHOTS" DATASET.SUBSAMPLE_CLASSES base
 }
 
-run_base2new_test() { # test on the new classes; SUB=base: on the base classes
+run_base2new_test() { # test on the new classes; SUB=base: the base classes
     usage 2 "DATASET SEED" "$@"
     local dataset=$1 seed=$2 cfg trained
     cfg=$(config base2new "$dataset" "$SHOTS")
@@ -79,7 +79,7 @@ test_on() {
         DATASET.NUM_SHOTS "$SHOTS" DATASET.SUBSAMPLE_CLASSES "$1"
 }
 
-run_xd_train() { # train on all classes, to be transferred
+run_xd_train() { # train on all classes of the source data set
     usage 2 "DATASET SEED" "$@"
     local dataset=$1 seed=$2 cfg output
     cfg=$(config cross_dataset "$dataset" "$SHOTS")
@@ -87,7 +87,7 @@ run_xd_train() { # train on all classes, to be transferred
     train_py "$dataset" "$cfg" "$seed" "$output" DATASET.NUM_SHOTS "$SHOTS"
 }
 
-run_xd_test() { # test on another data set what xd_train learned on SOURCE
+run_xd_test() { # test the prompt that xd_train learned on SOURCE on another data set
     usage 2 "DATASET SEED" "$@"
     local dataset=$1 seed=$2 cfg output trained
     cfg=$(config cross_dataset "$dataset" "$SHOTS")
@@ -97,7 +97,7 @@ run_xd_test() { # test on another data set what xd_train learned on SOURCE
         DATASET.NUM_SHOTS "$SHOTS"
 }
 
-run_xd_domains() { # domain generalization: test on the shifted versions of ImageNet
+run_xd_domains() { # domain generalization: test on shifted versions of ImageNet
     usage 1 "SEED" "$@"
     local dataset
     for dataset in imagenetv2 imagenet_sketch imagenet_a imagenet_r; do
@@ -115,7 +115,7 @@ run_few_shot() { # train and test on all classes
     done
 }
 
-run_main() { # CoOp's main script: few-shot with every choice on the command line
+run_main() { # CoOp's main script: few-shot with all settings as arguments
     usage 6 "DATASET CFG CTP NCTX SHOTS CSC" "$@"
     local dataset=$1 cfg=$2 ctp=$3 nctx=$4 shots=$5 csc=$6 seed output
     for seed in $SEEDS; do
@@ -127,7 +127,7 @@ run_main() { # CoOp's main script: few-shot with every choice on the command lin
     done
 }
 
-run_eval() { # CoOp's evaluation script: on another data set what main learned on SOURCE (NCTX, CSC, CTP as there)
+run_eval() { # CoOp's evaluation script: the prompt that main learned on SOURCE (with NCTX, CSC, CTP) on another data set
     usage 2 "DATASET CFG" "$@"
     local dataset=$1 cfg=$2 nctx=${NCTX:-16} csc=${CSC:-False} ctp=${CTP:-end} seed variant output trained
     variant=nctx${nctx}_csc${csc}_ctp${ctp}
@@ -146,7 +146,7 @@ run_zeroshot() { # hand-written prompts, all classes
     train_py "$1" "$2" 1 "$output" --eval-only DATASET.NUM_SHOTS 16
 }
 
-run_reproduce() { # test on base and new classes what somebody else trained
+run_reproduce() { # test a released prompt on base and new classes
     usage 3 "DATASET SEED RELEASED   (RELEASED: a prompt file, or a folder with checkpoints in seedN/)" "$@"
     local dataset=$1 seed=$2 kind=coop released checksum cfg from classes
     [ "${TRAINER#Q}" = MaPLe ] && kind=maple

@@ -8,5 +8,5 @@ source "$(dirname "$0")/env.sh"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m mypy
-# One thread a test process: the tensors are small, and two processes share two cores.
+# One thread per process: the tensors are small, and two processes share two cores.
 OMP_NUM_THREADS=1 MPLBACKEND=agg "$PYTHON" -m pytest -n "${PYTEST_WORKERS:-2}" "$@"

@@ -1,8 +1,8 @@
-"""Stands in for train.py in the tests of sweeps and scripts: same command line, same record, no training.
+"""Takes the place of train.py in the tests of sweeps and scripts: same command line, same record, no training.
 
-FAKE_TRAIN says what to do instead, as ``word:part of the output folder`` pairs separated by spaces: ``fail`` (exit 1),
-``mistake`` (exit 2), ``crash`` (kill itself), ``once`` (exit 1 the first time), ``hang`` (until a signal, the
-first time; its process id goes to the pipe FAKE_FIFO before).
+FAKE_TRAIN selects another behavior, as ``word:part of the output folder`` pairs separated by spaces: ``fail`` (exit
+code 1), ``mistake`` (exit code 2), ``crash`` (kill itself), ``once`` (exit code 1 the first time), ``hang`` (the first
+time, write the process id to the pipe FAKE_FIFO and wait for a signal).
 """
 
 import argparse
@@ -56,7 +56,7 @@ for rule in os.environ.get("FAKE_TRAIN", "").split():
         continue
     first = len((folder / "starts.txt").read_text().splitlines()) == 1
     if word == "hang" and first:
-        with open(os.environ["FAKE_FIFO"], "w") as fifo:  # a line to whoever waits for this
+        with open(os.environ["FAKE_FIFO"], "w") as fifo:  # the test waits for this line
             fifo.write(f"{os.getpid()}\n")
         while True:
             signal.pause()

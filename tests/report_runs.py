@@ -1,4 +1,4 @@
-"""Writes metrics.json files as runs would, for the tests of the report."""
+"""Writes metrics.json files like those of runs, for the tests of the report."""
 
 import json
 import random
@@ -14,7 +14,7 @@ LEVELS = {  # trainer -> base, new, payload bytes
 def write_run(
     folder, trainer="CoOp", dataset="TinyWorld", *, mode="train", classes="base", seed=1, accuracy=80.0, **more
 ):
-    """One metrics.json; `more` overrides its entries, and `settings` (dotted keys) goes into config and changed."""
+    """Write a metrics.json; `more` overrides its entries, `settings` (dotted keys) are put into config and changed."""
     settings = {"OPTIM.MAX_EPOCH": 200, "DATASET.DRAW": more.pop("draw", 0), **more.pop("settings", {})}
     config: dict = {}
     for key, value in settings.items():
@@ -45,7 +45,7 @@ def write_run(
 
 
 def write_base2new(root, datasets=("TinyWorld",), seeds=(1, 2, 3), trainers=tuple(LEVELS), draws=(0,), curves=False):
-    """Runs of the base-to-new protocol in the folders of the scripts; accuracies scatter by one point, seeded."""
+    """Write runs of the base-to-new protocol. Accuracies have a standard deviation of one point, with a fixed seed."""
     rng = random.Random(0)
     for dataset in datasets:
         for draw in draws:

@@ -1,4 +1,4 @@
-"""A small project for the tests of sweeps and scripts: configs and the stand-in for train.py."""
+"""A small project for the tests of sweeps and scripts: configs and fake_train.py as train.py."""
 
 import shutil
 from pathlib import Path
@@ -7,7 +7,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def make_project(folder: Path) -> Path:
-    """configs/ with two data sets and four trainers, and tests/fake_train.py as train.py."""
+    """Write configs/ with three data sets and four trainers, and copy tests/fake_train.py to train.py."""
     for name in ("pets", "dtd", "world"):
         write(folder / f"configs/datasets/{name}.yaml", f"DATASET:\n  NAME: {name.title()}\n")
     for trainer in ("CoOp", "QCoOp", "MaPLe", "ZeroshotCLIP"):

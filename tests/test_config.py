@@ -1,4 +1,4 @@
-"""The config merge: what it converts, what it refuses, and what it says then."""
+"""The config merge: conversions, refusals and their messages."""
 
 import pytest
 from yacs.config import CfgNode
@@ -33,7 +33,7 @@ def cfg():
         ("OPTIM.NAME", "1", "1"),
     ],
 )
-def test_option_takes_the_type_of_its_default(cfg, key, text, value):
+def test_option_is_converted_to_the_type_of_its_default(cfg, key, text, value):
     config.merge_options(cfg, [key, text])
     node = cfg
     for part in key.split("."):
@@ -47,22 +47,22 @@ def test_option_takes_the_type_of_its_default(cfg, key, text, value):
     [
         (["TRAINER.QUANT.BIT", "1"], ["no config key TRAINER.QUANT.BIT", "Did you mean 'TRAINER.QUANT.BITS'"]),
         (["OPTIM.LR"], ["KEY VALUE pairs"]),
-        (["OPTIM.LR", "fast"], ["OPTIM.LR takes a float", "'fast'"]),
-        (["TRAINER.QUANT.BITS", "1.5"], ["TRAINER.QUANT.BITS takes a int", "1.5"]),
-        (["TRAINER.QUANT.NORMALIZE", "1"], ["TRAINER.QUANT.NORMALIZE takes a bool"]),
+        (["OPTIM.LR", "fast"], ["OPTIM.LR expects a float", "'fast'"]),
+        (["TRAINER.QUANT.BITS", "1.5"], ["TRAINER.QUANT.BITS expects an int", "1.5"]),
+        (["TRAINER.QUANT.NORMALIZE", "1"], ["TRAINER.QUANT.NORMALIZE expects a bool"]),
         (["TRAINER.QUANT", "1"], ["group of keys", "TRAINER.QUANT.BITS"]),
         (["--seed", "1"], ["--seed", "before it"]),
         (["SEED.DEEP.ER", "1"], ["no config key SEED.DEEP.ER"]),
     ],
 )
-def test_wrong_option_names_itself(cfg, options, words):
+def test_wrong_option_is_named(cfg, options, words):
     with pytest.raises(UserError) as error:
         config.merge_options(cfg, options)
     for word in words:
         assert word in str(error.value)
 
 
-def test_file_merges_and_later_wins(cfg, tmp_path):
+def test_later_files_override_earlier_ones(cfg, tmp_path):
     first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
     first.write_text("OPTIM:\n  LR: 1\n  NAME: adam\nINPUT:\n  SIZE: (32, 32)\n")
     second.write_text("OPTIM:\n  LR: 3e-3\n")
@@ -82,10 +82,10 @@ def test_empty_file_changes_nothing(cfg, tmp_path):
     ("content", "word"),
     [
         ("- a\n- b\n", "list"),
-        ("a: [1, 2\n", "not yaml"),
+        ("a: [1, 2\n", "not valid YAML"),
         ("OPTIM:\n  LRR: 1\n", "'OPTIM.LR'"),
         ("1: 2\n", "not a config key"),
-        ("!!python/object/apply:os.system ['true']\n", "not yaml"),
+        ("!!python/object/apply:os.system ['true']\n", "not valid YAML"),
     ],
 )
 def test_broken_file_is_named(cfg, tmp_path, content, word):
@@ -102,7 +102,7 @@ def test_missing_file_is_named(cfg):
         config.merge_file(cfg, "nowhere.yaml")
 
 
-def test_difference_is_by_dotted_key():
+def test_differences_have_dotted_keys():
     ours = {"A": {"B": 1, "C": [1]}, "D": 2}
     theirs = {"A": {"B": 1, "C": [2]}, "E": 3}
     assert nested.difference(ours, theirs) == {"A.C": ([1], [2]), "D": (2, None), "E": (None, 3)}

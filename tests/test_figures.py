@@ -1,4 +1,4 @@
-"""The figures: files that open, and the lines that the records say."""
+"""The figures: their files, and lines at the values of the records."""
 
 import numpy as np
 import pytest
@@ -29,8 +29,8 @@ def test_epochs_figure_draws_the_mean_over_seeds(tmp_path):
     assert len(base.collections) == len(new.collections) == 2  # a band each
 
 
-def test_long_names_leave_room_for_the_axes(tmp_path):
-    """An annotation as long as this made axes collapse, of which matplotlib warns: an error here."""
+def test_long_names_do_not_collapse_the_axes(tmp_path):
+    """Long annotations used to collapse the axes, of which matplotlib warns; warnings are errors in tests."""
     for number in range(3):
         settings = {"TRAINER.QUANT.INCLUDE": ["*.compound_prompt_projections.*.weight", f"*.tensor_{number}"]}
         stored = {"payload_bytes": 10 ** (number + 2)}
@@ -42,7 +42,7 @@ def test_long_names_leave_room_for_the_axes(tmp_path):
     assert to_bytes(figure, "png")
 
 
-def test_files_are_written_and_repeatable(tmp_path, capsys):
+def test_files_of_the_same_records_are_identical(tmp_path, capsys):
     write_base2new(tmp_path / "runs", curves=True)
     for out in ("a", "b"):
         assert main(["figures", str(tmp_path / "runs"), "--out", str(tmp_path / out), "--only", "epochs"]) == 0
@@ -52,18 +52,18 @@ def test_files_are_written_and_repeatable(tmp_path, capsys):
         assert content == (tmp_path / f"b/epochs.{kind}").read_bytes()
 
 
-def test_a_figure_without_runs_is_said(tmp_path, capsys):
+def test_figure_without_runs_is_named(tmp_path, capsys):
     write_base2new(tmp_path / "runs")
     assert main(["figures", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--only", "epochs"]) == 2
-    assert "epochs: no runs for it" in capsys.readouterr().err
+    assert "no runs for the figure epochs" in capsys.readouterr().err
 
 
-def test_an_unknown_figure_is_a_user_error(tmp_path, capsys):
+def test_unknown_figure_is_a_user_error(tmp_path, capsys):
     assert main(["figures", str(tmp_path), "--out", str(tmp_path), "--only", "epoch"]) == 2
     assert "Did you mean 'epochs'?" in capsys.readouterr().err
 
 
-def test_size_figure_has_a_point_a_method(tmp_path):
+def test_size_figure_has_one_point_per_method(tmp_path):
     for bits in (1, 2):
         where = {"settings": {"TRAINER.QUANT.BITS": bits}, "prompt": {"payload_bytes": 260 * bits}}
         train = write_run(tmp_path / f"q{bits}", "QCoOp", **where)
@@ -86,7 +86,7 @@ def test_few_shot_figure_needs_two_numbers_of_shots(tmp_path):
 
 
 def write_record(folder, names=("ctx",), steps=50, histograms=True):
-    """A file as the recorder of quantized runs writes it."""
+    """Write a file like the recorder of quantized runs."""
     shape = (steps, len(names))
     arrays = {"name": np.array(names), "step": np.arange(steps) * 10}
     arrays |= {"kl": np.full(shape, 0.02), "sigma": np.ones(shape), "mu": np.zeros(shape), "mse": np.ones(shape)}
@@ -98,7 +98,7 @@ def write_record(folder, names=("ctx",), steps=50, histograms=True):
     np.savez(folder / "quantization.npz", **arrays)
 
 
-def test_quantization_figures_show_the_fits_and_the_stages(tmp_path):
+def test_quantization_figures_show_fits_and_histograms(tmp_path):
     for bits in (1, 2):
         where = {"TRAINER.QUANT.BITS": bits, "TRAINER.QUANT.KL_THRESHOLD": 0.01}
         write_record(write_run(tmp_path / str(bits), "QCoOp", settings=where), ["ctx", "proj"])
@@ -113,7 +113,7 @@ def test_quantization_figures_show_the_fits_and_the_stages(tmp_path):
     assert [label.get_text() for label in weights.axes[0].get_yticklabels()] == [*map(str, range(0, 100, 10)), "95"]
 
 
-def test_a_run_that_was_never_fitted_leaves_the_layout_alone(tmp_path):
+def test_run_without_a_fit_does_not_break_the_layout(tmp_path):
     for mode, fitted in (("qat", True), ("ptq", False)):
         folder = write_run(tmp_path / mode, "QCoOp", settings={"TRAINER.QUANT.MODE": mode})
         write_record(folder)
@@ -123,10 +123,10 @@ def test_a_run_that_was_never_fitted_leaves_the_layout_alone(tmp_path):
             arrays |= {"kl": np.full(shape, np.nan), "refit": np.zeros(shape, bool)}
             np.savez(folder / "quantization.npz", **arrays)
     _, figure = make_figures(scores_of(tmp_path), ["kl"])["kl"]
-    to_bytes(figure, "png")  # matplotlib warns when a layout collapses, and warnings are errors here
+    to_bytes(figure, "png")  # matplotlib warns of a collapsed layout
 
 
-def test_points_of_one_size_are_not_joined(tmp_path):
+def test_points_of_the_same_size_are_not_joined(tmp_path):
     for mode in ("qat", "ptq"):
         where = {"settings": {"TRAINER.QUANT.MODE": mode}, "prompt": {"payload_bytes": 68}}
         train = write_run(tmp_path / mode, "QCoOp", **where)
@@ -135,7 +135,7 @@ def test_points_of_one_size_are_not_joined(tmp_path):
     assert figure.axes[0].lines[0].get_linestyle() == "None"
 
 
-def test_a_damaged_record_is_named_and_left_out(tmp_path, capsys):
+def test_damaged_record_is_named_and_left_out(tmp_path, caplog):
     content = {}
     for name in ("half", "garbage", "empty", "foreign"):
         folder = write_run(tmp_path / name, "QCoOp", settings={"TRAINER.QUANT.METHOD": name})
@@ -146,4 +146,5 @@ def test_a_damaged_record_is_named_and_left_out(tmp_path, capsys):
     content["empty"].write_bytes(b"")
     np.savez(content["foreign"], weight=np.ones(3))
     assert make_figures(scores_of(tmp_path), ["kl", "weights"]) == {}
-    assert capsys.readouterr().err.count("left out") == 4
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 4
+    assert all(str(path) in caplog.text for path in content.values())

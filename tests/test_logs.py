@@ -26,6 +26,13 @@ def test_messages_are_plain_lines_on_standard_output(capsys):
     assert capsys.readouterr() == ("done: 3\nWarning: not so good\nError: bad\n", "")
 
 
+def test_messages_can_go_to_standard_error(capsys):
+    show_logs()
+    show_logs("stderr")
+    logger.info("done")
+    assert capsys.readouterr() == ("", "done\n")
+
+
 def test_messages_follow_a_replaced_standard_output(capsys):
     show_logs()
     with contextlib.redirect_stdout(io.StringIO()) as replaced:

@@ -30,7 +30,7 @@ def test_figures_need_matplotlib_and_tables_do_not(hide, tmp_path, capsys):
     assert main(["figures", str(runs), "--out", str(out)]) == 2
     assert "figures need matplotlib, which is not installed: pip install matplotlib" in only_line(capsys)
     assert main(["report", str(runs), "--out", str(out)]) == 0
-    assert "warning: no figures: figures need matplotlib" in capsys.readouterr().err
+    assert "Warning: no figures: figures need matplotlib" in capsys.readouterr().err
     assert (out / "report.html").is_file()
 
 

@@ -1,7 +1,7 @@
-"""Runs that released versions wrote are loaded, taken up and reported by this one.
+"""Runs of released versions are resumed, evaluated and reported by this version.
 
-tests/golden/run_VERSION holds a finished and an unfinished run of a version, as it wrote them; such files are never
-written anew. Each release adds its own:
+tests/golden/run_VERSION contains a finished and an unfinished run of a version. These files are never regenerated.
+Each release adds its own:
 
     python train.py (as `arguments` has it) --root data --output-dir finished      (in a folder with `trees`' EuroSAT)
 """
@@ -49,7 +49,7 @@ def arguments(root, output, *flags):
 
 
 @bundled
-def test_unfinished_run_is_taken_up(old, root, capsys):
+def test_unfinished_run_is_resumed(old, root, capsys):
     assert train.main(arguments(root, old / "unfinished")) == 0
     out = capsys.readouterr().out
     assert "Previous epoch: 1" in out and "epoch [2/2]" in out and "epoch [1/2]" not in out
@@ -57,7 +57,7 @@ def test_unfinished_run_is_taken_up(old, root, capsys):
 
 
 @bundled
-def test_finished_run_is_known_and_its_checkpoint_evaluated(old, root, tmp_path, capsys):
+def test_finished_run_is_skipped_and_its_checkpoint_evaluated(old, root, tmp_path, capsys):
     assert train.main(arguments(root, old / "finished", "--skip-finished")) == 0
     assert "Skipped" in capsys.readouterr().out
     how = ("--eval-only", "--model-dir", str(old / "finished"), "--load-epoch", "2")

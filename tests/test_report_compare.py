@@ -1,4 +1,4 @@
-"""Paired comparisons against brute force and known values; the paper's figures beside the runs; the page."""
+"""Paired comparisons against brute force and known values; the paper's numbers beside the runs; the page."""
 
 import base64
 import itertools
@@ -85,7 +85,7 @@ def test_differences_are_paired_by_data_set_draw_and_seed():
     assert paired_differences(scores, "ZeroshotCLIP", "CoOp", "New") == ([-4.0, -3.0, -2.0], "runs")
 
 
-def test_six_data_sets_are_the_pairs_and_seeds_are_averaged():
+def test_with_six_data_sets_seeds_are_averaged():
     scores = [
         score(m, draw=d, seed=s, new=n + d * s)
         for d in range(6)
@@ -99,7 +99,7 @@ def test_six_data_sets_are_the_pairs_and_seeds_are_averaged():
     assert table.rows[1][2:5] == [Stat(1.0, 0.0, 6), (1.0, 1.0), "6 of 6"]
 
 
-def test_an_unknown_method_is_a_user_error():
+def test_unknown_method_is_a_user_error():
     with pytest.raises(UserError, match="Did you mean 'QCoOp'"):
         comparison_table([score("QCoOp")], [("QCoOp", "QCoop")])
 
@@ -108,14 +108,14 @@ def test_nothing_to_pair_gives_no_table():
     assert comparison_table([score("CoOp", seed=1), score("QCoOp", seed=2)], [("CoOp", "QCoOp")]) is None
 
 
-def test_the_noise_control_is_compared_with_its_plain_method(tmp_path):
+def test_noise_control_is_compared_with_its_plain_method(tmp_path):
     for trainer in ("CoOp", "NoisyCoOp", "MaPLe"):
         write_run(tmp_path / trainer, trainer)
     scores, _ = pair(read_runs([tmp_path])[0])
     assert default_pairs(scores) == [("CoOp", "NoisyCoOp")]
 
 
-def test_default_pairs_take_the_most_alike_settings(tmp_path):
+def test_default_pairs_have_the_most_settings_in_common(tmp_path):
     for trainer in ("CoOp", "QCoOp"):
         for rate in (0.01, 0.1):
             write_run(tmp_path / f"{trainer}{rate}", trainer, settings={"OPTIM.LR": rate})
@@ -155,7 +155,7 @@ def test_published_h_is_the_harmonic_mean_of_published_columns():
     assert checked == 12
 
 
-def test_a_complete_run_stands_beside_the_published_figures(tmp_path):
+def test_complete_run_is_shown_beside_the_published_numbers(tmp_path):
     table, found = rows(write_eleven(tmp_path), "average of 11")
     row = found["QCoOp, 1 bit"]
     assert row[:3] == [Stat(80.68), Stat(81.0), Stat(pytest.approx(0.32))]
@@ -170,7 +170,7 @@ def test_other_runs_are_not_compared(tmp_path, change):
     assert found["QCoOp, 1 bit"][1] == "not run" and not has_measured(table)
 
 
-def test_incomplete_data_sets_are_said(tmp_path):
+def test_missing_data_sets_are_named(tmp_path):
     table, _ = rows(write_eleven(tmp_path, DATASETS[1:]), "average of 11")
     assert any("10 of the paper's 11 data sets" in note for note in table.notes)
 
@@ -181,17 +181,17 @@ def test_ablations_are_matched_by_their_settings(tmp_path):
     assert found["QAT"][1] == "not run" and found["PTQ"][1] == Stat(81.0)
 
 
-def test_slip_runs_are_known_by_their_file(tmp_path):
+def test_slip_runs_are_recognized_by_their_file(tmp_path):
     scores = write_eleven(tmp_path, **{"MODEL.BACKBONE.PATH": "/weights/SLIP_base.pt"})
     assert rows(scores, "average of 11")[1]["QCoOp, 1 bit"][1] == "not run"
     assert rows(scores, "SLIP")[1]["QCoOp, 1 bit"][1] == Stat(75.0)
 
 
-def test_other_data_can_be_laid_beside_and_says_so(tmp_path):
+def test_runs_on_other_data_are_marked(tmp_path):
     scores = pair(read_runs([write_base2new(tmp_path)])[0])[0]
     table, found = rows(scores, "average of 11", anywhere=True)
     assert found["CoOp"][1].mean == pytest.approx(85, abs=2)
-    assert "no reproduction" in table.title and any("TinyWorld, tiny" in note for note in table.notes)
+    assert "not a reproduction" in table.title and any("TinyWorld, tiny" in note for note in table.notes)
     assert rows(scores, "SLIP", anywhere=True)[1]["CoOp"][1] == "not run"  # that table is about the backbone
 
 
@@ -220,7 +220,7 @@ class _Links(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_page_stands_alone_and_escapes(tmp_path):
+def test_page_is_self_contained_and_escaped(tmp_path):
     write_run(tmp_path, "<Mean & Co>")
     runs, _ = read_runs([tmp_path])
     table = Table("T", [Column("Method"), Column("H", "percent", "high")], [["<b>", Stat(1.0, 0.5, 2)], ["x", None]])

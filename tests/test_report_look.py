@@ -1,4 +1,4 @@
-"""Looking inside real runs (a toy data set, the tiny random CLIP): words, classes, mistakes, quantization's share."""
+"""`qprompt look` on real runs (a toy data set, a small random CLIP): words, classes, errors, quantization."""
 
 import io
 import sys
@@ -11,7 +11,7 @@ from PIL import Image
 import train
 from qprompt.__main__ import main
 from qprompt.report.look.classes import class_table, confusion
-from qprompt.report.look.mistakes import contact_sheet, mistakes_table, surest_mistakes
+from qprompt.report.look.mistakes import contact_sheet, mistakes_table, most_confident_errors
 from qprompt.report.look.rebuild import Predictions, predict, rebuild
 from qprompt.report.look.words import words_table
 from qprompt.report.records import read_run
@@ -56,7 +56,7 @@ def test_other_classes_and_a_moved_data_root(runs, tmp_path):
     assert all(path.startswith(str(tmp_path)) for path in found.paths)
 
 
-def test_a_quantized_run_is_held_against_its_own_full_precision(runs, tmp_path, capsys):
+def test_quantized_run_is_compared_with_its_full_precision_weights(runs, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     assert main(["look", str(runs / "QCoOp"), "--out", str(tmp_path / "out"), "--mistakes", "3"]) == 0
     shown = capsys.readouterr().out
@@ -68,7 +68,7 @@ def test_a_quantized_run_is_held_against_its_own_full_precision(runs, tmp_path, 
     assert (tmp_path / "out/look.html").read_text().count("<img") == 2
 
 
-def test_two_runs_class_by_class(runs, capsys):
+def test_two_runs_are_compared_per_class(runs, capsys):
     assert main(["look", str(runs / "QCoOp"), "--against", str(runs / "CoOp"), "--format", "markdown"]) == 0
     assert "### Classes: QCoOp against CoOp" in capsys.readouterr().out
 
@@ -76,23 +76,23 @@ def test_two_runs_class_by_class(runs, capsys):
 def test_zero_shot_has_no_words(runs, capsys):
     assert main(["look", str(runs / "ZeroshotCLIP")]) == 0
     shown = capsys.readouterr().out
-    assert "Nearest words" not in shown and "Surest mistakes" in shown
+    assert "Nearest words" not in shown and "Most confident errors" in shown
 
 
-def test_looking_changes_nothing_in_the_run(runs):
+def test_folder_of_the_run_is_not_changed(runs):
     before = {path: path.stat().st_mtime_ns for path in (runs / "QCoOp").rglob("*")}
     assert main(["look", str(runs / "QCoOp")]) == 0
     assert {path: path.stat().st_mtime_ns for path in (runs / "QCoOp").rglob("*")} == before
 
 
-def test_mistakes_in_the_arguments(runs, tmp_path, capsys):
+def test_wrong_arguments_are_named(runs, tmp_path, capsys):
     assert main(["look", str(runs)]) == 2
-    assert "holds 3 runs" in capsys.readouterr().err
+    assert "contains 3 runs" in capsys.readouterr().err
     assert main(["look", str(tmp_path)]) == 2
     assert "no finished run" in capsys.readouterr().err
 
 
-def test_words_of_the_initial_context_are_its_words(clip_model):
+def test_initial_context_is_nearest_to_its_own_words(clip_model):
     from qprompt.prompted_clip import initial_context
 
     context = initial_context(clip_model, 4, "a photo of a")
@@ -103,7 +103,7 @@ def test_words_of_the_initial_context_are_its_words(clip_model):
     assert table.rows[0][3] == f"{3 * context.shape[1] ** 0.5:.3g}"
 
 
-def test_class_specific_contexts_name_their_class(clip_model):
+def test_rows_of_class_specific_contexts_have_the_class(clip_model):
     context = clip_model.token_embedding.weight[:8].detach().reshape(4, 2, -1)
     table = words_table({"Words": context}, clip_model, ["cat", "dog", "cow", "pig"], torch.arange(10))
     assert [row[:2] for row in table.rows[:3]] == [["cat", "[V]1"], ["cat", "[V]2"], ["dog", "[V]1"]]
@@ -128,7 +128,7 @@ def test_class_table_counts(predictions):
     assert confusion(predictions).tolist() == [[1, 2, 0], [1, 1, 0], [0, 0, 0]]
 
 
-def test_differences_count_images_won_and_lost(predictions):
+def test_images_won_and_lost_are_counted(predictions):
     flipped = predictions.probabilities.clone()
     flipped[1] = torch.tensor([0.8, 0.2, 0])
     other = Predictions(predictions.classnames, predictions.paths, predictions.labels, flipped)
@@ -138,11 +138,11 @@ def test_differences_count_images_won_and_lost(predictions):
     assert "+1 -0 of 5" in table.notes[1] and "p = 1)" in table.notes[1]
 
 
-def test_surest_mistakes_come_first(predictions):
-    assert surest_mistakes(predictions, 2) == [4, 1]
+def test_most_confident_errors_come_first(predictions):
+    assert most_confident_errors(predictions, 2) == [4, 1]
     table = mistakes_table(predictions, 2)
     assert table.rows[0] == ["95.0%", "cat", "dog", predictions.paths[4]]
-    assert table.notes == ["2 of 3 mistakes on 5 images."]
+    assert table.notes == ["2 of 3 errors on 5 images."]
 
 
 def test_contact_sheet_is_a_picture(predictions):

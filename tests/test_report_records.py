@@ -1,4 +1,4 @@
-"""Reading metrics.json files: broken, foreign, missing, repeated and unfinished ones."""
+"""Reading metrics.json files that are damaged, of another program, missing, repeated or unfinished."""
 
 import json
 import math
@@ -44,7 +44,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_files_are_named_and_left_out(finished, name, capsys):
+def test_damaged_files_are_named_and_left_out(finished, name, capsys):
     folder = finished / "broken"
     folder.mkdir()
     (folder / "metrics.json").write_text(BROKEN[name])
@@ -61,7 +61,7 @@ ENTRIES = ("results", "mode", "classes", "seed", "config", "changed", "curve", "
 
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(ENTRIES), json_values))
-def test_no_content_of_a_metrics_file_gives_a_traceback(tmp_path_factory, changed):
+def test_no_content_of_metrics_json_gives_a_traceback(tmp_path_factory, changed):
     folder = tmp_path_factory.mktemp("fuzz")
     write_run(folder / "good")
     write_run(folder / "bad", **changed)

@@ -67,7 +67,7 @@ def test_key_that_the_record_lacks_had_its_default(tmp_path):
         start(tmp_path, {"LR": 0.002, "NEW": 2}, {"LR": 0.1, "NEW": 1})
 
 
-def test_how_features_are_cached_makes_no_other_run_unless_the_views_are_fixed(tmp_path):
+def test_feature_cache_makes_another_run_only_with_fixed_views(tmp_path):
     for value in ("epochs", "auto", "off"):
         start(tmp_path, {"FEATURE_CACHE": value}, {"FEATURE_CACHE": "auto"})
     with pytest.raises(UserError, match="FEATURE_CACHE: 'epochs' there, '8 views' now"):

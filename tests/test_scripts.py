@@ -1,4 +1,4 @@
-"""The bash scripts of each trainer. train.py is a stand-in (fake_train.py), but for one run of the real one."""
+"""The bash scripts of each trainer. fake_train.py takes the place of train.py."""
 
 import json
 import os
@@ -23,7 +23,7 @@ SCRIPTS = sorted(p.relative_to(ROOT) for p in (ROOT / "scripts").glob("*/*.sh"))
 
 @pytest.fixture
 def project(tmp_path):
-    """The scripts beside a stand-in for train.py and configs under the published names."""
+    """The scripts, fake_train.py as train.py, and configs with the published names."""
     make_project(tmp_path)
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts", ignore=shutil.ignore_patterns("*.py"))
     for trainer, name in (
@@ -61,7 +61,7 @@ def test_base_to_new(project):
     assert (new["model_dir"], new["load_epoch"]) == (f"output/base2new/train_base/{tail}", "last")
 
 
-def test_another_config_shots_and_folder_from_anywhere(project, tmp_path_factory):
+def test_config_shots_output_and_working_directory_can_be_chosen(project, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     code, out = bash(
         project, "qcoop/base2new_train.sh", "pets", "1", cwd=elsewhere, CFG="tiny", SHOTS="4", OUTPUT="mine"
@@ -108,7 +108,7 @@ def test_reproduce_from_checkpoints_and_from_a_prompt_file(project):
     assert out.startswith("qprompt: ")
 
 
-def test_a_failure_ends_the_script(project):
+def test_failure_ends_the_script(project):
     code, out = bash(project, "qcoop/few_shot.sh", "pets", "1", FAKE_TRAIN="fail:seed1")
     assert code == 1
     assert "it broke here" in out

@@ -1,4 +1,4 @@
-"""Running a sweep: order, failures, resuming, refusing, interrupting. train.py is a stand-in (fake_train.py)."""
+"""Running a sweep: order, failures, resuming, refusals, interrupts. fake_train.py takes the place of train.py."""
 
 import contextlib
 import json
@@ -48,9 +48,9 @@ def sweep(capfd, monkeypatch):
 
 @contextlib.contextmanager
 def hanging_sweep(project, part, ignored=""):
-    """A sweep in a process of its own whose runs in folders with `part` hang: (process, id of the first that hangs).
+    """A sweep in a separate process, in which runs in folders with `part` hang: (process, id of the first that hangs).
 
-    `ignored`: the signals that are ignored when it starts, e.g. "INT" as a shell without job control does for `cmd &`.
+    `ignored`: signals that are ignored when it starts, e.g. "INT" like for `cmd &` in a shell without job control.
     """
     os.mkfifo(project / "fifo")
     env = {**os.environ, "PYTHONPATH": str(HERE.parent), "FAKE_TRAIN": f"hang:{part}", "FAKE_FIFO": "fifo"}
@@ -60,22 +60,22 @@ def hanging_sweep(project, part, ignored=""):
         try:
             yield process, int((project / "fifo").read_text())
         finally:
-            process.kill()  # a test that fails is not to wait for it
+            process.kill()  # a failing test must not wait for it
 
 
 def starts(folder: Path) -> int:
     return len((folder / "starts.txt").read_text().splitlines())
 
 
-def test_runs_all_then_skips_all(sweep, project):
+def test_second_start_skips_all_runs(sweep, project):
     code, out = sweep("--jobs", "2")
     assert code == 0, out
     assert "all 6 runs are finished" in out
-    assert "\r" not in out  # no status line where there is no terminal
+    assert "\r" not in out  # no status line without a terminal
     folders = list((project / "output/base2new").glob("*/pets/shots_16/CoOp/tiny/seed*"))
     assert len(folders) == 6
     code, out = sweep()
-    assert (code, "6 finished already" in out) == (0, True)
+    assert (code, "6 already finished" in out) == (0, True)
     assert all(starts(f) == 1 for f in folders)
     assert "all 6 runs are finished" in (project / "output/sweeps/spec/sweep.log").read_text()
     record = json.loads((project / "output/sweeps/spec/sweep.json").read_text())
@@ -93,22 +93,22 @@ def test_other_settings_in_the_same_folder_are_refused_with_the_difference(sweep
     assert (code, "--load-epoch: 7 there, 'all' now" in out) == (2, True)
 
 
-def test_a_setting_that_is_gone_from_the_spec_is_a_difference_too(sweep, project):
+def test_setting_that_was_removed_from_the_spec_is_a_difference(sweep, project):
     assert sweep("settings={OPTIM.GAMMA: 0.5}")[0] == 0
     code, out = sweep()
     assert (code, "OPTIM.GAMMA: 0.5 there, 0.1 now" in out) == (2, True)
 
 
-def test_failures_are_collected_with_their_last_lines(sweep, project):
+def test_failures_are_listed_with_the_last_lines_of_their_logs(sweep, project):
     code, out = sweep(fake="fail:train_base/pets/shots_16/CoOp/tiny/seed1")
     assert code == 1
     assert "RuntimeError: it broke here" in out
     assert "3 of 6 runs failed" in out  # the training run and the two evaluations that need it
     code, out = sweep()
-    assert (code, "3 finished already" in out) == (0, True)
+    assert (code, "3 already finished" in out) == (0, True)
 
 
-def test_retry_runs_a_failure_once_more(sweep, project):
+def test_retry_runs_each_failure_once_more(sweep, project):
     code, out = sweep("--retry", fake="once:seed1")
     assert code == 0, out
     assert starts(project / TEST_NEW) == 2
@@ -116,7 +116,7 @@ def test_retry_runs_a_failure_once_more(sweep, project):
     assert (code, "ended by SIGKILL" in out) == (1, True)
 
 
-def test_a_mistake_is_not_retried(sweep, project):
+def test_wrong_settings_are_not_retried(sweep, project):
     assert sweep("--retry", fake="mistake:test_new")[0] == 1
     assert starts(project / TEST_NEW) == 1
 
@@ -152,7 +152,7 @@ def test_each_process_gets_its_gpu_and_its_share_of_cores(sweep, project):
     ("number", "ignored"),
     [(signal.SIGTERM, ""), (signal.SIGHUP, ""), (signal.SIGINT, "INT")],
 )
-def test_an_interrupt_ends_the_children_and_the_next_start_goes_on(sweep, project, number, ignored):
+def test_interrupt_ends_the_processes_and_the_next_start_resumes(sweep, project, number, ignored):
     with hanging_sweep(project, "train_base/pets/shots_16/CoOp/tiny/seed2", ignored) as (process, child):
         process.send_signal(number)
         out, _ = process.communicate(timeout=60)
@@ -162,11 +162,11 @@ def test_an_interrupt_ends_the_children_and_the_next_start_goes_on(sweep, projec
         os.kill(child, 0)
     code, out = sweep()
     assert code == 0, out
-    assert "3 finished already" in out
+    assert "3 already finished" in out
     assert starts(project / "output/base2new/train_base/pets/shots_16/CoOp/tiny/seed2") == 2
 
 
-def test_the_end_of_a_terminal_does_not_end_a_sweep_under_nohup():
+def test_closing_the_terminal_does_not_end_a_sweep_under_nohup():
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
     try:
         for number in before:
@@ -181,15 +181,15 @@ def test_the_end_of_a_terminal_does_not_end_a_sweep_under_nohup():
             signal.signal(number, handler)
 
 
-def test_the_same_sweep_twice_at_a_time_is_refused(sweep, project):
+def test_second_process_of_the_same_sweep_is_refused(sweep, project):
     with hanging_sweep(project, "train_base") as (process, _):
         code, out = sweep()
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
-    assert (code, "is running already" in out) == (2, True)
+    assert (code, "is already running" in out) == (2, True)
 
 
-def test_a_run_from_the_fork_server_equals_one_from_a_shell(tmp_path, monkeypatch):
+def test_run_from_the_fork_server_equals_one_from_a_shell(tmp_path, monkeypatch):
     monkeypatch.chdir(HERE.parent)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     words = "--seed 1 --trainer QCoOp --dataset-config-file configs/datasets/tiny_world.yaml"
@@ -216,7 +216,7 @@ def test_a_run_from_the_fork_server_equals_one_from_a_shell(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("how", ["forkserver", "spawn"])
-def test_a_run_is_a_process_of_its_own(tmp_path, monkeypatch, how):
+def test_run_is_a_separate_process_with_its_own_environment(tmp_path, monkeypatch, how):
     monkeypatch.setattr(process, "_CONTEXT", multiprocessing.get_context(how))
     script = write(
         tmp_path / "script.py",

@@ -1,4 +1,4 @@
-"""A sweep through submitit: its local executor, and a real Slurm where there is one. train.py is a stand-in."""
+"""A sweep through submitit: its local executor, and a real Slurm if there is one. fake_train.py replaces train.py."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ def runs(tmp_path, monkeypatch):
     return plan(read_spec("spec.yaml"))
 
 
-def test_an_element_is_a_training_run_and_what_needs_it(runs):
+def test_element_is_a_training_run_with_its_evaluations(runs):
     assert [[r.after for r in chain] for chain in chains(runs)] == [
         [None, TRAIN + "1", TRAIN + "1"],
         [None, TRAIN + "2", TRAIN + "2"],
@@ -37,7 +37,7 @@ def test_an_element_is_a_training_run_and_what_needs_it(runs):
     assert chains(runs[1:3]) == [runs[1:3]]
 
 
-def test_an_element_skips_what_is_finished_and_stops_after_a_failure(runs, monkeypatch):
+def test_element_skips_finished_runs_and_stops_after_a_failure(runs, monkeypatch):
     monkeypatch.setenv("FAKE_TRAIN", "once:train_base")
     element = Element("train.py")
     with pytest.raises(RuntimeError) as failure:
@@ -52,7 +52,7 @@ def test_an_element_skips_what_is_finished_and_stops_after_a_failure(runs, monke
     assert len(Path(f"{TRAIN}1/starts.txt").read_text().splitlines()) == 2
 
 
-def test_without_submitit_it_says_what_to_install(runs, monkeypatch, capsys):
+def test_missing_submitit_is_named(runs, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "submitit", None)
     assert main(["sweep", "spec.yaml", "--cluster", "slurm"]) == 2
     assert "pip install submitit" in capsys.readouterr().err
@@ -70,7 +70,7 @@ def test_preempted_elements_end_their_process_and_start_over(runs, monkeypatch, 
     monkeypatch.setenv("FAKE_TRAIN", f"hang:{TRAIN}2")
     jobs = submit(read_spec("spec.yaml"), runs, Path("output/sweeps/spec"), "local")
     child = int(Path("fifo").read_text())  # waits until the second training run hangs
-    os.kill(parent_of(child), signal.SIGUSR2)  # as Slurm warns of a preemption
+    os.kill(parent_of(child), signal.SIGUSR2)  # like Slurm's warning of a preemption
     assert [job.result() for job in jobs] == [None, None]
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
@@ -94,8 +94,8 @@ def test_eight_elements_on_slurm_one_of_them_requeued(runs, monkeypatch, capsys)
     assert len(jobs) == 8
     Path("fifo").read_text()
     assert main(["sweep", "spec.yaml", "seeds=1-8", "--cluster", "slurm"]) == 2
-    assert "is in the queue already" in capsys.readouterr().err
-    # The element puts itself back into the queue while scancel still waits for it: its exit code says nothing.
+    assert "is already in the queue" in capsys.readouterr().err
+    # The element requeues itself while scancel still waits for it, so the exit code of scancel is meaningless.
     subprocess.run(["scancel", f"--signal={signal.SIGUSR2.name}", jobs[2].job_id], check=False)
     array = jobs[0].job_id.partition("_")[0]
     while subprocess.run(["squeue", "-h", f"--jobs={array}"], capture_output=True, text=True).stdout.strip():

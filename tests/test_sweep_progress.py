@@ -1,4 +1,4 @@
-"""What a sweep says, where its runs go, and when a recorded run counts as the same."""
+"""The output of a sweep, its slots, and when a recorded run counts as the same run."""
 
 import dataclasses
 import io
@@ -35,7 +35,7 @@ def metrics(**fields):
     return Metrics(**{"results": {}, **known, **fields})
 
 
-def test_a_terminal_shows_one_line_that_is_kept_up_to_date(runs, tmp_path):
+def test_terminal_shows_a_status_line(runs, tmp_path):
     terminal = Terminal()
     progress = Progress(runs, 2, tmp_path / "log", terminal)
     progress.show(2)
@@ -53,7 +53,7 @@ def test_a_terminal_shows_one_line_that_is_kept_up_to_date(runs, tmp_path):
     assert "[1/4] CoOp tiny pets 16 shots seed 1: train all  81.2%  (10 s)" in log[0]
 
 
-def test_time_left_knows_the_kinds_of_runs(runs, tmp_path):
+def test_time_left_distinguishes_kinds_of_runs(runs, tmp_path):
     progress = Progress(runs, 1, tmp_path / "log", io.StringIO())
     assert progress.seconds_left() is None
     progress.learn(runs[0], metrics(time_s=10))
@@ -73,11 +73,11 @@ def test_slots(monkeypatch):
     assert "CUDA_VISIBLE_DEVICES" not in local_slots(1, "none")[0].environment()
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert local_slots(1, "none")[0].environment()["OMP_NUM_THREADS"] == "7"
-    with pytest.raises(UserError, match="--jobs is 1 or more, got 0"):
+    with pytest.raises(UserError, match="--jobs expects 1 or more, got 0"):
         local_slots(0)
 
 
-def test_a_key_that_is_newer_than_the_record_counts_as_its_default(runs):
+def test_key_that_the_record_lacks_had_its_default(runs):
     run = runs[0]
     old = {k: v for k, v in run.settings.config.items() if k != "OPTIM.GAMMA"}
     write_metrics(Path(run.folder), metrics(config=old))
@@ -90,7 +90,7 @@ def test_a_key_that_is_newer_than_the_record_counts_as_its_default(runs):
         run.finished()
 
 
-def test_how_features_were_cached_makes_no_other_run_unless_the_views_were_fixed(runs):
+def test_feature_cache_makes_another_run_only_with_fixed_views(runs):
     run = runs[0]
     assert run.settings.config["FEATURE_CACHE"] == "epochs"
     for before, same in (("auto", True), ("off", True), ("8 views", False)):
@@ -102,7 +102,7 @@ def test_how_features_were_cached_makes_no_other_run_unless_the_views_were_fixed
                 run.finished()
 
 
-def test_an_unfinished_run_with_other_settings_is_refused(runs):
+def test_unfinished_run_with_other_settings_is_refused(runs):
     config = {**runs[0].settings.config, "OPTIM.LR": 1.0}
     there = dataclasses.replace(runs[0].settings, config=config, changed={"TRAINER.GONE": 3})
     there.write(Path(runs[0].folder) / "config.json")
@@ -112,7 +112,7 @@ def test_an_unfinished_run_with_other_settings_is_refused(runs):
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"config": '])
-def test_a_broken_record_is_named(runs, text):
+def test_damaged_record_is_named(runs, text):
     write(Path(runs[0].folder) / "metrics.json", text)
     with pytest.raises(UserError, match=r"metrics.json (cannot be read as|does not hold a) JSON.*delete it"):
         runs[0].finished()

@@ -50,7 +50,7 @@ def test_base_to_new_folders_and_order(project):
     assert "FEATURE_CACHE auto" in " ".join(own.argv) and own.settings.config["FEATURE_CACHE"] == "auto"
 
 
-def test_few_shot_takes_the_config_of_its_shots_or_data_set(project):
+def test_few_shot_config_depends_on_shots_and_data_set(project):
     text = "protocol: few_shot\ndatasets: [pets, dtd]\nshots: [1, 16]\nseeds: 1\n"
     runs = runs_of(text + "trainers: {CoOp: {1: short, dtd: short, default: tiny}}")
     assert [r.folder for r in runs] == [
@@ -90,7 +90,7 @@ def test_zero_shot_runs_once_and_never_trains(project):
     assert few[0] in runs_of(other)  # two sweeps share it
 
 
-def test_variants_times_grid_spare_the_baselines(project):
+def test_baselines_have_no_variants_and_grid(project):
     runs = runs_of(
         "protocol: few_shot\ndatasets: [pets]\nseeds: 1\ntrainers: {QCoOp: tiny}\nbaselines: {CoOp: tiny}\n"
         "variants: {fixed: {TRAINER: {QUANT: {POLICY: once}}}, cac: }\n"
@@ -109,7 +109,7 @@ def test_variants_times_grid_spare_the_baselines(project):
 
 
 def test_two_runs_never_share_a_folder(project):
-    with pytest.raises(UserError, match="two runs with other settings want the folder"):
+    with pytest.raises(UserError, match="two runs with different settings have the same folder"):
         runs_of(BASE2NEW + "grid: {TRAINER.COOP.CTX_INIT: ['a b', 'a  b']}")
 
 
@@ -123,19 +123,19 @@ def test_two_runs_never_share_a_folder(project):
         (BASE2NEW, ["trainers={Coop: tiny}"], "Did you mean 'CoOp'"),
         (BASE2NEW, ["trainers={CoOp: tiney}"], "Did you mean 'tiny'"),
         (BASE2NEW, ["seeds=3-1"], "numbers or ranges such as 1-3, got '3-1'"),
-        (BASE2NEW, ["seeds"], "'seeds' is no KEY=VALUE"),
-        (BASE2NEW, ["seeds=[1"], "the value of seeds is not yaml"),
-        (BASE2NEW, ["source=pets"], "belongs to protocol cross_dataset only"),
-        (BASE2NEW, ["protocol=cross_dataset"], "belongs to protocol cross_dataset only"),
-        (BASE2NEW, ["baselines={CoOp: short}"], "CoOp stands in both"),
+        (BASE2NEW, ["seeds"], "'seeds' is not KEY=VALUE"),
+        (BASE2NEW, ["seeds=[1"], "the value of seeds is not valid YAML"),
+        (BASE2NEW, ["source=pets"], "belongs to protocol cross_dataset, and only to it"),
+        (BASE2NEW, ["protocol=cross_dataset"], "belongs to protocol cross_dataset, and only to it"),
+        (BASE2NEW, ["baselines={CoOp: short}"], "CoOp is in both"),
         (BASE2NEW, ["load_epoch=best"], "'last', 'all' or the number"),
-        (BASE2NEW, ["grid={A.B: 1}"], "A.B takes a list of values, got 1"),
-        (BASE2NEW, ["variants={a/b: }"], "names a folder"),
+        (BASE2NEW, ["grid={A.B: 1}"], "A.B expects a list of values, got 1"),
+        (BASE2NEW, ["variants={a/b: }"], "is used as a folder name"),
         (BASE2NEW, ["settings={OPTIM.LRR: 1}"], "no config key OPTIM.LRR.* Did you mean 'OPTIM.LR'"),
-        (BASE2NEW, ["grid={OPTIM.LR: [low]}"], "OPTIM.LR takes a float"),
-        (BASE2NEW, ["trainers=CoOp"], "'trainers' takes 'name: value' lines"),
-        ("- a", [], "holds a list"),
-        ("a: [", [], "is not yaml"),
+        (BASE2NEW, ["grid={OPTIM.LR: [low]}"], "OPTIM.LR expects a float"),
+        (BASE2NEW, ["trainers=CoOp"], "'trainers' expects 'name: value' lines"),
+        ("- a", [], "contains a list"),
+        ("a: [", [], "is not valid YAML"),
     ],
 )
 def test_mistakes_are_named(project, text, overrides, message):
@@ -143,7 +143,7 @@ def test_mistakes_are_named(project, text, overrides, message):
         runs_of(text, *overrides)
 
 
-def test_missing_spec_suggests_a_ready_one(project):
+def test_missing_spec_suggests_an_existing_one(project):
     write(Path("configs/sweeps/quickstart.yaml"), BASE2NEW)
     with pytest.raises(UserError, match="Did you mean 'configs/sweeps/quickstart.yaml'"):
         read_spec("configs/sweeps/quickstat.yaml")
@@ -159,7 +159,7 @@ SPECS = sorted(p.relative_to(ROOT) for p in (ROOT / "configs/sweeps").rglob("*.y
 
 
 @pytest.mark.parametrize("path", SPECS, ids=str)
-def test_ready_specs_have_all_that_they_name(path, monkeypatch):
+def test_specs_in_configs_can_be_planned(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     spec = read_spec(str(path), ["root=DATA"])
     for trainer in (*spec.trainers, *spec.baselines):
@@ -186,7 +186,7 @@ def test_commands_in_the_comments_of_specs_work(path, monkeypatch):
 
 
 @given(first=st.integers(0, 50), count=st.integers(1, 20))
-def test_draws_are_ranges(tmp_path_factory, first, count):
+def test_draws_can_be_a_range(tmp_path_factory, first, count):
     file = tmp_path_factory.getbasetemp() / "draws.yaml"
     file.write_text(f"protocol: few_shot\ntrainers: {{CoOp: a}}\ndatasets: [w@{first}-{first + count - 1}]")
     assert read_spec(str(file)).datasets == tuple(Dataset("w", first + i) for i in range(count))

@@ -1,4 +1,4 @@
-"""Figures of finished runs (PNG, PDF and SVG), from their records.
+"""Figures of finished runs (PNG, PDF and SVG), from their metrics.json files.
 
 Examples:
   qprompt figures output/ --out figures/
@@ -6,21 +6,25 @@ Examples:
 """
 
 import argparse
-import sys
+import logging
 from pathlib import Path
 
 from qprompt.errors import UserError, did_you_mean
+from qprompt.io.logs import show_logs
+
+logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``qprompt figures``."""
+    """Add the arguments of ``qprompt figures``."""
     parser.add_argument("output", nargs="+", help="output folders of runs, or metrics.json files")
-    parser.add_argument("--out", metavar="FOLDER", required=True, help="where the files go")
-    parser.add_argument("--only", metavar="NAME", nargs="+", default=[], help="these figures only")
+    parser.add_argument("--out", metavar="FOLDER", required=True, help="output folder")
+    parser.add_argument("--only", metavar="NAME", nargs="+", default=[], help="only these figures")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the figures and name them."""
+    """Write the figures and print their names."""
+    show_logs("stderr")
     from qprompt.report.figures import FIGURES, make_figures
     from qprompt.report.plotting import save
     from qprompt.report.records import read_runs
@@ -32,11 +36,11 @@ def run(args: argparse.Namespace) -> int:
     runs, warnings = read_runs(args.output)
     scores, more = pair(runs)
     for warning in [*warnings, *more]:
-        print(f"qprompt figures: warning: {warning}", file=sys.stderr)
+        logger.warning(warning)
     figures = make_figures(scores, args.only)
     for name in args.only or FIGURES:
         if name not in figures:
-            print(f"qprompt figures: {name}: no runs for it", file=sys.stderr)
+            logger.warning("no runs for the figure %s", name)
     for name, (caption, figure) in figures.items():
         try:
             paths = save(figure, Path(args.out, name))

@@ -1,7 +1,7 @@
-"""A look inside a run: nearest words of its context, accuracy by class, confusion, surest mistakes.
+"""Inspect a run: nearest words of its context, accuracy per class, confusion, most confident errors.
 
-A quantized run is held against its own full-precision weights: which classes did quantization help? With --against
-the run is held against another one, on the same images.
+A quantized run is compared with its own full-precision weights: which classes did quantization help? With --against it
+is compared with another run, on the same images.
 
 Examples:
   qprompt look output/base2new/train_base/tiny_world/shots_16/QCoOp/tiny/seed1 --classes new
@@ -10,27 +10,45 @@ Examples:
 
 import argparse
 import io
-import sys
+import logging
 from pathlib import Path
 from typing import Any
 
 from qprompt.errors import UserError
+from qprompt.io.logs import show_logs
+
+logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``qprompt look``."""
+    """Add the arguments of ``qprompt look``."""
     add = parser.add_argument
     add("run", help="output folder of a finished training or evaluation run")
-    add("--against", metavar="RUN", help="another run, on the same data set, to compare with class by class")
-    add("--classes", choices=("all", "base", "new"), default="", help="test on these classes (default: the run's own)")
-    add("--root", default="", metavar="DATA", help="data root, if it is not where it was when the run was made")
-    add("--mistakes", type=int, default=20, metavar="N", help="how many of the surest mistakes (default 20)")
-    add("--format", choices=("text", "markdown", "latex", "csv"), default="text", help="what is printed")
-    add("--out", metavar="FOLDER", help="also write there: all formats, one HTML page, confusion matrix, contact sheet")
+    add("--against", metavar="RUN", help="another run on the same data set, to compare with per class")
+    add(
+        "--classes",
+        choices=("all", "base", "new"),
+        default="",
+        help="test on these classes (default: those of the run)",
+    )
+    add("--root", default="", metavar="DATA", help="data root, if it has moved since the run")
+    add("--mistakes", type=int, default=20, metavar="N", help="number of most confident errors (default 20)")
+    add(
+        "--format",
+        choices=("text", "markdown", "latex", "csv"),
+        default="text",
+        help="format of the output (default text)",
+    )
+    add(
+        "--out",
+        metavar="FOLDER",
+        help="also write to this folder: all formats, one HTML page, confusion matrix, contact sheet",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the tables; with --out write them and the pictures."""
+    """Print the tables; with --out also write them and the pictures."""
+    show_logs("stderr")
     from qprompt.report import render
     from qprompt.report.look import classes, mistakes
     from qprompt.report.look.rebuild import predict, rebuild
@@ -47,7 +65,9 @@ def run(args: argparse.Namespace) -> int:
         other = predict(rebuild(two, args.classes or one.classes, args.root))
         name, other_name = _names(one, two)
         if other.paths != ours.paths:
-            raise UserError(f"{args.run} and {args.against} were not tested on the same images: no class by class.")
+            raise UserError(
+                f"{args.run} and {args.against} were not tested on the same images, so they cannot be compared."
+            )
     elif full is not None:
         other_name, other = "full precision", full
     tables.append(classes.class_table(name, ours, other_name, other))
@@ -65,7 +85,7 @@ def _read(folder: str) -> Any:
     path = Path(folder)
     runs, _ = read_runs([path / METRICS if (path / METRICS).is_file() else path])
     if len(runs) > 1:
-        raise UserError(f"{folder} holds {len(runs)} runs: name the folder of one, e.g. {runs[0].folder}")
+        raise UserError(f"{folder} contains {len(runs)} runs: type the folder of one of them, e.g. {runs[0].folder}")
     return runs[0]
 
 
@@ -76,9 +96,9 @@ def _names(one: Any, two: Any) -> tuple[str, str]:
 
 
 def _words_and_full_precision(trainer: Any, run: Any) -> tuple[list, Any]:
-    """The table of words, if a context is learned; predictions of the full-precision weights of a quantized run.
+    """The table of words, if a context is learned, and the predictions in full precision of a quantized run.
 
-    The trainer's model is full precision afterwards.
+    Afterwards the trainer's model is in full precision.
     """
     from qprompt.quantization.api import dequantize_, quantized_parameters
     from qprompt.report.look.rebuild import predict
@@ -120,10 +140,10 @@ def _write(folder: Path, tables: list, predictions: Any, count: int, runs: list)
                 confusion_figure(predictions, title),
             )
     except UserError as error:
-        print(f"qprompt look: warning: no confusion matrix: {error}", file=sys.stderr)
+        logger.warning("no confusion matrix: %s", error)
     sheet = contact_sheet(predictions, count)
     if sheet is not None:
         picture = io.BytesIO()
         sheet.save(picture, "PNG")
-        figures["mistakes"] = ("The surest mistakes: what each was taken for, and what it is", picture.getvalue())
+        figures["mistakes"] = ("The most confident errors with predicted and true class", picture.getvalue())
     write_report(folder, "look", tables, figures, [], runs, [])

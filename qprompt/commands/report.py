@@ -2,51 +2,63 @@
 
 Examples:
   qprompt report output/                                     the tables, in the terminal
-  qprompt report output/ --format latex > table.tex          one format, to standard output
+  qprompt report output/ --format latex > table.tex          another format, on standard output
   qprompt report output/ --out report/                       every format, one HTML page, and the figures
-  qprompt report output/ --compare ZeroshotCLIP QCoOp        the difference of two methods, tested
+  qprompt report output/ --compare ZeroshotCLIP QCoOp        a test of the difference of two methods
 """
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 from typing import Any
 
 from qprompt.errors import UserError
+from qprompt.io.logs import show_logs
+
+logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``qprompt report``."""
+    """Add the arguments of ``qprompt report``."""
     add = parser.add_argument
     add("output", nargs="+", help="output folders of runs, or metrics.json files")
-    add("--format", choices=("text", "markdown", "latex", "csv"), default="text", help="what is printed")
+    add(
+        "--format",
+        choices=("text", "markdown", "latex", "csv"),
+        default="text",
+        help="format of the output (default text)",
+    )
     add(
         "--compare",
         nargs=2,
         metavar=("METHOD", "METHOD"),
         action="append",
-        help="test the difference of two methods, as the tables name them (default: each QX and NoisyX against X)",
+        help="test the difference of two methods, named as in the tables (default: each QX and NoisyX against X)",
     )
     add(
         "--pairs-are",
         choices=("auto", "datasets", "runs"),
         default="auto",
-        help="what counts as one independent pair in a comparison: a data set (or draw) averaged over seeds, or every "
-        "run; auto: data sets where there are six or more",
+        help="what counts as an independent pair in a comparison: a data set (or draw) averaged over seeds, or every "
+        "run; auto: data sets if there are six or more",
     )
     add(
         "--published",
         nargs="?",
         choices=("comparable", "any"),
         const="comparable",
-        help="also print the paper's figures beside the runs on the same data and backbone; any: beside whatever runs "
-        "there are (to compare patterns; on other data it is no reproduction). Without it: where comparable runs exist",
+        help="also print the paper's numbers beside the runs on the same data and backbone; any: beside any runs (to "
+        "compare patterns; on other data it is not a reproduction). Default: only if there are comparable runs",
     )
-    add("--out", metavar="FOLDER", help="also write the report there: every format, one HTML page, the figures")
+    add(
+        "--out", metavar="FOLDER", help="also write the report to this folder: every format, one HTML page, the figures"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the tables; with --out write them and the figures."""
+    """Print the tables; with --out also write them and the figures."""
+    show_logs("stderr")
     from qprompt.report import render
     from qprompt.report.accuracy import accuracy_tables
     from qprompt.report.compare import comparison_table, default_pairs
@@ -59,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     scores, contradictions = pair(runs)
     warnings = [*unread, *contradictions]
     for warning in warnings:
-        print(f"qprompt report: warning: {warning}", file=sys.stderr)
+        logger.warning(warning)
     tables = accuracy_tables(scores)
     compared = comparison_table(scores, args.compare or default_pairs(scores), args.pairs_are)
     if compared:
@@ -81,5 +93,5 @@ def _figures(scores: list) -> dict[str, tuple[str, Any]]:
     try:
         return make_figures(scores)
     except UserError as error:
-        print(f"qprompt report: warning: no figures: {error}", file=sys.stderr)
+        logger.warning("no figures: %s", error)
         return {}

@@ -1,1 +1,1 @@
-"""From the metrics.json files of finished runs to tables, comparisons, figures and one page. Reads no logs."""
+"""Tables, comparisons, figures and one HTML page from the metrics.json files of finished runs. No log is parsed."""

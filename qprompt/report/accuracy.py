@@ -9,7 +9,7 @@ SPREAD = "+- is the standard deviation (n - 1) over runs"
 
 
 def accuracy_tables(scores: Sequence[Score]) -> list[Table]:
-    """The tables that `scores` have something for."""
+    """Return the tables for which there are scores."""
     tables = []
     if found := base_to_new(scores):
         tables.append(base_new_table(found))
@@ -21,36 +21,36 @@ def accuracy_tables(scores: Sequence[Score]) -> list[Table]:
 
 
 def unique(values) -> list:
-    """In order of first appearance."""
+    """Return the distinct values in order of appearance."""
     return list(dict.fromkeys(values))
 
 
 def shots_text(shots: int) -> str:
-    """1 shot, 16 shots; a negative number is Dassl's "all images"."""
+    """Return "1 shot", "16 shots", or "all images" for a negative number (as in Dassl)."""
     return "1 shot" if shots == 1 else "all images" if shots < 0 else f"{shots} shots"
 
 
 def method_names(scores: Sequence[Score]) -> Callable[[str, int], str]:
-    """A (method, shots) as a row's name: with the shots where the learned methods were given different numbers."""
+    """Return a function that names a (method, shots): with the shots if the scores have several numbers of shots."""
     several = len({s.shots for s in scores if s.shots}) > 1
     return lambda method, shots: f"{method}, {shots_text(shots)}" if several and shots else method
 
 
 def dataset_name(scores: Sequence[Score], dataset: str) -> str:
-    """With the number of draws where there are several."""
+    """Return the name of a data set, with the number of draws if there are several."""
     draws = len({s.draw for s in scores if s.dataset == dataset})
     return f"{dataset} ({draws} draws)" if draws > 1 else dataset
 
 
 def complete(scores: Sequence[Score]) -> list[Score]:
-    """Those with base and new both, or all of them where none has."""
+    """Return the scores with both base and new; all scores if none has both."""
     return [s for s in scores if s.h is not None] or list(scores)
 
 
 def base_new_h(scores: Sequence[Score]) -> list[Stat | None]:
-    """Base, new and H over seeds and draws of one method on one data set.
+    """Return base, new and H over seeds and draws of one method on one data set.
 
-    H is the harmonic mean of the averaged base and new, its spread that of the single runs' H.
+    H is the harmonic mean of the averaged base and new. Its spread is that of the H of single runs.
     """
     scores = complete(scores)
     base = Stat.of(s.accuracy["base"] for s in scores if "base" in s.accuracy)
@@ -61,7 +61,10 @@ def base_new_h(scores: Sequence[Score]) -> list[Stat | None]:
 
 
 def average_over_datasets(scores: Sequence[Score]) -> list[Stat | None]:
-    """Base, new and H of one method over its data sets: H from the averaged columns; spread: between seeds."""
+    """Return base, new and H of one method, averaged over its data sets.
+
+    H is the harmonic mean of the averaged columns. The spread is that between seeds.
+    """
     datasets = unique(s.dataset for s in scores)
     each = [base_new_h([s for s in scores if s.dataset == d]) for d in datasets]
     seeds = [s for s in unique(s.seed for s in scores) if {t.dataset for t in scores if t.seed == s} == set(datasets)]
@@ -86,20 +89,20 @@ def _mean(stats: Sequence[Stat | None]) -> float | None:
 
 
 def _costs(scores: Sequence[Score]) -> list:
-    """Stored bytes (the largest, if seeds differ), mean training time, number of runs."""
+    """Stored bytes (the most, if seeds differ), mean training time, number of runs."""
     stored = [s.stored_bytes for s in scores if s.stored_bytes is not None]
     time = Stat.of(s.time_s for s in scores if s.time_s is not None)
     return [max(stored, default=None), time and time.mean, len(scores)]
 
 
 def base_new_table(scores: Sequence[Score]) -> Table:
-    """Data set, method, base, new, H, stored bytes, training time, runs; the average over data sets first."""
+    """Return the base-to-new table: data set, method, base, new, H, stored bytes, time, runs; the average on top."""
     datasets = unique(s.dataset for s in scores)
     name = method_names(scores)
     rows: list[list] = []
     notes = [f"Accuracy in %; {SPREAD}; H is the harmonic mean of the averaged base and new."]
     if len(datasets) > 1:
-        notes.append("Average: over the method's data sets, spread between seeds.")
+        notes.append("Average: over the data sets of a method; spread between seeds.")
         for (method, shots), own in by_method(scores).items():
             having = unique(s.dataset for s in own)
             title = f"Average of {len(datasets)}"
@@ -130,7 +133,7 @@ def base_new_table(scores: Sequence[Score]) -> Table:
 
 
 def few_shot_table(scores: Sequence[Score]) -> Table:
-    """Accuracy on all classes: a row a data set and method, a column a number of shots."""
+    """Return the table of accuracy on all classes: a row per data set and method, a column per number of shots."""
     shots = sorted({s.shots for s in scores})
     rows: list[list] = []
     each: dict[str, list[list[Stat | None]]] = {}
@@ -151,7 +154,7 @@ def few_shot_table(scores: Sequence[Score]) -> Table:
 
 
 def transfer_table(scores: Sequence[Score]) -> Table:
-    """Accuracy of a prompt learned on one data set on the others: a row a method, a column a target."""
+    """Return the table of prompts tested on other data sets: a row per method, a column per target."""
     targets = unique(s.dataset for s in scores)
     name = method_names(scores)
     rows: list[list] = []

@@ -19,9 +19,9 @@ _MEASURES = {
 
 
 def default_pairs(scores: Sequence[Score]) -> list[tuple[str, str]]:
-    """Every quantized or noisy method against its plain one: ("CoOp", "QCoOp"), ("CoOp", "NoisyCoOp SIGMA=0.1"), ...
+    """Return each quantized or noisy method with its plain method: ("CoOp", "QCoOp"), ("CoOp", "NoisyCoOp SIGMA=0.1").
 
-    Of several ("CoOp LR=0.01", "CoOp LR=0.1") the one whose settings are most alike.
+    If there are several plain methods ("CoOp LR=0.01", "CoOp LR=0.1"), the ones with the most settings in common.
     """
     methods = {s.method: s.runs[0].backbone for s in scores if s.shots}
     pairs = []
@@ -38,11 +38,16 @@ def _over(trainer: str) -> tuple[str, str]:
 
 
 def comparison_table(scores: Sequence[Score], pairs: Sequence[tuple[str, str]], unit: str = "auto") -> Table | None:
-    """One row a pair of methods and measure; None where no two runs can be paired.
+    """Return a table with a row per pair of methods and measure; None if there is nothing to pair.
 
-    `unit`: what counts as one independent pair. "datasets": a data set (or draw), averaged over seeds; "runs": every
-    seed of every data set; "auto": data sets where there are at least six, else runs.
-    UserError for a method that the runs do not have.
+    Args:
+        scores: All scores.
+        pairs: The pairs of methods (first, second).
+        unit: What counts as one independent pair. "datasets": a data set (or draw), averaged over seeds; "runs":
+            every seed of every data set; "auto": data sets if there are at least six, else runs.
+
+    Raises:
+        UserError: There is no such method.
     """
     known = unique(s.method for s in scores)
     rows: list[list] = []
@@ -51,7 +56,7 @@ def comparison_table(scores: Sequence[Score], pairs: Sequence[tuple[str, str]], 
         for name in (first, second):
             if name not in known:
                 shown = ", ".join(map(repr, known))
-                raise UserError(f"no method {name!r} among the runs.{did_you_mean(name, known)} There are: {shown}.")
+                raise UserError(f"no runs of method {name!r}.{did_you_mean(name, known)} There are: {shown}.")
         for shots in unique(s.shots for s in scores if s.method in (first, second) and s.shots):
             here = [s for s in scores if not s.source and s.shots in (0, shots)]
             for measure in _MEASURES:
@@ -79,9 +84,9 @@ def comparison_table(scores: Sequence[Score], pairs: Sequence[tuple[str, str]], 
 def paired_differences(
     scores: Sequence[Score], first: str, second: str, measure: str, unit: str = "auto"
 ) -> tuple[list[float], str]:
-    """Second minus first wherever both were measured, and what was taken as one pair (datasets or runs).
+    """Return the differences second minus first, and what counts as one pair ("datasets" or "runs").
 
-    Nothing random is in a zero-shot run: its one value stands against every seed.
+    A zero-shot run has no randomness: its value is compared with that of every seed.
     """
     value = _MEASURES[measure]
     a, b = ([s for s in scores if s.method == name and value(s) is not None] for name in (first, second))
@@ -120,7 +125,7 @@ def _row(found: Paired) -> list:
 def _notes(units: Sequence[str], small: bool) -> list[str]:
     meaning = {
         "datasets": "a pair is a data set or draw, averaged over seeds",
-        "runs": "a pair is a run (seed): the result speaks for the data sets in it, not for others",
+        "runs": "a pair is a run (seed): the result holds for these data sets, not for others",
     }
     notes = [
         f"Percent points; {'; '.join(meaning[u] for u in units)}; +- is the standard deviation between pairs. "

@@ -1,4 +1,4 @@
-"""Accuracy of base and new classes over the epochs of training, from evaluations of every checkpoint."""
+"""The figure of base and new accuracy over the epochs of training, from evaluations of every checkpoint."""
 
 import statistics
 from collections import defaultdict
@@ -13,9 +13,10 @@ _PANELS = {"base": "base classes", "new": "new classes", "all": "all classes"}
 
 
 def accuracy_over_epochs(scores: Sequence[Score]) -> Any:
-    """A row of panels a data set, a panel for base and one for new; a line a method (mean, band: +- std over runs).
+    """Return the figure, or None if no run was evaluated at every checkpoint.
 
-    Zero-shot accuracy is a level line. None where no run was evaluated at its checkpoints.
+    There is a row of panels per data set, one for base and one for new classes, and a line per method (mean over runs,
+    band: standard deviation). Zero-shot accuracy is a horizontal line.
     """
     learned = [s for s in scores if s.curves]
     if not learned:
@@ -42,7 +43,7 @@ def accuracy_over_epochs(scores: Sequence[Score]) -> Any:
 
 
 def _draw(axis: Any, curves: Sequence[Sequence[tuple[int, float]]], label: str, style: dict[str, Any]) -> None:
-    """Mean over `curves` at the epochs that all of them have."""
+    """Draw the mean over `curves` at the epochs that all of them have."""
     if not curves:
         return
     at: dict[int, list[float]] = defaultdict(list)

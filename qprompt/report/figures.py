@@ -1,4 +1,4 @@
-"""The figures that a set of runs allows, by name. One function a figure; it returns None where its runs are missing."""
+"""All figures by name. Each has a function that returns None if there are no runs for it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ FIGURES: dict[str, tuple[str, Callable[[Sequence[Score]], Any]]] = {
     ),
     "size": ("H against the bytes of the stored prompt; bars of one standard deviation", h_over_bytes),
     "weights": (
-        "Histograms of the full-precision weights during training, each with its own height; one run a method",
+        "Histograms of the full-precision weights during training, each with its own scale; one run per method",
         weights_over_steps,
     ),
     "kl": (
@@ -29,7 +29,7 @@ FIGURES: dict[str, tuple[str, Callable[[Sequence[Score]], Any]]] = {
 
 
 def make_figures(scores: Sequence[Score], only: Sequence[str] = ()) -> dict[str, tuple[str, Any]]:
-    """Name -> (caption, matplotlib figure), for every figure (or those in `only`) that the runs allow."""
+    """Return name -> (caption, matplotlib figure) for every figure (or those in `only`) that has runs."""
     with styled():
         made = {n: (caption, make(scores)) for n, (caption, make) in FIGURES.items() if not only or n in only}
     return {name: (caption, figure) for name, (caption, figure) in made.items() if figure is not None}

@@ -1,4 +1,4 @@
-"""Which runs belong to one method, and the shortest name that tells the methods of a report apart."""
+"""Which runs belong to one method, and the shortest names that distinguish the methods of a report."""
 
 import json
 import os
@@ -17,17 +17,17 @@ _NOT_METHOD = {
     "DATASET.DRAW", "DATASET.NUM_SHOTS", "DATASET.SUBSAMPLE_CLASSES", "DATASET.SOURCE_DOMAINS",
     "DATASET.TARGET_DOMAINS", "DATALOADER.TEST.BATCH_SIZE", "TRAIN.CHECKPOINT_FREQ", "TEST.FINAL_MODEL",
 }  # fmt: skip
-# Protocols set these by data set or by shots (ImageNet 50 epochs, others 200): they make another method only
-# where the same trainer, data set and shots were run with several.
+# Protocols set these by data set or by shots (ImageNet 50 epochs, others 200). They distinguish methods only if the
+# same trainer, data set and shots were run with several values.
 _BY_PROTOCOL = ("OPTIM.MAX_EPOCH", "DATALOADER.TRAIN_X.BATCH_SIZE")
 _EPOCH = "LOAD_EPOCH"
 
 
 def owners_of(runs: Sequence[Run]) -> list[Run]:
-    """For each run the training run behind it: itself, or for an evaluation the one that its prompt came from.
+    """Return the training run of each run: itself, or for an evaluation the one that learned its prompt.
 
-    ``model_dir`` was typed in some working directory, and folders move: without an exact match, the one training run
-    whose folder ends with that path is taken. An evaluation whose training run is not among `runs` stands for itself.
+    ``model_dir`` may be relative, and folders move. So without an exact match, the training run is the only one with a
+    folder that ends with that path. An evaluation without a training run in `runs` is its own owner.
     """
     trained = [(Path(os.path.realpath(run.folder)).parts, run) for run in runs if run.mode == "train"]
     exact = dict(trained)
@@ -55,9 +55,9 @@ def owners_of(runs: Sequence[Run]) -> list[Run]:
 
 
 def settings_of(run: Run) -> dict[str, Any]:
-    """Config keys (those away from the defaults) that make the method of `run` what it is."""
+    """Return the config keys, as far as they differ from the defaults, that define the method of a run."""
     settings = {k: v for k, v in run.changed.items() if k not in _NOT_METHOD and not without_effect(k, v)}
-    if not run.learns:  # a zero-shot run under another trainer's yaml is the same zero-shot run
+    if not run.learns:  # a zero-shot run is the same with the YAML file of any trainer
         training = ("OPTIM.", "TRAINER.", "TRAIN.", "DATALOADER.TRAIN_X.")
         settings = {key: value for key, value in settings.items() if not key.startswith(training)}
     last_epoch = run.flat_config.get("OPTIM.MAX_EPOCH")
@@ -67,9 +67,9 @@ def settings_of(run: Run) -> dict[str, Any]:
 
 
 def name_methods(runs: Sequence[Run]) -> list[str]:
-    """One name a run: the trainer, then the settings in which this report's methods of that trainer differ.
+    """Return one name per run: the trainer, and the settings in which methods of that trainer differ.
 
-    ``["QCoOp"]`` when there is one; ``["QCoOp BITS=1", "QCoOp BITS=2"]`` when there are two.
+    ``["QCoOp"]`` for one method; ``["QCoOp BITS=1", "QCoOp BITS=2"]`` for two.
     """
     owners = owners_of(runs)
     settings = [settings_of(owner) for owner in owners]
@@ -113,14 +113,14 @@ def _default(run: Run, key: str) -> Any:
 
 
 def _text(value: Any) -> str:
-    """In a name: one word, as it could be typed; ``a_photo_of_a``, ``''``, ``[4,8]``."""
+    """A value as one word: ``a_photo_of_a``, ``''``, ``[4,8]``."""
     if isinstance(value, str):
         return "_".join(value.split()) or "''"
     return json.dumps(value, default=str, separators=(",", ":"))
 
 
 def _shorten(keys: Iterable[str]) -> dict[str, str]:
-    """Dotted keys -> their shortest endings that are still distinct."""
+    """Dotted keys -> their shortest endings that are distinct."""
     keys = list(keys)
     short = {}
     for key in keys:

@@ -1,6 +1,6 @@
-"""A report's files: every format of its tables, one HTML page, its figures."""
+"""The files of a report: its tables in every format, one HTML page, its figures."""
 
-import sys
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from qprompt.report.plotting import save
 from qprompt.report.records import Run
 from qprompt.report.tables import Table
 
+logger = logging.getLogger(__name__)
 _ENDINGS = {"txt": "text", "md": "markdown", "tex": "latex", "csv": "csv"}
 
 
@@ -25,9 +26,19 @@ def write_report(
     runs: Sequence[Run],
     warnings: Sequence[str],
 ) -> None:
-    """Write `stem`.{txt,md,tex,csv,html} and the figures into `folder`, each whole or not at all, and name them.
+    """Write `stem`.{txt,md,tex,csv,html} and the figures into `folder`, each completely or not at all.
 
-    `figures`: name -> (caption, matplotlib figure or the bytes of a PNG file).
+    Args:
+        folder: The output folder.
+        stem: Name of the files without the ending.
+        tables: The measured tables.
+        figures: Name -> (caption, matplotlib figure or the bytes of a PNG file).
+        published: The tables of the paper.
+        runs: All runs, for the table at the end of the page.
+        warnings: For the top of the page.
+
+    Raises:
+        UserError: `folder` cannot be written to.
     """
     shown = [*tables, *published]
     contents = {f"{stem}.{e}": render.FORMATS[kind](shown).encode("utf-8") for e, kind in _ENDINGS.items()}
@@ -47,4 +58,4 @@ def write_report(
                 file.write(content)
     except OSError as error:
         raise UserError(f"cannot write to --out {folder}: {error.strerror}.") from None
-    print(f"\nwritten to {folder}/: {', '.join(sorted([*contents, *written]))}", file=sys.stderr)
+    logger.info("Written to %s/: %s", folder, ", ".join(sorted([*contents, *written])))

@@ -1,4 +1,4 @@
-"""Is one method better than another: paired differences, their interval, a test, and how many pairs it would take."""
+"""Statistics of paired differences: mean, interval, test, and the number of pairs that a test needs."""
 
 import math
 import statistics
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 POWER, ALPHA = 0.8, 0.05
-FEWEST = 6  # below it no two-sided signed-rank test reaches p < 0.05, and a bootstrap interval means nothing
+FEWEST = 6  # with fewer pairs no two-sided signed-rank test reaches p < 0.05, and a bootstrap interval is meaningless
 MOST = 10_000
 
 
 @dataclass(frozen=True)
 class Paired:
-    """The differences of n pairs, second minus first, in percent points."""
+    """Statistics of the differences of n pairs, second minus first, in percentage points."""
 
     n: int
     mean: float
@@ -22,11 +22,11 @@ class Paired:
     low: float | None  # 95% bootstrap interval of the mean; None below FEWEST pairs
     high: float | None
     p: float | None  # Wilcoxon signed-rank, two-sided
-    needed: int | None  # pairs for 80% power at p < 0.05, if the true effect is the one seen; None: beyond MOST
+    needed: int | None  # pairs for 80% power at p < 0.05, if the true effect is the observed one; None: over MOST
 
 
 def paired(differences: Sequence[float]) -> Paired:
-    """Describe and test `differences` (at least one)."""
+    """Return the statistics of `differences` (at least one)."""
     # 0.1 + 0.2 - 0.3 is a tie, not a difference
     values = [round(d, 9) for d in differences]
     mean = statistics.fmean(values)
@@ -38,7 +38,7 @@ def paired(differences: Sequence[float]) -> Paired:
 
 
 def wilcoxon_p(differences: Sequence[float]) -> float | None:
-    """Two-sided p of the signed-rank test; zeros are left out; 1 when nothing is left. None for a single pair."""
+    """Return the two-sided p of Wilcoxon's signed-rank test without zeros; 1 if all are zero; None for one pair."""
     from scipy import stats
 
     if len(differences) < 2:
@@ -46,12 +46,12 @@ def wilcoxon_p(differences: Sequence[float]) -> float | None:
     if not any(differences):
         return 1.0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # older SciPy warns of small samples with ties
+        warnings.simplefilter("ignore")  # older versions of SciPy warn about small samples with ties
         return float(stats.wilcoxon(differences, zero_method="wilcox").pvalue)
 
 
 def bootstrap_interval(differences: Sequence[float], resamples: int = 9999) -> tuple[float, float]:
-    """95% interval of the mean: bias-corrected and accelerated bootstrap, always with the same random numbers."""
+    """Return the 95% interval of the mean: BCa bootstrap (bias-corrected, accelerated) with fixed random numbers."""
     import numpy as np
     from scipy import stats
 
@@ -64,10 +64,10 @@ def bootstrap_interval(differences: Sequence[float], resamples: int = 9999) -> t
 
 
 def pairs_needed(mean: float, std: float | None) -> int | None:
-    """Pairs for a paired test at p < 0.05 (two-sided) to find an effect of this size with 80% probability.
+    """Return the number of pairs for which a two-sided test at p < 0.05 detects this effect with 80% probability.
 
-    Power of the t test by the noncentral t distribution, then the signed-rank test's efficiency of 3 / pi against it.
-    None when it takes more than 10,000, or when the spread is unknown.
+    The power is that of the t test (noncentral t distribution); the signed-rank test has an efficiency of 3 / pi
+    relative to it. None for more than 10,000 pairs or an unknown spread.
     """
     from scipy import stats
 

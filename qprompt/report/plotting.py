@@ -1,6 +1,7 @@
-"""What all figures share: matplotlib (an optional extra), the look, and how they are saved.
+"""Shared parts of all figures: matplotlib (an optional dependency), style, and saving.
 
-The colours are Okabe and Ito's, told apart by the colour-blind; line style and marker differ too, for print in grey.
+The colours are those of Okabe and Ito, which colour-blind readers can distinguish. Line styles and markers differ too,
+for print in grey.
 """
 
 import io
@@ -33,7 +34,7 @@ FORMATS = ("png", "pdf", "svg")
 
 
 def matplotlib() -> Any:
-    """The module, with the submodules that figures need; UserError saying so where it is not installed."""
+    """Return the matplotlib module with the submodules that figures need; UserError if it is not installed."""
     try:
         import matplotlib
         import matplotlib.figure
@@ -44,21 +45,29 @@ def matplotlib() -> Any:
 
 
 def styled() -> Any:
-    """Context in which figures are made and saved."""
+    """Return the context in which figures are made."""
     return matplotlib().rc_context(_STYLE)
 
 
 def new_figure(rows: int, columns: int, width: float, height: float, **options: Any) -> tuple[Any, Any]:
-    """A figure of rows x columns axes, each width x height inches; no global state, no display.
+    """Make a figure of rows x columns axes without global state and display.
 
-    Returns (figure, axes), axes as a 2-d array.
+    Args:
+        rows: Number of rows.
+        columns: Number of columns.
+        width: Of each axes in inches.
+        height: Of each axes in inches.
+        **options: For matplotlib's ``Figure.subplots``.
+
+    Returns:
+        The figure, and its axes as a 2-d array.
     """
     figure = matplotlib().figure.Figure(figsize=(columns * width, rows * height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def line_style(index: int) -> dict[str, Any]:
-    """Colour and dashes of the index-th method; distinct for the first 40."""
+    """Return the colour and dashes of the index-th method, distinct for the first 40."""
     return {
         "color": _COLOURS[index % len(_COLOURS)],
         "linestyle": _DASHES[(index + index // len(_COLOURS)) % len(_DASHES)],
@@ -66,7 +75,7 @@ def line_style(index: int) -> dict[str, Any]:
 
 
 def marker_style(index: int) -> dict[str, Any]:
-    """Colour and marker of the index-th method."""
+    """Return the colour and marker of the index-th method."""
     return {
         "color": _COLOURS[index % len(_COLOURS)],
         "marker": _MARKERS[(index + index // len(_COLOURS)) % len(_MARKERS)],
@@ -74,7 +83,7 @@ def marker_style(index: int) -> dict[str, Any]:
 
 
 def legend_below(figure: Any, axes: Any, columns: int = 4) -> None:
-    """One legend under all axes, every label once."""
+    """Put one legend with every label once under all axes."""
     entries: dict[str, Any] = {}
     for axis in axes.flat:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
@@ -87,7 +96,7 @@ def legend_below(figure: Any, axes: Any, columns: int = 4) -> None:
 
 
 def cut(text: str, longest: int) -> str:
-    """At most so many characters of `text`, of both its ends: figures have no room for a whole list; tables have."""
+    """Shorten a text to `longest` characters by leaving out its middle: figures have less room than tables."""
     if len(text) <= longest:
         return text
     front = (longest - 3) // 2
@@ -95,7 +104,12 @@ def cut(text: str, longest: int) -> str:
 
 
 def to_bytes(figure: Any, kind: str) -> bytes:
-    """The figure as a file of that kind, without a date: equal records give equal files."""
+    """Return a figure as a file, without a date: the same records give the same bytes.
+
+    Args:
+        figure: The matplotlib figure.
+        kind: png, pdf or svg.
+    """
     out = io.BytesIO()
     metadata = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[kind]
     with matplotlib().rc_context({**_STYLE, "svg.hashsalt": "qprompt"}):
@@ -104,7 +118,7 @@ def to_bytes(figure: Any, kind: str) -> bytes:
 
 
 def save(figure: Any, stem: Path, kinds: Sequence[str] = FORMATS) -> list[Path]:
-    """Write `stem`.png, .pdf and .svg, each whole or not at all."""
+    """Write `stem`.png, .pdf and .svg, each completely or not at all; return their paths."""
     paths = []
     for kind in kinds:
         path = stem.with_name(f"{stem.name}.{kind}")

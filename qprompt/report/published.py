@@ -1,4 +1,4 @@
-"""The paper's figures beside the measured ones, with their difference; "not run" where there is no such run."""
+"""Tables of the paper's numbers beside the measured ones, with their difference, or "not run"."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -15,7 +15,7 @@ _MEASURES = (("base", "Base"), ("new", "New"), ("h", "H"))
 
 @cache
 def published() -> dict[str, Any]:
-    """assets/published.yaml"""
+    """Return the content of assets/published.yaml."""
     import yaml
 
     text = resources.files("qprompt").joinpath("assets/published.yaml").read_text(encoding="utf-8")
@@ -23,17 +23,19 @@ def published() -> dict[str, Any]:
 
 
 def published_tables(scores: Sequence[Score], anywhere: bool = False) -> list[Table]:
-    """One table for each of the paper's.
+    """Return one table for each table of the paper.
 
-    A row counts as run when its method was run on all of the paper's data sets, with its backbone and shots.
-    `anywhere` takes what runs there are, on whatever data and backbone: for comparing the pattern, and the tables
-    say that it is no reproduction.
+    Args:
+        scores: All scores. A row counts as run if its method was run on all data sets of the paper, with the paper's
+            backbone and number of shots.
+        anywhere: Use runs on any data and backbone. That compares patterns; the tables say that it is not a
+            reproduction.
     """
     return [_table(table, base_to_new(scores), anywhere) for table in published()["tables"]]
 
 
 def has_measured(table: Table) -> bool:
-    """Whether any row of a table of `published_tables` was run."""
+    """Return whether any row of a table of `published_tables` was run."""
     return any(isinstance(entry, Stat) for row in table.rows for entry in row[2::3])
 
 
@@ -48,8 +50,8 @@ def _table(table: dict[str, Any], scores: Sequence[Score], anywhere: bool) -> Ta
     notes = [f"Paper: {published()['source']}. Here: average of the runs. Diff.: here minus paper."]
     if anywhere:
         measured_on = unique(s.dataset for s in scores) + unique(_backbone(s) for s in scores)
-        title += ", beside runs on other data (no reproduction)"
-        notes.append(f"Here is {', '.join(measured_on)}: the pattern can be compared, the figures cannot.")
+        title += ", beside runs on other data (not a reproduction)"
+        notes.append(f"Here: {', '.join(measured_on)}. Patterns can be compared, numbers cannot.")
     rows = []
     for row in table["rows"]:
         own = _matching(row, table.get("backbone", ""), scores, anywhere, notes)
@@ -74,9 +76,9 @@ def _beside(paper: float | None, here: Stat | None) -> list[Any]:
 def _matching(
     row: dict[str, Any], backbone: str, scores: Sequence[Score], anywhere: bool, notes: list[str]
 ) -> list[Score]:
-    """The scores that measure `row`; of several methods that do, the one with most data sets and fewest settings.
+    """The scores for a row; of several methods that match, the one with the most data sets and fewest settings.
 
-    `backbone`: the table's own (it is about that backbone), empty for the paper's usual one.
+    `backbone`: for a table about another backbone; empty for the paper's usual one.
     """
     wanted = set(published()["datasets"])
     own = [s for s in scores if _is_method(s, row)]
@@ -92,7 +94,7 @@ def _matching(
     found = by_method[0]
     if len(by_method) > 1:
         others = ", ".join(each[0].method for each in by_method[1:])
-        notes.append(f"{row['name']}: {found[0].method} is shown; {others} would fit too.")
+        notes.append(f"{row['name']}: {found[0].method} is shown; {others} would match too.")
     datasets = {s.dataset for s in found if s.h is not None}
     if not anywhere and datasets != wanted:
         notes.append(f"{row['name']}: base and new of {len(datasets)} of the paper's {len(wanted)} data sets were run.")
@@ -114,7 +116,7 @@ def _learner(score: Score):
 
 
 def _backbone(score: Score) -> str:
-    """The backbone's name; SLIP where its name or file says so, since SLIP has CLIP's architectures and names."""
+    """The name of the backbone; "SLIP" if its name or file contains it (SLIP has CLIP's architectures and names)."""
     run = _learner(score)
     file = str(run.flat_config.get("MODEL.BACKBONE.PATH", ""))
     return "SLIP" if "slip" in f"{run.backbone} {file}".lower() else run.backbone

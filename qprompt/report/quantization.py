@@ -1,23 +1,23 @@
-"""The paper's figures of what happens to the weights, from the file that a quantized run records."""
+"""The paper's figures of the weights during training, from the records of quantized runs."""
 
+import logging
 import math
-import sys
-import zlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 
+from qprompt.errors import UserError
 from qprompt.report.accuracy import unique
 from qprompt.report.plotting import cut, legend_below, line_style, new_figure
 from qprompt.report.records import Run
 from qprompt.report.scores import Score
 
+logger = logging.getLogger(__name__)
 FILE = "quantization.npz"
-_RUNS, _TENSORS, _STAGES = 4, 3, 12  # at most so many columns, rows (or lines), histograms in one panel
+_RUNS, _TENSORS, _STAGES = 4, 3, 12  # the most columns, rows (or lines), and histograms in one panel
 
 
 class Record(NamedTuple):
@@ -34,12 +34,12 @@ class Record(NamedTuple):
 
     @property
     def tensors(self) -> list[str]:
-        """Names of the quantized tensors that are shown."""
+        """Names of the first quantized tensors, which are shown."""
         return [str(name) for name in self.arrays["name"][:_TENSORS]]
 
 
 def records_of(scores: Sequence[Score]) -> list[Record]:
-    """Of each method that recorded its quantization one run: of most shots, then the first by data set, draw, seed."""
+    """Return one recorded run per method: with the most shots, then the first by data set, draw and seed."""
     found: dict[str, Record] = {}
     for score in sorted(scores, key=lambda score: -score.shots):
         for run in score.runs:
@@ -50,24 +50,24 @@ def records_of(scores: Sequence[Score]) -> list[Record]:
 
 @cache
 def _read(file: Path) -> dict[str, np.ndarray]:
-    """The arrays of one recorder's file; empty where it is missing, or (with a warning, once) where it is damaged."""
+    """The arrays of a recorder's file; empty if there is none, or (with a warning, once) if it is damaged."""
     if not file.is_file():
         return {}
+    from qprompt.quantization import recorder  # imports torch, which takes seconds
+
     try:
-        with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            arrays = dict(archive)
+        arrays = recorder.read(file)
         shape = (len(arrays["step"]), len(arrays["name"]))
         if any(arrays[key].shape != shape for key in ("kl", "sigma", "snr_db", "refit")):
-            raise ValueError("its arrays do not belong together")
-    # a damaged archive shows in many ways
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
-        print(f"qprompt: warning: {file} is no record of a quantized run ({error}); left out", file=sys.stderr)
+            raise ValueError("the shapes of its arrays do not match")
+    except (UserError, KeyError, TypeError, ValueError) as error:
+        logger.warning("left out: %s is not a valid record of a quantized run (%s).", file, error)
         return {}
     return arrays if arrays["kl"].size else {}
 
 
 def divergence_over_steps(scores: Sequence[Score]) -> Any:
-    """Three rows of panels, a column a method: KL since the last fit with the re-fits, sigma, signal to noise."""
+    """Return a figure with a column per method: KL since the last fit and the fits, standard deviation, SNR."""
     records = records_of(scores)
     if not records:
         return None
@@ -104,10 +104,10 @@ def divergence_over_steps(scores: Sequence[Score]) -> Any:
 
 
 def weights_over_steps(scores: Sequence[Score]) -> Any:
-    """A column a method, a row a tensor: histograms of the full-precision weights, the first at the bottom.
+    """Return a figure of histograms of the full-precision weights: a column per method, a row per tensor.
 
-    Each has its own height, so that shapes can be compared while the spread grows; the outermost weights (one
-    in two hundred on either side) may lie outside.
+    The first histogram is at the bottom. Each has its own scale, so that shapes can be compared while the spread grows.
+    The outermost weights (one in two hundred on either side) may be outside the axes.
     """
     records = [r for r in records_of(scores) if any(f"histogram/{name}" in r.arrays for name in r.tensors)]
     if not records:
@@ -142,7 +142,7 @@ def weights_over_steps(scores: Sequence[Score]) -> Any:
 
 
 def _middle(stages: Sequence[tuple[int, np.ndarray, np.ndarray]]) -> tuple[float, float]:
-    """Ends between which all but one in two hundred weights on either side lie, at every stage."""
+    """The range of all weights but one in two hundred on either side, at every stage."""
     ends = []
     for _, edges, density in stages:
         below = np.concatenate([[0.0], np.cumsum(density * np.diff(edges))])
@@ -151,7 +151,7 @@ def _middle(stages: Sequence[tuple[int, np.ndarray, np.ndarray]]) -> tuple[float
 
 
 def _stages(arrays: dict[str, np.ndarray], name: str) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """(step, bin edges, density) of about `_STAGES` of the recorded histograms, evenly spaced, and the last one."""
+    """(step, bin edges, density) of about `_STAGES` evenly spaced histograms, and of the last one."""
     if f"histogram/{name}" not in arrays:
         return []
     steps, ends, counts = (arrays[f"{key}/{name}"] for key in ("histogram_step", "histogram_range", "histogram"))

@@ -13,7 +13,7 @@ _BOLD, _UNDERLINE, _PLAIN = "\x1b[1m", "\x1b[4m", "\x1b[0m"
 
 
 def text(tables: Sequence[Table], colour: bool = False) -> str:
-    """For a terminal, in ASCII. With `colour` the best are bold and the second underlined."""
+    """Return tables for a terminal, in ASCII. With `colour` the best values are bold and the second underlined."""
     return "\n\n".join(_text(table, colour) for table in tables) + "\n"
 
 
@@ -45,7 +45,7 @@ def _text(table: Table, colour: bool) -> str:
 
 
 def markdown(tables: Sequence[Table]) -> str:
-    """GitHub's Markdown: best bold, second underlined."""
+    """Return tables in GitHub's Markdown, with the best values bold and the second underlined."""
     return "\n\n".join(map(_markdown, tables)) + "\n"
 
 
@@ -75,12 +75,12 @@ _LATEX |= {character: f"\\{character}" for character in "&%$#_{}"}
 
 
 def latex_escape(plain: str) -> str:
-    """`plain` with the characters that LaTeX reads as commands escaped."""
+    """Escape the characters of a text that have a meaning in LaTeX."""
     return re.sub(r"[\\~^<>&%$#_{}]", lambda found: _LATEX[found.group()], plain)
 
 
 def latex(tables: Sequence[Table]) -> str:
-    """One ``table`` environment a table, for booktabs: best bold, second underlined."""
+    """Return one ``table`` environment per table, for booktabs, with the best values bold and the second underlined."""
     return "% needs \\usepackage{booktabs}\n" + "\n".join(map(_latex, tables))
 
 
@@ -125,7 +125,7 @@ def _csv_entries(value: Any, parts: int) -> list[Any]:
 
 
 def csv_text(tables: Sequence[Table]) -> str:
-    """All tables in one, with the title in the first column; numbers in full precision, a mean's spread beside it."""
+    """Return tables as CSV: the title in the first column, numbers in full precision, means and spreads in columns."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     for index, table in enumerate(tables):

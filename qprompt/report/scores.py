@@ -1,4 +1,4 @@
-"""Runs paired into scores: one method on one data set, draw, number of shots and seed."""
+"""Scores: the runs of one method on one data set, draw, number of shots and seed."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from qprompt.report.records import Run
 
 @dataclass
 class Score:
-    """What the runs of one method on one data set, draw, shots and seed found. Accuracies in percent.
+    """Results of one method on one data set, draw, number of shots and seed. Accuracies are in percent.
 
-    `accuracy` and `curves` have the keys base, new and all, as far as there were runs.
+    `accuracy` and `curves` have the keys base, new and all, as far as there are runs.
     """
 
     method: str
@@ -20,7 +20,7 @@ class Score:
     draw: int
     shots: int  # 0: zero-shot
     seed: int
-    source: str = ""  # the data set that a transferred prompt was learned on
+    source: str = ""  # the data set on which a transferred prompt was learned
     accuracy: dict[str, float] = field(default_factory=dict)
     curves: dict[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
     stored_bytes: int | None = None
@@ -29,31 +29,34 @@ class Score:
 
     @property
     def h(self) -> float | None:
-        """Harmonic mean of base and new, where both are there."""
+        """Harmonic mean of base and new; None if one is missing."""
         return harmonic(self.accuracy.get("base"), self.accuracy.get("new"))
 
     @property
     def place(self) -> tuple[str, int, int]:
-        """Where two methods can be paired: (data set, draw, seed)."""
+        """(data set, draw, seed), the same for scores that can be paired."""
         return (self.dataset, self.draw, self.seed)
 
 
 def harmonic(base: float | None, new: float | None) -> float | None:
-    """Harmonic mean; None where one of the two is missing."""
+    """Return the harmonic mean of base and new; None if one is missing."""
     if base is None or new is None:
         return None
     return 2 * base * new / (base + new) if base + new else 0.0
 
 
 def pair(runs: Sequence[Run]) -> tuple[list[Score], list[str]]:
-    """Scores of `runs` in a stable order (zero-shot first), and warnings of runs that contradict each other.
+    """Group runs into scores.
 
-    A training run on the base classes gives the base accuracy, evaluations of it give the others.
+    A training run on the base classes gives the base accuracy, its evaluations give the other accuracies.
+
+    Returns:
+        The scores in a fixed order (zero-shot first), and warnings about runs that contradict each other.
     """
     warnings: list[str] = []
     scores: dict[tuple, Score] = {}
     taken: dict[tuple, Run] = {}
-    # The training run last, so that it has the last word on what it measured itself; then the newest.
+    # Later runs override earlier ones: training runs their evaluations, and new runs old ones.
     known = zip(runs, name_methods(runs), owners_of(runs), strict=True)
     for run, method, owner in sorted(known, key=lambda known: (known[0].mode == "train", known[0].finished)):
         source = _source(run, owner)
@@ -63,8 +66,8 @@ def pair(runs: Sequence[Run]) -> tuple[list[Score], list[str]]:
         before = taken.get((*key, run.classes))
         if before and before.accuracy != run.accuracy:
             warnings.append(
-                f"{before.folder} and {run.folder} measure the same ({method} on {run.dataset}, {run.classes} classes, "
-                f"seed {seed}) and differ ({before.accuracy:.2f}, {run.accuracy:.2f}); the second is used"
+                f"{before.folder} and {run.folder} measured the same ({method} on {run.dataset}, {run.classes} "
+                f"classes, seed {seed}) but differ ({before.accuracy:.2f}, {run.accuracy:.2f}); the second is used"
             )
         taken[(*key, run.classes)] = run
         score.accuracy[run.classes] = run.accuracy
@@ -81,7 +84,7 @@ def pair(runs: Sequence[Run]) -> tuple[list[Score], list[str]]:
 
 
 def _source(run: Run, owner: Run) -> str:
-    """The data set that the prompt of `run` was learned on, where it is another than it was tested on."""
+    """The data set on which the prompt was learned, if it differs from the one on which it was tested."""
     if owner.dataset != run.dataset:
         return owner.dataset
     return f"{owner.dataset} draw {owner.draw}" if owner.draw != run.draw else ""
@@ -92,29 +95,29 @@ def _order(score: Score) -> tuple:
 
 
 def _family(method: str) -> tuple[str, bool, str]:
-    """CoOp, QCoOp, MaPLe, QMaPLe: a quantized method comes after the one it quantizes."""
+    """Sort key: a quantized method comes after the one that it quantizes (CoOp, QCoOp, MaPLe, QMaPLe)."""
     return (method.split()[0].removeprefix("Q"), method.startswith("Q"), method)
 
 
 def base_to_new(scores: Sequence[Score]) -> list[Score]:
-    """Scores of the base-to-new protocol."""
+    """Return the scores of the base-to-new protocol."""
     return [s for s in scores if {"base", "new"} & s.accuracy.keys() and not s.source]
 
 
 def few_shot(scores: Sequence[Score]) -> list[Score]:
-    """Scores on all classes, by number of shots; zero-shot where there is a learned one on the same draw."""
+    """Return the scores on all classes; zero-shot scores only on draws with a learned score."""
     learned = {(s.dataset, s.draw) for s in scores if "all" in s.accuracy and not s.source and s.shots}
     return [s for s in scores if "all" in s.accuracy and not s.source and (s.dataset, s.draw) in learned]
 
 
 def transfer(scores: Sequence[Score]) -> list[Score]:
-    """Scores of prompts on other data sets than they were learned on, with the zero-shot ones of those data sets."""
+    """Return the scores of prompts on data sets on which they were not learned, and zero-shot scores on these."""
     targets = {(s.dataset, s.draw) for s in scores if "all" in s.accuracy and s.source}
     return [s for s in scores if "all" in s.accuracy and (s.dataset, s.draw) in targets and (s.source or not s.shots)]
 
 
 def by_method(scores: Sequence[Score]) -> dict[tuple[str, int], list[Score]]:
-    """(method, shots) -> its scores, in order of appearance."""
+    """Return (method, shots) -> scores, in order of appearance."""
     grouped: dict[tuple[str, int], list[Score]] = defaultdict(list)
     for score in scores:
         grouped[score.method, score.shots].append(score)

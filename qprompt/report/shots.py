@@ -1,4 +1,4 @@
-"""Accuracy over the number of training images a class."""
+"""The figure of accuracy over shots (training images per class)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,9 +12,10 @@ _ACROSS = 4  # panels side by side
 
 
 def accuracy_over_shots(scores: Sequence[Score]) -> Any:
-    """A panel a data set, their average first where there are several; a line a method (bar: +- std over runs).
+    """Return the figure, or None if no method was run with two numbers of shots.
 
-    Zero-shot accuracy is a level line. None where no method was run with two numbers of shots.
+    There is a panel per data set, with the average first if there are several, and a line per method (bars: standard
+    deviation over runs). Zero-shot accuracy is a horizontal line.
     """
     scores = [s for s in few_shot(scores) if s.shots >= 0]
     learned = unique(s.method for s in scores if s.shots)
@@ -46,7 +47,7 @@ def accuracy_over_shots(scores: Sequence[Score]) -> Any:
     for axis in axes[:, 0]:
         axis.set_ylabel("accuracy (%)")
     for axis in axes.flat[max(0, len(panels) - columns) : len(panels)]:
-        axis.set_xlabel("training images a class")
+        axis.set_xlabel("training images per class")
         axis.xaxis.set_tick_params(labelbottom=True)
     legend_below(figure, axes)
     return figure
@@ -62,7 +63,7 @@ def _draw(axis: Any, scores: Sequence[Score], shots: Sequence[int], index: int, 
 
 
 def _mean(scores: Sequence[Score]) -> Stat | None:
-    """Over data sets of the means over runs; the spread only where there is one data set."""
+    """The mean over data sets of the means over runs; the spread only for a single data set."""
     each = [Stat.of(s.accuracy["all"] for s in scores if s.dataset == d) for d in unique(s.dataset for s in scores)]
     known = [stat for stat in each if stat]
     if len(known) == 1:

@@ -1,4 +1,4 @@
-"""H against the stored bytes of the prompt."""
+"""The figure of H against the stored bytes of the prompt."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,9 +10,10 @@ from qprompt.report.tables import Stat
 
 
 def h_over_bytes(scores: Sequence[Score]) -> Any:
-    """A point a method (bar: +- std); methods of one trainer share a colour, and are joined if their sizes differ.
+    """Return the figure, or None if no size is known.
 
-    Zero-shot stores nothing, which a log scale has no place for: a level line. None where no size is known.
+    There is a point per method (bars: standard deviation). Methods of one trainer share a colour and are joined if
+    their sizes differ. Zero-shot stores 0 bytes, which a log scale cannot show: it is a horizontal line.
     """
     scores = base_to_new(scores)
     name = method_names(scores)
@@ -33,7 +34,7 @@ def h_over_bytes(scores: Sequence[Score]) -> Any:
         sizes, means = [stored for _, stored, _ in line], [h.mean for _, _, h in line]
         errors = [h.std or 0.0 for _, _, h in line]
         style = marker_style(index)
-        if len(set(sizes)) < len(sizes):  # other settings of one size: a line between them would say nothing
+        if len(set(sizes)) < len(sizes):  # settings of the same size: a line between them has no meaning
             style["linestyle"] = "none"
         axis.errorbar(sizes, means, yerr=errors, label=trainer, capsize=2, linewidth=0.8, markersize=6, **style)
         for label, stored, h in line:

@@ -1,4 +1,4 @@
-"""A table as data: what the renderers print, and which entries of it are the best."""
+"""A table as data, its best entries, and the text of an entry."""
 
 import statistics
 from collections.abc import Iterable, Iterator
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Stat:
-    """A mean with its sample standard deviation (n - 1 in the denominator; None for a single value)."""
+    """The mean of n values with their sample standard deviation (n - 1 in the denominator; None for one value)."""
 
     mean: float
     std: float | None = None
@@ -16,7 +16,7 @@ class Stat:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> "Stat | None":
-        """Over `values`; None when there are none."""
+        """Return mean and standard deviation of `values`, or None if there are none."""
         values = list(values)
         if not values:
             return None
@@ -25,7 +25,13 @@ class Stat:
 
 @dataclass(frozen=True)
 class Column:
-    """`kind`: text, percent (`Stat`), points (signed `Stat`), interval, bytes, time, count, p. `better`: high."""
+    """A column of a table.
+
+    Attributes:
+        name: Its head.
+        kind: Of its entries: text, percent (`Stat`), points (signed `Stat`), interval, bytes, time, count or p.
+        better: "high" if the highest entry is the best; empty if entries are not compared.
+    """
 
     name: str
     kind: str = "text"
@@ -34,7 +40,15 @@ class Column:
 
 @dataclass
 class Table:
-    """Rows of entries, one a column; None: nothing known. Rows with the same first `group_by` entries are compared."""
+    """A table.
+
+    Attributes:
+        title: Its title.
+        columns: Its columns.
+        rows: Each with one entry per column; None for an unknown entry.
+        notes: Shown below.
+        group_by: Rows with the same first `group_by` entries are a group, in which entries are compared.
+    """
 
     title: str
     columns: list[Column]
@@ -51,9 +65,9 @@ class Table:
             before = group
 
     def marks(self) -> dict[tuple[int, int], str]:
-        """(row, column) -> best or second, judged at the two decimals that are shown; equals share a mark.
+        """Return (row, column) -> "best" or "second", judged at the two decimals that are shown.
 
-        Groups of fewer than two rows have no best, those of fewer than three no second.
+        Equal values have the same mark. A group of one row has no best, a group of two no second.
         """
         found: dict[tuple[int, int], str] = {}
         groups: dict[tuple, list[int]] = {}
@@ -76,12 +90,12 @@ class Table:
 
 
 def format_bytes(count: int) -> str:
-    """Exact, with thousands separated: ``1,774,656 B``."""
+    """Return the exact number: ``1,774,656 B``."""
     return f"{count:,} B"
 
 
 def format_time(seconds: float) -> str:
-    """Three digits or so in the unit that fits."""
+    """Return a duration in seconds, minutes or hours, with one decimal."""
     if seconds < 100:
         return f"{seconds:.1f} s"
     if seconds < 5400:
@@ -90,12 +104,19 @@ def format_time(seconds: float) -> str:
 
 
 def format_p(p: float) -> str:
-    """``0.013``, and ``<0.001`` below."""
+    """Return ``0.013``, or ``<0.001`` for smaller values."""
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def entry_text(value: Any, kind: str, plus_minus: str = "+-", missing: str = "-") -> str:
-    """One entry as shown in every format but CSV."""
+    """Return an entry as text, for every format except CSV.
+
+    Args:
+        value: The entry.
+        kind: Of its column.
+        plus_minus: Between mean and standard deviation.
+        missing: For None.
+    """
     if value is None:
         return missing
     if isinstance(value, str):

@@ -1,6 +1,6 @@
-"""From a spec to runs: which command, into which folder, after which other run.
+"""From a spec to runs: the command, the output folder and the run that has to finish first.
 
-assets/protocol.yaml has the folders.
+assets/protocol.yaml has the names of the folders.
 """
 
 import dataclasses
@@ -24,9 +24,9 @@ from qprompt.sweep.protocol import folder
 from qprompt.sweep.spec import Dataset, Spec
 from qprompt.training.defaults import default_cfg
 
-# What a zero-shot run is given; few, so that no data set reads all its training images.
+# Shots of zero-shot runs: few, so that no data set reads all its training images.
 _ANY_SHOTS = 16
-# Exact, and runs of the same seed then encode their training images once between them.
+# Exact, and runs with the same seed share the features of their training images.
 _SETTINGS = {"FEATURE_CACHE": "epochs"}
 
 
@@ -50,7 +50,7 @@ class Run:
 
     @property
     def group(self) -> tuple[str, bool]:
-        """Runs of one group take about the same time."""
+        """Runs with the same value take about the same time."""
         return self.trainer, self.after is not None
 
     def finished(self) -> Metrics | None:
@@ -75,14 +75,15 @@ class _Choice:
 
 
 def learns(trainer: str) -> bool:
-    """Zero-shot trainers (``Zeroshot...``) are evaluated only, and once: no seed changes them."""
+    """Return False for zero-shot trainers (``Zeroshot...``), which are evaluated only, and once for all seeds."""
     return not trainer.startswith("Zeroshot")
 
 
 def plan(spec: Spec) -> list[Run]:
-    """Every run of the spec, each evaluation right behind the training it needs. No file is written.
+    """Return every run of a spec, each evaluation right after the training run it needs. No file is written.
 
-    Raises UserError for a trainer, data set or config that has no file, and for two runs of one folder.
+    Raises:
+        UserError: A trainer, data set or config has no file, or two runs have the same folder.
     """
     runs: dict[str, Run] = {}
     for choice in _choices(spec):
@@ -90,7 +91,7 @@ def plan(spec: Spec) -> list[Run]:
             before = runs.setdefault(run.folder, run)
             if before.argv != run.argv:
                 raise UserError(
-                    f"sweep {spec.name}: two runs with other settings want the folder {run.folder}: "
+                    f"sweep {spec.name}: two runs with different settings have the same folder {run.folder}: "
                     "give them different names under 'variants'."
                 )
     return list(runs.values())
@@ -109,7 +110,7 @@ def _choices(spec: Spec) -> Iterator[_Choice]:
 
 
 def _variants(spec: Spec) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every variant times every point of the grid: (name of its folder, settings)."""
+    """Every variant times every point of the grid, as (name of the folder, settings)."""
     for name, settings in (spec.variants or {"": {}}).items():
         for values in itertools.product(*spec.grid.values()):
             point = dict(zip(spec.grid, values, strict=True))
@@ -157,7 +158,7 @@ _PROTOCOLS: dict[str, Callable[[Spec, _Choice], Iterator[Run]]] = {
 
 
 def _zero_shot(spec: Spec, c: _Choice) -> Run:
-    # Shots and seed change nothing in it, so that sweeps with others can share it.
+    # Shots and seed have no effect, so fixed ones let all sweeps share this run.
     c = dataclasses.replace(c, shots=_ANY_SHOTS, seed=1)
     return _run(spec, c, _folder(spec, c, "zero_shot"), evaluate=True)
 
@@ -171,7 +172,7 @@ def _run(
     spec: Spec, c: _Choice, output: str, classes: str = "all", trained: str | None = None, evaluate: bool = False
 ) -> Run:
     dataset_file = _file(Path(spec.configs) / "datasets" / f"{c.dataset.name}.yaml", "data set config")
-    # Upstream's zero-shot script reads CoOp's configs: a zero-shot trainer without one of its own does too.
+    # Upstream's zero-shot script reads CoOp's configs: so does a zero-shot trainer that has no config.
     names = [c.trainer] if learns(c.trainer) else [c.trainer, "CoOp"]
     files = [Path(spec.configs) / "trainers" / name / f"{c.cfg}.yaml" for name in names]
     trainer_file = _file(next((f for f in files if f.is_file()), files[0]), f"config of {c.trainer}")

@@ -1,6 +1,6 @@
-"""Run a plan on this machine: side by side, what depends on a run after it, failures collected.
+"""Run a plan on this machine: in parallel, evaluations after their training runs, and failures collected.
 
-Every run is a process group of its own, so that Ctrl-C reaches the sweep alone, which then ends them all.
+Every run is a separate process group. So Ctrl-C reaches only the sweep, which then ends all of them.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from qprompt.sweep.slots import Slot
 
 _GRACE_S = 10.0  # from SIGTERM to SIGKILL
 _TAIL_LINES = 5
-_USER_ERROR = 2  # train.py's exit code for a mistake: trying again would end the same
+_USER_ERROR = 2  # train.py's exit code for wrong settings: a second try would fail too
 
 
 @dataclasses.dataclass
@@ -36,7 +36,7 @@ class _Started:
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """A run that failed, and how: exit code (negative: a signal) and the last lines of its log."""
+    """A run that failed, with its exit code (negative: a signal) and the last lines of its log."""
 
     run: Run
     code: int | None
@@ -45,7 +45,16 @@ class Failure:
 
 
 class Pool:
-    """Runs `runs` over `slots`; ``execute()`` returns the failures."""
+    """Runs a list of runs over slots.
+
+    Args:
+        runs: The runs, each after the one that it depends on.
+        slots: Where they run.
+        train: Path of train.py.
+        logs: Folder for the output of each run.
+        progress: Prints what happens.
+        retry: Start each failed run a second time, after all others.
+    """
 
     def __init__(
         self,
@@ -65,7 +74,11 @@ class Pool:
         self.failures: dict[str, Failure] = {}
 
     def execute(self) -> list[Failure]:
-        """Until every run has ended. KeyboardInterrupt when a signal asked to stop, after all processes are gone."""
+        """Run everything; return the failures.
+
+        Raises:
+            KeyboardInterrupt: A signal asked to stop; all processes have ended.
+        """
         with Signals() as signals:
             try:
                 while (self.waiting or self.running) and not signals.stops:
@@ -85,7 +98,7 @@ class Pool:
             if run.after in self.failures:
                 self.waiting.remove(run)
                 self.failures[run.folder] = Failure(run, None, None, (f"not started: {run.after} failed",))
-                self.progress.failed(run, "not started, the run before it failed")
+                self.progress.failed(run, "not started, the run that it needs failed")
             elif self.free and run.after not in self.unfinished:
                 self.waiting.remove(run)
                 self._start(run, self.free.pop())
@@ -116,13 +129,13 @@ class Pool:
         if self.retry and code != _USER_ERROR and run.folder not in self.retried:
             self.retried.add(run.folder)
             self.waiting.append(run)
-            self.progress.note(f"again later: {run.label} ({describe(code)})")
+            self.progress.note(f"will be tried again: {run.label} ({describe(code)})")
             return
         self.failures[run.folder] = Failure(run, code, started.log, tail)
         self.progress.failed(run, describe(code))
 
     def _end_all(self, signals: Signals) -> None:
-        """End every process group: SIGTERM, then SIGKILL after a while, or at once on a second interrupt."""
+        """End every process group: SIGTERM, then SIGKILL after a grace period, or at once on a second interrupt."""
         for started in self.running:
             process.signal_group(started.process, signal.SIGTERM)
         deadline = time.monotonic() + _GRACE_S
@@ -131,14 +144,14 @@ class Pool:
             if not alive:
                 break
             signals.wait(0.5, *alive)
-        # Data loader workers may outlive their parent: the whole group goes, whether or not its leader has.
+        # Data loader workers may outlive their parent: kill the whole group even if its leader has ended.
         for started in self.running:
             process.signal_group(started.process, signal.SIGKILL)
             started.process.join()
 
 
 def _tail(log: Path) -> tuple[str, ...]:
-    """The last lines of a log that say something."""
+    """The last lines of a log that are not blank."""
     with open(log, "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
         lines = file.read().decode("utf-8", errors="replace").splitlines()
@@ -146,7 +159,7 @@ def _tail(log: Path) -> tuple[str, ...]:
 
 
 def describe(code: int | None) -> str:
-    """An exit code in words."""
+    """Return an exit code in words."""
     if code is not None and code < 0:
         with contextlib.suppress(ValueError):
             return f"ended by {signal.Signals(-code).name}"

@@ -1,8 +1,8 @@
-"""A run in a process of its own, started from one that has imported PyTorch already.
+"""A run in a separate process, forked from one that has already imported PyTorch.
 
-Importing takes longer than many a run on the CPU. So on Linux multiprocessing's fork server imports once, and every
-run is a fork of it: CUDA is not touched before the fork, and nothing of the sweep is in it. Elsewhere a run is a new
-interpreter.
+Importing PyTorch can take longer than a run on the CPU. So on Linux multiprocessing's fork server imports it once, and
+every run is a fork of that server, which has not touched CUDA and has no state of the sweep. On other systems a run is
+a new interpreter.
 """
 
 import contextlib
@@ -16,15 +16,25 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-# The server's socket lies in a folder of its own there, and a socket's path has at most 107 bytes.
+# The server's socket is in a new temporary folder, and the path of a socket has at most 107 bytes.
 _FORKS = sys.platform == "linux" and len(os.fsencode(tempfile.gettempdir())) < 70
 _CONTEXT: Any = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
-# What every run imports and takes long. A name that is not there is passed over.
+# Slow imports that every run needs. The server skips names that cannot be imported.
 _PRELOADED = ["torch", "torchvision", "torch.utils.tensorboard"]
 
 
 def start(script: str, argv: Sequence[str], environment: Mapping[str, str], log: Path) -> BaseProcess:
-    """``python script argv...`` with this environment, its output appended to `log`; leads a process group."""
+    """Start ``python script argv...`` as the leader of a new process group.
+
+    Args:
+        script: Path of the script.
+        argv: Its arguments.
+        environment: All its environment variables.
+        log: File to which its output is appended.
+
+    Returns:
+        The process.
+    """
     _CONTEXT.set_forkserver_preload(_PRELOADED)
     process: BaseProcess = _CONTEXT.Process(target=_run, args=(script, list(argv), dict(environment), log))
     process.start()
@@ -32,12 +42,12 @@ def start(script: str, argv: Sequence[str], environment: Mapping[str, str], log:
 
 
 def signal_group(process: BaseProcess, number: int) -> None:
-    """Send a signal to the run and to what it started (data loader workers)."""
+    """Send a signal to a run and to the processes that it started (data loader workers)."""
     assert process.pid is not None
     try:
         os.killpg(process.pid, number)
     except ProcessLookupError:
-        # Either all are gone, or it was started this moment and leads no group yet.
+        # Either all have ended, or the run was started just now and does not lead a group yet.
         if process.exitcode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, number)
@@ -57,8 +67,8 @@ def _run(script: str, argv: list[str], environment: dict[str, str], log: Path) -
     import numpy
     import torch
 
-    # What the fork server did at its import, an interpreter of its own would do now: ask MKL, which asks OpenMP, for
-    # the number of threads, and take NumPy's first random state from the operating system.
+    # Do what a new interpreter would do on import, and the fork server did for its own environment: set the number of
+    # threads (MKL's, else OpenMP's), and take NumPy's first random state from the operating system.
     torch.set_num_threads(int(environment.get("MKL_NUM_THREADS") or environment["OMP_NUM_THREADS"]))
     numpy.random.seed()  # noqa: NPY002 (the global one is meant)
     sys.argv = [script, *argv]

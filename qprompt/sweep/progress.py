@@ -1,4 +1,4 @@
-"""What a sweep says: a line for each run that ends, and on a terminal one line that is kept up to date."""
+"""The output of a sweep: a line for each run that ends, and on a terminal a status line that is updated."""
 
 import shutil
 import sys
@@ -11,7 +11,14 @@ from qprompt.sweep.plan import Run
 
 
 class Progress:
-    """Counts, times and prints. Every printed line also goes to `log` with the time of day."""
+    """Counts and times runs, and prints a line for each that ends.
+
+    Args:
+        runs: The runs that have not finished.
+        slots: Number of runs in parallel.
+        log: File to which every printed line is appended, with date and time.
+        stream: Where lines are printed (default: standard output).
+    """
 
     def __init__(self, runs: list[Run], slots: int, log: Path, stream: TextIO | None = None):
         self.left = list(runs)
@@ -24,6 +31,7 @@ class Progress:
         self._status = ""
 
     def note(self, text: str) -> None:
+        """Print a line."""
         self._clear()
         print(text, file=self.stream, flush=True)
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -31,21 +39,23 @@ class Progress:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
 
     def learn(self, run: Run, metrics: Metrics) -> None:
-        """Take the time of a run of an earlier sweep into the estimate."""
+        """Include the time of a finished run in the estimate of the time left."""
         if metrics.time_s is not None:
             self.seconds.setdefault(run.group, []).append(metrics.time_s)
 
     def done(self, run: Run, metrics: Metrics, seconds: float) -> None:
+        """Print that a run has finished."""
         self.seconds.setdefault(run.group, []).append(seconds)
         shown = "done" if metrics.accuracy is None else f"{metrics.accuracy:.1f}%"
         self._ended(run, f"{run.label}  {shown}  ({clock(seconds)})")
 
     def failed(self, run: Run, how: str) -> None:
+        """Print that a run has failed."""
         self.failures += 1
         self._ended(run, f"{run.label}  FAILED: {how}")
 
     def show(self, running: int) -> None:
-        """Rewrite the line at the bottom of a terminal; elsewhere nothing."""
+        """Update the status line if the output is a terminal."""
         if not self.on_terminal:
             return
         parts = [f"{self.total - len(self.left)}/{self.total} runs", f"{running} running"]
@@ -61,10 +71,14 @@ class Progress:
             self._status = status
 
     def close(self) -> None:
+        """Remove the status line."""
         self._clear()
 
     def seconds_left(self) -> float | None:
-        """Mean time of each kind of run (of all runs, for a kind not seen yet), shared over the slots."""
+        """Estimate the time left from the mean time of each kind of run; None before the first run has ended.
+
+        A kind of run that has not been seen yet counts with the mean of all runs.
+        """
         everything = [s for seconds in self.seconds.values() for s in seconds]
         if not everything:
             return None
@@ -87,7 +101,7 @@ class Progress:
 
 
 def clock(seconds: float) -> str:
-    """``42 s``, ``3:07`` (minutes) or ``2:03:07`` (hours)."""
+    """Return a duration as ``42 s``, ``3:07`` (minutes) or ``2:03:07`` (hours)."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -1,4 +1,4 @@
-"""The command ``qprompt sweep``: check everything, then run what is left."""
+"""The command ``qprompt sweep``: check everything, then run what has not finished."""
 
 import argparse
 import contextlib
@@ -18,10 +18,14 @@ from qprompt.sweep.spec import Spec, read_spec
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns the exit code; UserError before anything is started."""
+    """Run ``qprompt sweep``; return the exit code.
+
+    Raises:
+        UserError: The spec or the command line is wrong; nothing was started.
+    """
     spec = read_spec(args.spec, args.overrides)
     if not Path(spec.train).is_file():
-        raise UserError(f"no {spec.train} here: run 'qprompt sweep' in the repository's folder.")
+        raise UserError(f"no {spec.train} in this folder: run 'qprompt sweep' in the repository's folder.")
     runs = plan(spec)
     records = {r.folder: done for r in runs if (done := r.finished()) is not None}
     left = [r for r in runs if r.folder not in records]
@@ -48,12 +52,12 @@ def run(args: argparse.Namespace) -> int:
         where = f"{len(slots)} at a time on " + (
             "the GPUs" if slots[0].gpu else f"the CPU, {slots[0].threads} thread(s) each"
         )
-        progress.note(f"{spec.name}: {len(runs)} runs, {len(records)} finished already, {where}. Logs: {folder}/logs")
+        progress.note(f"{spec.name}: {len(runs)} runs, {len(records)} already finished, {where}. Logs: {folder}/logs")
         pool = Pool(left, slots, spec.train, folder / "logs", progress, args.retry)
         try:
             failures = pool.execute()
         except KeyboardInterrupt:
-            progress.note("interrupted: all runs were ended. The same command goes on from here.")
+            progress.note("interrupted: all runs were stopped. The same command resumes the sweep.")
             return 130
         finally:
             progress.close()
@@ -69,7 +73,7 @@ def _only_one(folder: Path, spec: Spec) -> Iterator[None]:
         try:
             held.enter_context(hold(folder / ".lock"))
         except Locked:
-            raise UserError(f"the sweep {spec.name} is running already (lock in {folder}): wait for it.") from None
+            raise UserError(f"the sweep {spec.name} is already running (lock in {folder}): wait for it.") from None
         yield
 
 

@@ -1,6 +1,6 @@
-"""Signals as data: what came, and a wait that ends when one comes.
+"""Signals that are counted instead of raised, and a wait that ends when one arrives.
 
-Nothing is raised in the middle of starting a process, so none is ever started and then forgotten.
+No exception can interrupt the start of a process, so no process is started and then lost.
 """
 
 import os
@@ -10,10 +10,10 @@ from types import FrameType, TracebackType
 
 
 class Signals:
-    """Within the ``with`` block SIGINT, SIGTERM and SIGHUP only count in ``stops``.
+    """In the ``with`` block SIGINT, SIGTERM and SIGHUP only increment ``stops``. For the main thread only.
 
-    SIGHUP that is ignored (nohup) stays ignored. SIGINT counts even so: a shell without job control starts `cmd &` with
-    it ignored, and a sweep that it cannot end would have no other polite end. Main thread only.
+    If SIGHUP was ignored (nohup), it stays ignored. SIGINT is counted even if it was ignored, because a shell without
+    job control starts `cmd &` like that, and ``kill -INT`` should still end the sweep.
     """
 
     def __init__(self) -> None:
@@ -37,8 +37,12 @@ class Signals:
         os.close(self._writer)
 
     def wait(self, timeout: float, *sentinels: int) -> None:
-        """Return after `timeout` seconds, or as soon as a signal comes (or came since the last wait) or a process ends
-        whose sentinel is given."""
+        """Wait for a signal (also one since the last wait), for the end of a process, or for `timeout` seconds.
+
+        Args:
+            timeout: Seconds.
+            *sentinels: Sentinels of the processes.
+        """
         if self._reader in connection.wait([self._reader, *sentinels], timeout):
             os.read(self._reader, 4096)
 

@@ -1,4 +1,4 @@
-"""Where runs can go side by side on this machine: one process a GPU, or the CPU's cores shared out."""
+"""Slots for parallel runs on this machine: one per GPU, or one per CPU core."""
 
 import dataclasses
 import os
@@ -8,13 +8,18 @@ from qprompt.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """A place for one process: its GPU (as CUDA_VISIBLE_DEVICES names it, None: no GPU) and its share of cores."""
+    """Resources of one process.
+
+    Attributes:
+        gpu: Its GPU as CUDA_VISIBLE_DEVICES names it; None for no GPU.
+        threads: Its share of the CPU cores.
+    """
 
     gpu: str | None
     threads: int
 
     def environment(self) -> dict[str, str]:
-        """Variables for the process. A thread count that the user set already stays; MKL follows OpenMP's."""
+        """Return environment variables for the process. A number of threads that the user has set is kept."""
         found = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(self.threads))}
         if self.gpu is not None:
             found["CUDA_VISIBLE_DEVICES"] = self.gpu
@@ -22,12 +27,14 @@ class Slot:
 
 
 def local_slots(jobs: int | None = None, gpus: str | None = None) -> list[Slot]:
-    """One slot a GPU, or one a core where there is no GPU; with `jobs`, that many, dealt out over the GPUs in turn.
+    """Return one slot per GPU, or one per core if there is no GPU.
 
-    `gpus` is a list such as ``0,2``; ``none`` keeps to the CPU; None takes every visible GPU.
+    Args:
+        jobs: Number of slots instead; GPUs are assigned in turn.
+        gpus: A list such as ``0,2``; ``none``: the CPU only; None: every visible GPU.
     """
     if jobs is not None and jobs < 1:
-        raise UserError(f"--jobs is 1 or more, got {jobs}.")
+        raise UserError(f"--jobs expects 1 or more, got {jobs}.")
     devices = visible_gpus() if gpus is None else [g for g in gpus.split(",") if g and g != "none"]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = jobs or len(devices) or cores
@@ -36,7 +43,7 @@ def local_slots(jobs: int | None = None, gpus: str | None = None) -> list[Slot]:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that torch can use, under the names that CUDA_VISIBLE_DEVICES takes."""
+    """Return the GPUs that torch can use, under their names in CUDA_VISIBLE_DEVICES."""
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -1,8 +1,8 @@
-"""The same plan on a cluster, through submitit: an element of an array job for each training run and what needs it.
+"""A plan on a cluster, through submitit: one element of an array job per training run and its evaluations.
 
-An element does its runs one after the other and skips those that are finished. So when it is preempted, times out
-or loses its node and is put back into the queue, it goes on where it was: finished runs are skipped, and train.py
-takes the one that was under way up at its newest checkpoint. Scheduling, queues and requeueing are Slurm's.
+An element does its runs one after the other and skips finished ones. So it resumes after it was preempted, timed out or
+lost its node and was requeued: train.py resumes the unfinished run from its newest checkpoint. Scheduling and
+requeueing are Slurm's job.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ from qprompt.sweep.plan import Run
 from qprompt.sweep.pool import describe
 from qprompt.sweep.spec import Spec
 
-# Slurm's MaxArraySize is 1001 unless it was raised.
+# Slurm's default MaxArraySize is 1001.
 _ARRAY_SIZE = 1000
-# The longest GraceTime of a partition that is waited for.
+# How long to wait for the end of a partition's GraceTime.
 _PREEMPTION_GRACE_S = 900
 
 
 class Element:
-    """What one array element calls, with its runs. RuntimeError when one failed, so that Slurm shows FAILED."""
+    """The function of an array element: does its runs; RuntimeError if one failed, so that Slurm shows FAILED."""
 
     def __init__(self, train: str):
         self.train = train
@@ -45,8 +45,8 @@ class Element:
                 if code or run.finished() is None:
                     failed[run.folder] = f"{run.label}: {describe(code)}"
                 if code == -signal.SIGTERM:
-                    # Preempted or cancelled. Ending now would take a preempted element out of the queue for good:
-                    # wait until Slurm ends it, which puts it back.
+                    # Preempted or cancelled. Slurm requeues a preempted element only if it ends the element itself:
+                    # wait for that.
                     time.sleep(_PREEMPTION_GRACE_S)
                 if code < 0:
                     break
@@ -55,16 +55,16 @@ class Element:
 
     def _train(self, run: Run) -> int:
         print(f"=== {run.label}", flush=True)
-        # Slurm sends the warning of a preemption to every process of the step; it is for submitit alone.
+        # Slurm warns every process of the step of a preemption; only submitit handles the signal.
         process = subprocess.Popen([sys.executable, self.train, *run.argv], preexec_fn=_ignore_warning)
         self._process = process
-        # Popen.wait would hold its lock while it waits, and `checkpoint` (in a signal handler) wait for that lock.
+        # Popen.wait would hold a lock that `checkpoint` (called in a signal handler) needs.
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         self._process = None
         return process.wait()
 
     def checkpoint(self, runs: Sequence[Run]) -> Any:
-        """Called by submitit before the element goes back into the queue: end the process, start over later."""
+        """End the process and return the job to requeue; submitit calls this before it requeues an element."""
         from submitit.helpers import DelayedSubmission
 
         if self._process is not None:
@@ -80,7 +80,7 @@ def _ignore_warning() -> None:
 
 
 def chains(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs that must follow one another, together: a training run (if it is still to do) and its evaluations."""
+    """Group runs that depend on each other: a training run (unless it has finished) and its evaluations."""
     found: dict[str, list[Run]] = {}
     for run in runs:
         found.setdefault(run.after or run.folder, []).append(run)
@@ -88,14 +88,28 @@ def chains(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def submit(spec: Spec, runs: Sequence[Run], folder: Path, cluster: str, parallel: int | None = None) -> list[Any]:
-    """Submit `runs`; returns submitit's jobs. `cluster`: slurm, or local (submitit's executor on this machine)."""
+    """Submit runs.
+
+    Args:
+        spec: The spec of the sweep.
+        runs: Its runs that have not finished.
+        folder: Folder of the sweep, for logs and the ids of the jobs.
+        cluster: "slurm", or "local" for submitit's executor on this machine.
+        parallel: At most so many elements at a time.
+
+    Returns:
+        The jobs of submitit.
+
+    Raises:
+        UserError: submitit is not installed, Slurm refused the job, or it is already in the queue.
+    """
     try:
         import submitit
     except ImportError:
         raise UserError("a sweep on Slurm needs submitit, which is not installed: pip install submitit") from None
     jobs_file = folder / "jobs.json"
     if cluster == "slurm" and (busy := _queued(jobs_file)):
-        raise UserError(f"the sweep {spec.name} is in the queue already (job {', '.join(busy)}): wait, or scancel it.")
+        raise UserError(f"the sweep {spec.name} is already in the queue (job {', '.join(busy)}): wait, or scancel it.")
     todo = chains(runs)
     executor = submitit.AutoExecutor(folder=folder / "slurm", cluster=cluster)
     try:
@@ -110,13 +124,13 @@ def submit(spec: Spec, runs: Sequence[Run], folder: Path, cluster: str, parallel
     write_json(jobs_file, {"schema": 1, "cluster": cluster, "jobs": arrays})
     print(
         f"{spec.name}: submitted {len(runs)} runs as {len(jobs)} elements of job {', '.join(arrays)}. "
-        f"Logs: {folder}/slurm. The same command later says what is finished and submits what is not."
+        f"Logs: {folder}/slurm. The same command later submits the runs that have not finished."
     )
     return jobs
 
 
 def _parameters(spec: Spec, cluster: str, parallel: int | None) -> dict[str, Any]:
-    """submitit's parameters. Keys of 'slurm' that it shares between clusters go as they are, the rest is sbatch's."""
+    """Parameters of submitit: its own ones as they are, all other keys of 'slurm' for sbatch."""
     shared = ("timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node")
     found: dict[str, Any] = {"name": spec.name, "timeout_min": 240}
     if cluster == "slurm":
@@ -132,7 +146,7 @@ def _parameters(spec: Spec, cluster: str, parallel: int | None) -> dict[str, Any
 
 
 def _queued(jobs_file: Path) -> list[str]:
-    """Job ids of an earlier submission that Slurm still has."""
+    """Job ids of an earlier submission that are still in the queue."""
     try:
         ids = json.loads(jobs_file.read_text(encoding="utf-8"))["jobs"]
     except (OSError, ValueError, KeyError):

@@ -1,6 +1,6 @@
-"""The spec of a sweep: a yaml file with a grid of trainers x data sets x shots x seeds x settings.
+"""The spec of a sweep: a YAML file with a grid of trainers x data sets x shots x seeds x settings.
 
-docs/sweeps.md explains every key; `KEYS` below is the only list of them.
+docs/sweeps.md explains every key.
 """
 
 import dataclasses
@@ -15,13 +15,13 @@ from qprompt.runs import config
 from qprompt.sweep.protocol import PROTOCOLS, PUBLISHED, choose, published_config
 
 LONGEST_RANGE = 100_000
-# A variant's name becomes a folder's name.
+# The names of sweeps and variants become names of folders.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A data set of the spec: ``oxford_pets``, or ``tiny_world@3`` for one draw of a synthetic one."""
+    """A data set of a spec: ``oxford_pets``, or ``tiny_world@3`` for one draw of a synthetic data set."""
 
     name: str
     draw: int | None = None
@@ -32,7 +32,7 @@ class Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """A validated spec. ``trainers`` and ``baselines`` map a trainer to its config, see `config_name`."""
+    """A valid spec. ``trainers`` and ``baselines`` map a trainer to its config, see `config_name`."""
 
     name: str
     protocol: str
@@ -78,18 +78,26 @@ KEYS = tuple(field.name for field in dataclasses.fields(Spec))
 
 
 def read_spec(path: str, overrides: Sequence[str] = ()) -> Spec:
-    """Read and check ``path``; `overrides` are ``KEY=VALUE`` for top-level keys, the value in yaml's notation."""
+    """Read and check a spec.
+
+    Args:
+        path: The YAML file.
+        overrides: ``KEY=VALUE`` for top-level keys, with the value in YAML notation.
+
+    Raises:
+        UserError: The file does not exist or is not valid.
+    """
     file = Path(path)
     if not file.is_file():
         ready = [str(p) for p in sorted(Path("configs/sweeps").rglob("*.yaml"))]
-        raise UserError(f"no sweep spec {path!r}.{did_you_mean(path, ready)} configs/sweeps/ holds the ready ones.")
+        raise UserError(f"no sweep spec {path!r}.{did_you_mean(path, ready)} See configs/sweeps/.")
     data = config.parse_yaml(file.read_bytes(), path)
     if not isinstance(data, dict):
-        raise UserError(f"{path} holds a {type(data).__name__}, not 'key: value' lines.")
+        raise UserError(f"{path} contains a {type(data).__name__}, expected 'key: value' lines.")
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
-            raise UserError(f"{override!r} is no KEY=VALUE. The keys of a spec: {', '.join(KEYS)}.")
+            raise UserError(f"{override!r} is not KEY=VALUE. The keys of a spec: {', '.join(KEYS)}.")
         data[key] = config.parse_yaml(text, f"the value of {key}")
     return _check({"name": file.stem, **data}, path)
 
@@ -100,20 +108,22 @@ def _check(data: dict[Any, Any], path: str) -> Spec:
             raise UserError(f"{path}: no key {key!r} in a sweep spec.{did_you_mean(str(key), KEYS)}")
     for key in ("protocol", "datasets", "trainers"):
         if not data.get(key):
-            raise UserError(f"{path}: {key!r} is missing. docs/sweeps.md shows a whole spec.")
+            raise UserError(f"{path}: {key!r} is missing. docs/sweeps.md shows a complete spec.")
     protocol = data["protocol"]
     if protocol not in PROTOCOLS:
         close = did_you_mean(str(protocol), PROTOCOLS)
         raise UserError(f"{path}: no protocol {protocol!r}.{close} It is one of {', '.join(PROTOCOLS)}.")
     if (protocol == "cross_dataset") != ("source" in data):
-        raise UserError(f"{path}: 'source' (the data set that is trained on) belongs to protocol cross_dataset only.")
+        raise UserError(
+            f"{path}: 'source' (the data set for training) belongs to protocol cross_dataset, and only to it."
+        )
 
     checked = dict(data)
     checked["datasets"] = tuple(d for entry in _list(data["datasets"]) for d in _datasets(entry, path))
     if "source" in data:
         sources = _datasets(data["source"], path)
         if len(sources) != 1:
-            raise UserError(f"{path}: 'source' is one data set, got {data['source']!r}.")
+            raise UserError(f"{path}: 'source' expects one data set, got {data['source']!r}.")
         checked["source"] = sources[0]
     for key in ("shots", "seeds"):
         if key in data:
@@ -122,21 +132,23 @@ def _check(data: dict[Any, Any], path: str) -> Spec:
         if data.get(key) is None:
             checked.pop(key, None)
         elif not isinstance(data[key], dict):
-            raise UserError(f"{path}: {key!r} takes 'name: value' lines, got {data[key]!r}.")
+            raise UserError(f"{path}: {key!r} expects 'name: value' lines, got {data[key]!r}.")
     twice = checked["trainers"].keys() & checked.get("baselines", {}).keys()
     if twice:
-        raise UserError(f"{path}: {sorted(twice)[0]} stands in both 'trainers' and 'baselines'.")
+        raise UserError(f"{path}: {sorted(twice)[0]} is in both 'trainers' and 'baselines'.")
     checked["settings"] = nested.flatten(checked.get("settings", {}))
     checked["variants"] = {str(n): _variant(n, v, path) for n, v in checked.get("variants", {}).items()}
     checked["grid"] = {key: _values(key, values, path) for key, values in checked.get("grid", {}).items()}
     epoch = data.get("load_epoch", "last")
     if epoch not in ("last", "all") and (not isinstance(epoch, int) or epoch < 1):
-        raise UserError(f"{path}: load_epoch is 'last', 'all' or the number of an epoch, got {epoch!r}.")
+        raise UserError(f"{path}: load_epoch expects 'last', 'all' or the number of an epoch, got {epoch!r}.")
     for key in ("name", "root", "output", "train", "configs"):
         if key in data:
             checked[key] = str(data[key])
     if not _NAME.fullmatch(checked["name"]):
-        raise UserError(f"{path}: the name {checked['name']!r} names a folder: letters, digits and . _ + - only.")
+        raise UserError(
+            f"{path}: the name {checked['name']!r} is used as a folder name: letters, digits and . _ + - only."
+        )
     return Spec(**checked)
 
 
@@ -151,14 +163,14 @@ def _numbers(entry: Any, where: str) -> Iterable[int]:
     bounds = re.fullmatch(r"(\d+)-(\d+)", str(entry))
     if bounds and int(bounds[1]) <= int(bounds[2]) < int(bounds[1]) + LONGEST_RANGE:
         return range(int(bounds[1]), int(bounds[2]) + 1)
-    raise UserError(f"{where} takes numbers or ranges such as 1-3, got {entry!r}.")
+    raise UserError(f"{where} expects numbers or ranges such as 1-3, got {entry!r}.")
 
 
 def _datasets(entry: Any, path: str) -> list[Dataset]:
-    """``oxford_pets`` -> itself; ``tiny_world@0-3`` -> its draws 0, 1, 2 and 3."""
+    """``oxford_pets`` -> one data set; ``tiny_world@0-3`` -> its draws 0, 1, 2 and 3."""
     name, at, draws = str(entry).partition("@")
     if not _NAME.fullmatch(name):
-        raise UserError(f"{path}: {entry!r} is no data set. Write NAME, or NAME@DRAW or NAME@FIRST-LAST for draws.")
+        raise UserError(f"{path}: {entry!r} is not a data set. Write NAME, or NAME@DRAW or NAME@FIRST-LAST for draws.")
     if not at:
         return [Dataset(name)]
     numbers = _numbers(int(draws) if draws.isdigit() else draws, f"{path}: the draw of {name}")
@@ -167,13 +179,13 @@ def _datasets(entry: Any, path: str) -> list[Dataset]:
 
 def _variant(name: Any, settings: Any, path: str) -> dict[str, Any]:
     if not _NAME.fullmatch(str(name)):
-        raise UserError(f"{path}: the variant {name!r} names a folder: letters, digits and . _ + - only.")
+        raise UserError(f"{path}: the variant {name!r} is used as a folder name: letters, digits and . _ + - only.")
     if not isinstance(settings, (dict, type(None))):
-        raise UserError(f"{path}: the variant {name} takes 'KEY: value' lines, got {settings!r}.")
+        raise UserError(f"{path}: the variant {name} expects 'KEY: value' lines, got {settings!r}.")
     return nested.flatten(settings or {})
 
 
 def _values(key: Any, values: Any, path: str) -> list[Any]:
     if not isinstance(values, list) or not values:
-        raise UserError(f"{path}: grid: {key} takes a list of values, got {values!r}.")
+        raise UserError(f"{path}: grid: {key} expects a list of values, got {values!r}.")
     return values

@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
-# CoCoOp, cross-dataset: train on all classes of the source.
+# CoCoOp, cross-dataset: train on all classes of the source data set.
 #   bash scripts/cocoop/xd_train.sh DATASET SEED
 exec bash "$(dirname "$0")/../run.sh" xd_train CoCoOp "$@"

@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
-# CoOp, CoOp's evaluation script: test on another data set what main.sh learned on SOURCE (imagenet).
+# CoOp, CoOp's evaluation script: test the prompt that main.sh learned on SOURCE (imagenet) on another data set.
 #   bash scripts/coop/eval.sh DATASET CFG
 exec bash "$(dirname "$0")/../run.sh" eval CoOp "$@"

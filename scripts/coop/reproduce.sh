@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
-# CoOp, test on base and new classes what others released: a prompt file, or checkpoints in RELEASED/seedN.
+# CoOp, base-to-new: test a released prompt. RELEASED: a prompt file, or a folder with checkpoints in seedN/.
 #   bash scripts/coop/reproduce.sh DATASET SEED RELEASED
 exec bash "$(dirname "$0")/../run.sh" reproduce CoOp "$@"

@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
-# CoOp, cross-dataset: test on another data set what xd_train.sh learned on SOURCE (imagenet).
+# CoOp, cross-dataset: test the prompt that xd_train.sh learned on SOURCE (imagenet) on another data set.
 #   bash scripts/coop/xd_test.sh DATASET SEED
 exec bash "$(dirname "$0")/../run.sh" xd_test CoOp "$@"

@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
-# QCoOp, test on base and new classes what others released: a prompt file, or checkpoints in RELEASED/seedN.
+# QCoOp, base-to-new: test a released prompt. RELEASED: a prompt file, or a folder with checkpoints in seedN/.
 #   bash scripts/qcoop/reproduce.sh DATASET SEED RELEASED
 exec bash "$(dirname "$0")/../run.sh" reproduce QCoOp "$@"

@@ -1,1 +1,1 @@
-"""A look inside one run: the words near its context, its classes, its mistakes, and what quantization changed."""
+"""Inspect a run: words near its context vectors, classes, errors, and the effect of quantization."""

@@ -1,4 +1,4 @@
-"""Accuracy class by class, what is taken for what, and which classes another prompt helps."""
+"""Accuracy per class, confused classes, and the classes for which one prompt is better than another."""
 
 from collections import Counter
 from typing import Any
@@ -9,14 +9,18 @@ from qprompt.report.look.rebuild import Predictions
 from qprompt.report.plotting import new_figure
 from qprompt.report.tables import Column, Stat, Table
 
-_LABELLED = 60  # classes up to which the confusion matrix carries names
+_LABELLED = 60  # the confusion matrix has names up to this number of classes
 
 
 def class_table(name: str, ours: Predictions, other_name: str = "", other: Predictions | None = None) -> Table:
-    """A row a class: test images, accuracy, what its mistakes are most often taken for.
+    """Return a table with a row per class: test images, accuracy, and the classes with which it is confused.
 
-    With `other` (the same images, another prompt) also its accuracy, the difference (ours minus other), and the
-    images that only one of the two gets right; the classes that gain most come first.
+    Args:
+        name: Of the run.
+        ours: Its predictions.
+        other_name: Of another prompt.
+        other: Its predictions for the same images. They add its accuracy, the difference (ours minus other), and the
+            images that only one of the two prompts classifies correctly. The class with the largest gain comes first.
     """
     rows: list[list[Any]] = []
     for label, classname in enumerate(ours.classnames):
@@ -30,14 +34,14 @@ def class_table(name: str, ours: Predictions, other_name: str = "", other: Predi
             )
             difference = Stat(100 * (gained - lost) / count) if count else None
             row += [_accuracy(other, here), difference, f"+{gained} -{lost}"]
-        rows.append([*row, _taken_for(ours, here)])
+        rows.append([*row, _confused_with(ours, here)])
     title, notes = "Classes", ["Accuracy in %, on the test images of each class."]
     columns = [Column("Class"), Column("Images", "count"), Column(name, "percent")]
     if other is not None:
         rows.sort(key=lambda row: -(row[4].mean if row[4] else 0.0))
-        columns += [Column(other_name, "percent"), Column("Difference", "points"), Column("Images won")]
+        columns += [Column(other_name, "percent"), Column("Difference", "points"), Column("Won, lost")]
         title, notes = f"Classes: {name} against {other_name}", [*notes, _verdict(name, other_name, ours, other)]
-    columns.append(Column("Most often taken for"))
+    columns.append(Column("Confused with"))
     return Table(title, columns, rows, notes)
 
 
@@ -45,32 +49,32 @@ def _accuracy(predictions: Predictions, here: torch.Tensor) -> Stat | None:
     return Stat(100 * float(predictions.correct[here].float().mean())) if bool(here.any()) else None
 
 
-def _taken_for(predictions: Predictions, here: torch.Tensor) -> str:
+def _confused_with(predictions: Predictions, here: torch.Tensor) -> str:
     wrong = Counter(predictions.predicted[here & ~predictions.correct].tolist()).most_common(2)
     return ", ".join(f"{predictions.classnames[label]} ({count})" for label, count in wrong) or "-"
 
 
 def _verdict(name: str, other_name: str, ours: Predictions, other: Predictions) -> str:
-    """Over all images: who gets right what the other gets wrong, and McNemar's exact test of the two counts."""
+    """Images that only one of the two classifies correctly, with McNemar's exact test of the two counts."""
     from scipy import stats
 
     gained, lost = int((ours.correct & ~other.correct).sum()), int((other.correct & ~ours.correct).sum())
     p = float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
     return (
-        f"Images won: +right only with {name} -right only with {other_name}; in all +{gained} -{lost} of "
-        f"{len(ours.labels)} (McNemar's exact test on these images: p = {p:.3g})."
+        f"Won, lost: images that only {name} (+) or only {other_name} (-) classifies correctly. In all +{gained} "
+        f"-{lost} of {len(ours.labels)} (McNemar's exact test on these images: p = {p:.3g})."
     )
 
 
 def confusion(predictions: Predictions) -> torch.Tensor:
-    """(C, C) int64: images of class (row) that were taken for class (column)."""
+    """Return the confusion matrix, (C, C) int64: images of class (row) that were predicted as class (column)."""
     size = len(predictions.classnames)
     cells = predictions.labels * size + predictions.predicted
     return torch.bincount(cells, minlength=size * size).reshape(size, size)
 
 
 def confusion_figure(predictions: Predictions, title: str) -> Any:
-    """The confusion matrix, each row in percent of its class."""
+    """Return a figure of the confusion matrix, with each row in percent of its class."""
     counts = confusion(predictions)
     share = 100 * counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
     size = len(predictions.classnames)
@@ -81,8 +85,8 @@ def confusion_figure(predictions: Predictions, title: str) -> Any:
     image = axis.imshow(share.numpy(), cmap="Blues", vmin=0, vmax=100)
     axis.grid(False)
     axis.set_title(title, loc="left")
-    axis.set_xlabel("taken for")
-    axis.set_ylabel("class")
+    axis.set_xlabel("predicted class")
+    axis.set_ylabel("true class")
     if named:
         axis.set_xticks(range(size), predictions.classnames, rotation=90, fontsize=7)
         axis.set_yticks(range(size), predictions.classnames, fontsize=7)

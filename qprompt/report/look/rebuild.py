@@ -1,4 +1,4 @@
-"""A finished run's trainer again, with its prompt loaded, from what its metrics.json says."""
+"""Rebuild the trainer of a finished run from its metrics.json, with its prompt loaded."""
 
 import contextlib
 import io
@@ -17,13 +17,13 @@ import qprompt
 from qprompt.errors import UserError
 from qprompt.report.records import Run
 
-# Where this look reads and writes; the run's own folder stays as it is.
+# Set here and not taken from the run: the run's folder must not change.
 _OURS = ("OUTPUT_DIR", "RESUME", "DATASET.ROOT", "DATASET.WRITE_CACHE", "DATASET.SUBSAMPLE_CLASSES", "VERBOSE")
 
 
 @dataclass
 class Predictions:
-    """What a run says of every test image, in the order of the data set. N images, C classes."""
+    """Predictions for all test images, in the order of the data set. N images, C classes."""
 
     classnames: list[str]
     paths: list[str]
@@ -32,20 +32,25 @@ class Predictions:
 
     @property
     def predicted(self) -> Tensor:
-        """(N,) int64"""
+        """Labels of the predicted classes, (N,) int64."""
         return self.probabilities.argmax(dim=1)
 
     @property
     def correct(self) -> Tensor:
-        """(N,) bool"""
+        """Whether each prediction is correct, (N,) bool."""
         return self.predicted == self.labels
 
 
 def rebuild(run: Run, classes: str = "", root: str = "") -> Any:
-    """The trainer of `run` with the prompt that it trained or evaluated.
+    """Return the trainer of a run with the prompt that it trained or evaluated. Output of Dassl is suppressed.
 
-    `classes`: base, new or all instead of the run's own; `root`: another data root. Dassl's printing is kept back.
-    UserError where the trainer, the data, the backbone or the checkpoint is not there.
+    Args:
+        run: The run.
+        classes: base, new or all instead of the run's classes.
+        root: Another data root.
+
+    Raises:
+        UserError: The trainer, the data, the backbone or the checkpoint does not exist.
     """
     from qprompt.engine import activate
 
@@ -56,9 +61,8 @@ def rebuild(run: Run, classes: str = "", root: str = "") -> Any:
 
     cfg = _config(run, classes, root)
     model_dir = str(run.folder) if run.mode == "train" else run.model_dir
-    said = io.StringIO()
     try:
-        with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(said):
+        with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
             cfg.defrost()
             cfg.OUTPUT_DIR = scratch
             cfg.freeze()
@@ -69,13 +73,13 @@ def rebuild(run: Run, classes: str = "", root: str = "") -> Any:
                 trainer.load_model(model_dir, epoch=run.loaded_epoch or cfg.OPTIM.MAX_EPOCH)
             trainer.set_model_mode("eval")
     except FileNotFoundError as error:
-        raise UserError(f"{run.folder}: {error}. Name the data root of this machine with --root.") from None
+        raise UserError(f"{run.folder}: {error}. If the data has moved, type --root DATA.") from None
     return trainer
 
 
 @torch.no_grad()
 def predict(trainer: Any) -> Predictions:
-    """Run the trainer over its test set."""
+    """Return the predictions of a trainer for its test set."""
     logits, labels = [], []
     with contextlib.redirect_stdout(io.StringIO()):
         for batch in trainer.test_loader:
@@ -92,7 +96,7 @@ def predict(trainer: Any) -> Predictions:
 
 
 def _import_project() -> None:
-    """Import trainers/ and datasets/, which register what they define; they lie in the checkout, not in the wheel."""
+    """Import trainers/ and datasets/, which register what they define. They are in the checkout, not in the wheel."""
     for root in (Path.cwd(), Path(qprompt.__file__).resolve().parent.parent):
         if (root / "trainers").is_dir() and (root / "datasets").is_dir():
             if str(root) not in sys.path:
@@ -101,7 +105,7 @@ def _import_project() -> None:
                 for module in iter_modules([str(root / package)]):
                     import_module(f"{package}.{module.name}")
             return
-    raise UserError("no trainers/ and datasets/ here: run this command in the folder that holds train.py.")
+    raise UserError("no trainers/ and datasets/ in this folder: run this command in the folder that contains train.py.")
 
 
 def _config(run: Run, classes: str, root: str) -> Any:
@@ -121,5 +125,5 @@ def _config(run: Run, classes: str, root: str) -> Any:
     cfg.DATASET.ROOT = root or run.flat_config.get("DATASET.ROOT", "")
     for registry, name in ((TRAINER_REGISTRY, cfg.TRAINER.NAME), (DATASET_REGISTRY, cfg.DATASET.NAME)):
         if name not in registry.registered_names():
-            raise UserError(f"{run.folder} is a run of {name!r}, which is not in this checkout.")
+            raise UserError(f"{run.folder} is a run of {name!r}, which this checkout does not have.")
     return cfg

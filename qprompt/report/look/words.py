@@ -1,4 +1,4 @@
-"""The words of CLIP's vocabulary that lie nearest to learned context vectors."""
+"""The words of CLIP's vocabulary that are nearest to learned context vectors."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,11 +10,15 @@ from qprompt.backbones import import_clip
 from qprompt.report.tables import Column, Table
 
 NEAREST = 3
-_CLASSES = 5  # class-specific contexts: how many classes are shown
+_CLASSES = 5  # number of classes that are shown for class-specific contexts
 
 
 def context_of(trainer: Any) -> Tensor | None:
-    """The context at the input of the text encoder, (M, D) or class-specific (C, M, D); None where none is learned."""
+    """Return the context at the input of the text encoder.
+
+    Returns:
+        Shape (M, D), or class-specific (C, M, D); None if no context is learned.
+    """
     model = trainer.model
     if hasattr(model, "prompts"):
         context = model.prompts().text
@@ -24,9 +28,13 @@ def context_of(trainer: Any) -> Tensor | None:
 
 
 def words_table(contexts: dict[str, Tensor], clip_model: Any, classnames: Sequence[str], known: Tensor | None) -> Table:
-    """A row a context vector, with its nearest words under each of `contexts` (e.g. full precision, quantized).
+    """Return a table with a row per context vector and its nearest words by Euclidean distance.
 
-    Distances are Euclidean, to rows of the token embedding (V, D); `known` restricts them to these token ids.
+    Args:
+        contexts: Name of a column -> context, (M, D) or (C, M, D); for instance in full precision and quantized.
+        clip_model: The CLIP model with the token embedding.
+        classnames: Names of the classes, for class-specific contexts.
+        known: The token ids to choose from; None for all.
     """
     first = next(iter(contexts.values()))
     specific = first.dim() == 3
@@ -43,14 +51,14 @@ def words_table(contexts: dict[str, Tensor], clip_model: Any, classnames: Sequen
             if len(contexts) == 2:
                 row.append(f"{(each[0][position] - each[1][position]).norm():.3g}")
             rows.append(row)
-    notes = ["Words of CLIP's vocabulary by Euclidean distance (in brackets); a part of a word ends in '-'."]
+    notes = ["Nearest words of CLIP's vocabulary, with the Euclidean distance. A part of a word ends in '-'."]
     if specific and len(classnames) > _CLASSES:
-        notes.append(f"The first {_CLASSES} of {len(classnames)} classes, each with a context of its own.")
+        notes.append(f"The first {_CLASSES} of {len(classnames)} classes; each class has its own context.")
     return Table("Nearest words of the context vectors", columns, rows, notes, group_by=int(specific))
 
 
 def _nearest(context: Tensor, clip_model: Any, known: Tensor | None) -> list[str]:
-    """(M, D) -> for each of the M vectors its nearest words in one line."""
+    """One line with the nearest words for each vector of a context (M, D)."""
     embedding = clip_model.token_embedding.weight.detach().float().cpu()
     ids = torch.arange(len(embedding)) if known is None else known
     distances = torch.cdist(context, embedding[ids])
@@ -62,13 +70,16 @@ def _nearest(context: Tensor, clip_model: Any, known: Tensor | None) -> list[str
 
 
 def _word(token: int) -> str:
-    """The text of one token of OpenAI's byte-pair encoding."""
+    """The text of a token of OpenAI's byte-pair encoding."""
     text = import_clip().clip._tokenizer.decode([token])
     return text[:-1] if text.endswith(" ") else f"{text}-"
 
 
 def known_tokens(backbone: str, path: str) -> Tensor | None:
-    """Token ids that a backbone has learned; None: all. The embedded small CLIP knows the words of its world only."""
+    """Return the token ids that a backbone was trained on; None for all.
+
+    The embedded small CLIP was trained only on the words of the embedded world.
+    """
     if backbone != "tiny" or path:
         return None
     from safetensors.torch import load
