@@ -1,11 +1,11 @@
-"""The compatibility matrix and the long checks, each one command (docs/internals/reliability.md has what they gave).
+"""The compatibility matrix and the long checks, each one command (results: docs/internals/reliability.md).
 
   nox                      every cell of the matrix
   nox -s newest-3.13       one cell
   nox -s coverage          line and branch coverage of qprompt
-  nox -s kills fuzz mutation
+  nox -s kills fuzz mutation      the programs in tools/
 
-QPROMPT_DASSL names a checkout of Dassl.pytorch for the cell ``dassl``.
+The cell ``dassl`` needs a checkout of Dassl.pytorch: its path in QPROMPT_DASSL.
 """
 
 import os
@@ -25,14 +25,14 @@ def run_tests(session: nox.Session, *options: str, **env: str) -> None:
 
 @nox.session(python=["3.10", "3.11", "3.12", "3.13"])
 def newest(session: nox.Session) -> None:
-    """Newest torch and numpy, none of the extras."""
+    """Newest torch and numpy, no extras."""
     session.install("-e", ".", *PYTEST)
     run_tests(session)
 
 
 @nox.session(python="3.10")
 def oldest(session: nox.Session) -> None:
-    """The oldest torch and numpy that are supported, none of the extras."""
+    """Oldest supported torch and numpy, no extras."""
     session.install("-e", ".", "torch==2.4.*", "torchvision==0.19.*", "numpy==1.26.*", *PYTEST)
     run_tests(session)
 
@@ -46,10 +46,10 @@ def extras(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def dassl(session: nox.Session) -> None:
-    """Real Dassl in place of the bundled engine."""
+    """Real Dassl instead of the bundled engine."""
     checkout = os.environ.get("QPROMPT_DASSL")
     if not checkout:
-        session.skip("QPROMPT_DASSL names no checkout of Dassl.pytorch")
+        session.skip("QPROMPT_DASSL is not set to a checkout of Dassl.pytorch")
     session.install("-e", ".", "torch==2.5.1", "torchvision==0.20.1", "numpy==1.26.*", *PYTEST)
     session.install("-r", f"{checkout}/requirements.txt")
     session.install("--no-build-isolation", "setuptools", checkout)
@@ -58,27 +58,27 @@ def dassl(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def coverage(session: nox.Session) -> None:
-    """Line and branch coverage of qprompt by the default suite."""
+    """Line and branch coverage of qprompt by the default test suite."""
     session.install("-e", ".[plot]", "pytest-cov", *PYTEST)
     run_tests(session, "--cov=qprompt", "--cov-branch", "--cov-report=term:skip-covered")
 
 
 @nox.session(python="3.11")
 def kills(session: nox.Session) -> None:
-    """Runs killed at random moments; as root also full disks."""
+    """Runs that are killed at random moments; as root also full disks."""
     session.install("-e", ".", *PYTEST)
-    session.run("python", "tests/kill_runs.py", *session.posargs)
+    session.run("python", "tools/kill_runs.py", *session.posargs)
 
 
 @nox.session(python="3.11")
 def fuzz(session: nox.Session) -> None:
-    """100,000 damaged files for each reader."""
+    """100,000 damaged files per reader."""
     session.install("-e", ".", *PYTEST)
-    session.run("python", "tests/fuzz_readers.py", *session.posargs)
+    session.run("python", "tools/fuzz_readers.py", *session.posargs)
 
 
 @nox.session(python="3.11")
 def mutation(session: nox.Session) -> None:
-    """Small faults in K-Means, fake quantization and packing, each to be caught by a test."""
+    """Small faults in K-Means, fake quantization and prompt files, each of which a test should notice."""
     session.install("-e", ".", *PYTEST)
-    session.run("python", "tests/mutate_code.py", *session.posargs)
+    session.run("python", "tools/mutate_code.py", *session.posargs)

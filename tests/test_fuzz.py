@@ -1,14 +1,15 @@
-"""A small, fixed part of tests/fuzz_readers.py: every reader reads damaged files or refuses them with a UserError."""
+"""A small, fixed part of tools/fuzz_readers.py: every reader reads damaged files or refuses them with a UserError."""
 
 import fuzz_readers
 import pytest
 
+from fuzzing import targets
 from qprompt.engine import activate
 
 if activate().name != "bundled":
     pytest.skip("the checkpoint reader is the bundled engine's", allow_module_level=True)
 
-TARGETS = fuzz_readers.targets()
+TARGETS = targets()
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -125,7 +125,7 @@ def test_same_bits_with_any_number_of_workers(root, clip_file, whole, tmp_path, 
 
 @pytest.mark.slow
 def test_killed_runs_equal_untouched_ones():
-    command = [sys.executable, "tests/kill_runs.py", "--kills", "6", "--scenarios", "QCoOp", "QMaPLe"]
+    command = [sys.executable, "tools/kill_runs.py", "--kills", "6", "--scenarios", "QCoOp", "QMaPLe"]
     done = subprocess.run(command, cwd=train.HERE, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -1,58 +1,33 @@
-"""Random damage to files: bits, lengths, numbers, pieces of other files, values of other types."""
+"""Random damage to bytes and to JSON values: flipped bits, wrong lengths and numbers, spliced pieces, other types."""
 
 import copy
 import json
 import random
 import re
 import struct
+from collections.abc import Callable
 from typing import Any
 
 INTEGERS = [
-    0,
-    1,
-    2,
-    127,
-    128,
-    255,
-    256,
-    2**15,
-    2**16 - 1,
-    2**31 - 1,
-    2**31,
-    2**32 - 1,
-    2**40,
-    2**63 - 1,
-    2**63,
-    2**64 - 1,
+    *(0, 1, 2, 127, 128, 255, 256, 2**15, 2**16 - 1),
+    *(2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**63, 2**64 - 1),
 ]
 NUMBERS = [b"0", b"-1", b"1", b"7", b"65536", b"4294967296", b"99999999999999999999", b"1e400", b"NaN", b"1.5"]
+TEXTS = ["", "x", "..", "/", "../x", "\0", "\ud800", "1", "(", "((((", "{[]: 1}"]
+TEXTS += ["2001-99-99", "0x", "*", "%s", "a" * 5000]
 VALUES = [
     *(None, True, False, 0, -1, 1, 2**31, 2**63, 10**30, 0.5, -0.0, 1e308, float("inf"), float("nan")),
-    *(
-        "",
-        "x",
-        "..",
-        "/",
-        "../x",
-        "\0",
-        "\ud800",
-        "1",
-        "(",
-        "((((",
-        "{[]: 1}",
-        "2001-99-99",
-        "0x",
-        "*",
-        "%s",
-        "a" * 5000,
-    ),
+    *TEXTS,
     *([], {}, [[]], [None], {"": None}, {"a": {"b": 1}}, ["a", 1, None], [[[[[[[[1]]]]]]]], [0, 10**12], {"1": []}),
 ]
+PIECES = [b"\0", b"\xff" * 8, b"'", b'"', b"\n", b"{", b"]", b",,", b"\\u0000", b"\xed\xa0\x80", b"&a *a"]
 DEEP = [b"[" * 3000, b'{"a":' * 3000, b"(" * 3000, b"- " * 3000, b"[" * 3000 + b"]" * 3000]
 
+Damage = Callable[[bytes, list[bytes], random.Random], bytes]
 
-def damaged(data: bytes, others: list[bytes], random_: random.Random) -> bytes:
-    """`data` after one to three random edits; pieces may come from `others`."""
+
+def damage(data: bytes, others: list[bytes], random_: random.Random) -> bytes:
+    """Return `data` after one to three random edits; pieces may come from `others`."""
     for _ in range(random_.choice([1, 1, 1, 2, 3])):
         data = random_.choice(EDITS)(bytearray(data), others, random_)
     return data
@@ -100,10 +75,9 @@ def _remove(data: bytearray, others: list[bytes], random_: random.Random) -> byt
     return bytes(data)
 
 
-def _swap_bytes(data: bytearray, others: list[bytes], random_: random.Random) -> bytes:
-    piece = random_.choice(
-        [b"\0", b"\xff" * 8, b"'", b'"', b"\n", b"{", b"]", b",,", b"\\u0000", b"\xed\xa0\x80", b"&a *a"]
-    )
+def _insert_special(data: bytearray, others: list[bytes], random_: random.Random) -> bytes:
+    """Insert bytes with a meaning in some format, or overwrite with them."""
+    piece = random_.choice(PIECES)
     at = random_.randrange(len(data) + 1)
     return bytes(data[:at]) + piece + bytes(data[at + random_.choice([0, len(piece)]) :])
 
@@ -113,15 +87,15 @@ def _nest(data: bytearray, others: list[bytes], random_: random.Random) -> bytes
     return bytes(data[:at]) + random_.choice(DEEP) + bytes(data[at:]) if random_.random() < 0.1 else bytes(data)
 
 
-EDITS = [_flip, _flip, _truncate, _overwrite_integer, _replace_number, _splice, _remove, _swap_bytes, _nest]
+EDITS = [_flip, _flip, _truncate, _overwrite_integer, _replace_number, _splice, _remove, _insert_special, _nest]
 
 
-def edited(tree: Any, random_: random.Random) -> Any:
-    """A JSON value with one to three of its parts replaced by values of other types, removed, renamed or doubled."""
+def edit_json(tree: Any, random_: random.Random) -> Any:
+    """Return a JSON value with one to three entries replaced by other types, removed, renamed or duplicated."""
     tree = json.loads(json.dumps(tree))
     for _ in range(random_.choice([1, 1, 2, 3])):
-        places = [(None, None), *_places(tree)]
-        holder, key = random_.choice(places)
+        entries = [(None, None), *_entries(tree)]
+        holder, key = random_.choice(entries)
         value = copy.deepcopy(random_.choice(VALUES))
         if holder is None:
             tree = value if random_.random() < 0.1 else tree
@@ -136,7 +110,8 @@ def edited(tree: Any, random_: random.Random) -> Any:
     return tree
 
 
-def _places(tree: Any) -> list[tuple[Any, Any]]:
+def _entries(tree: Any) -> list[tuple[Any, Any]]:
+    """(dict or list, key or index) of every entry, at any depth."""
     found: list[tuple[Any, Any]] = []
     waiting = [tree]
     while waiting:
