@@ -2,12 +2,14 @@
 
 import pytest
 import torch
-from quantized import one, weights
+from quantized import NAMES, Learner, one, weights
+from torch import nn
 
 from qprompt.errors import UserError
-from qprompt.quantization.api import finish_, refresh_
+from qprompt.quantization.api import finish_, quantize_, quantized_parameters, refresh_
 from qprompt.quantization.codebook import lookup
 from qprompt.quantization.fake_quantize import FakeQuantize
+from qprompt.quantization.state_dicts import add_plain_state_dict_hooks_, load_state_dict_
 
 
 def test_weights_that_diverged_are_refused_at_the_end_too():
@@ -112,3 +114,65 @@ def test_a_state_holds_levels_and_shares_and_what_was_counted():
     own = {key.rpartition(".")[2] for key in module.state_dict()}
     assert own == {"original", "codebook", "reference", "_extra_state"}
     assert fake.kl == 0  # just fitted
+
+
+def test_tied_parameters_are_refused_with_what_to_type():
+    module = nn.Module()
+    module.ctx = nn.Parameter(weights(4, 8))
+    module.other = nn.Module()
+    module.other.ctx = module.ctx
+    with pytest.raises(UserError, match=r"ctx is also other.ctx: .*other.ctx = torch.nn.Parameter\(ctx.detach"):
+        quantize_(module, names="ctx")
+    assert not quantized_parameters(module)
+    module.other.ctx = nn.Parameter(module.ctx.detach().clone())
+    assert quantize_(module, names="ctx") == ["ctx"]
+
+
+def test_gradients_by_torch_func_for_some_of_the_tensors():
+    module = Learner()
+    quantize_(module, names=NAMES, bits=2)
+    some = {"proj.bias": module.proj.bias.detach()}
+    plain = torch.autograd.grad(module().square().sum(), list(module.parameters()))
+    grads = torch.func.grad(lambda values: torch.func.functional_call(module, values, ()).square().sum())(some)
+    names = [name for name, _ in module.named_parameters()]
+    assert torch.allclose(grads["proj.bias"], plain[names.index("proj.bias")])
+    scales = torch.tensor([0.5, 2.0])
+
+    def loss(scale):
+        return (torch.func.functional_call(module, some, ()) * scale).sum()
+
+    many = torch.func.vmap(torch.func.grad(loss))(scales)
+    assert torch.allclose(many, module().sum().detach().expand(2))
+
+
+@pytest.mark.parametrize("entry", ["codebook", "reference", "_extra_state"])
+def test_full_precision_weights_without_their_codebook_are_refused(entry):
+    module, _, _ = one(weights(4, 64), bits=2)
+    other, *_ = one(weights(4, 64, seed=1), bits=2)
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    state = other.state_dict()
+    del state[f"parametrizations.ctx.0.{entry}"]
+    with pytest.raises(UserError, match=f"parametrizations.ctx.0.{entry}"):
+        load_state_dict_(module, state)
+    assert all(torch.equal(module.state_dict()[key], value) for key, value in before.items() if key in state)
+    add_plain_state_dict_hooks_(module)
+    with pytest.raises(RuntimeError, match=f"parametrizations.ctx.0.{entry}"):
+        module.load_state_dict({key: value for key, value in state.items() if key != "ctx"}, strict=False)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"step": 1}', '{"step": -1, "last_fit": 0, "fits": 0, "config": {}}']
+)
+def test_a_damaged_quantization_state_is_named(text):
+    module, *_ = one(weights(4, 64))
+    state = module.state_dict()
+    state["parametrizations.ctx.0._extra_state"] = torch.tensor(list(text.encode()), dtype=torch.uint8)
+    with pytest.raises(UserError, match="quantization state .* is damaged"):
+        load_state_dict_(module, state)
+
+
+def test_16_bit_tensors_of_any_size_load(tmp_path):
+    module, *_ = one(weights(128, 128), bits=16)
+    other, *_ = one(weights(128, 128, seed=1), bits=16)
+    load_state_dict_(other, module.state_dict())
+    assert torch.equal(other.ctx, module.ctx)

@@ -19,7 +19,7 @@ import qprompt
 from qprompt.errors import UserError
 from qprompt.prompt_files import format as prompt_file
 from qprompt.prompt_files.bits import pack_bits, packed_size, unpack_bits
-from qprompt.prompt_files.packing import inspect, load, save
+from qprompt.prompt_files.packing import inspect, load, pack, save
 from qprompt.quantization.api import quantize_
 
 ABOUT = {
@@ -308,3 +308,47 @@ def test_reading_does_not_allocate_what_is_claimed(tmp_path, valid, monkeypatch)
 
 def test_public_functions():
     assert (qprompt.save, qprompt.load, qprompt.inspect) == (save, load, inspect)
+
+
+# --- the writer applies the reader's rules, before anything is written
+
+
+def stored(**changes):
+    values = torch.zeros(2, 4, dtype=torch.float16)
+    return prompt_file.StoredTensor(**{"shape": (2, 4), "dtype": "float32", "bits": 16, "values": values, **changes})
+
+
+@pytest.mark.parametrize(
+    "tensors, about, words",
+    [
+        ({"a": stored(values=torch.tensor([torch.nan] * 8))}, {}, "not finite"),
+        ({"a": stored(values=torch.tensor([torch.inf] * 8))}, {}, "not finite"),
+        ({"a": stored(values=torch.full((8,), 1e5))}, {}, "not finite"),
+        ({"a": stored(bits=32, values=torch.full((8,), torch.nan))}, {}, "not finite"),
+        (
+            {"a": stored(bits=1, values=None, indices=torch.zeros(8), levels=torch.tensor([[0.0, torch.inf]]).half())},
+            {},
+            "not finite",
+        ),
+        ({"a": stored(shape=(1,) * 8 + (8,))}, {}, "invalid shape"),
+        ({}, {}, "names no tensors"),
+        ({"a": stored()}, {"format": 7}, "cannot be named format"),
+        ({"a": stored()}, {"tensors": {}}, "cannot be named tensors"),
+        ({"a": stored()}, {"checksum": ""}, "cannot be named checksum"),
+        ({"a": stored()}, {"words": 3}, "is not text"),
+    ],
+    ids=str,
+)
+def test_nothing_is_written_that_would_be_refused(tmp_path, tensors, about, words):
+    with pytest.raises(UserError, match=words):
+        prompt_file.write_prompt_file(tmp_path / "p", tensors, about)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e6])
+def test_pack_refuses_values_that_half_precision_cannot_hold(tmp_path, value):
+    state = {"ctx": torch.full((2, 4), 0.1)}
+    state["ctx"][1, 2] = value
+    with pytest.raises(UserError):
+        pack(state, tmp_path / "p")
+    assert not list(tmp_path.iterdir())

@@ -7,6 +7,7 @@ import torch
 from toy import toy_trainer
 
 from qprompt.prompt_files import packing
+from qprompt.prompt_files.classifier import load_classifier
 from qprompt.quantization.api import quantized_parameters
 
 NODES = ("MAPLE.PROMPT_DEPTH", "IVLP.PROMPT_DEPTH_TEXT", "IVLP.PROMPT_DEPTH_VISION", "VPT.PROMPT_DEPTH_VISION")
@@ -31,11 +32,32 @@ def test_trains_and_stores_what_it_computes_with(name, tmp_path, clip_file):
     after = quantized_parameters(trainer.model)
     assert before.keys() == after.keys()
     assert all(not torch.equal(before[key], weight) for key, (_, weight) in after.items())
-    stored = packing.load(tmp_path / "output" / trainer.prompt_record["file"])
+    file = tmp_path / "output" / trainer.prompt_record["file"]
+    stored = packing.load(file)
     for key, (fake, weight) in after.items():
         assert torch.equal(stored[key], fake(weight).detach()), key
-        assert len(stored[key].unique()) <= 4
-    assert trainer.prompt_record["payload_bytes"] == sum(-(-w.numel() * 2 // 8) + 8 for _, w in after.values())
+        assert len(stored[key].unique()) <= 4 or key in trainer.half
+    quantized = [weight for key, (_, weight) in after.items() if key not in trainer.half]
+    assert trainer.prompt_record["payload_bytes"] == sum(-(-w.numel() * 2 // 8) + 8 for w in quantized)
+    assert trainer.prompt_record["fp16_kept_bytes"] == 2 * sum(after[key][1].numel() for key in trainer.half)
+
+
+def test_what_is_reported_is_what_the_stored_file_gives(name, tmp_path, clip_file):
+    """Also by the run's own checkpoint, and by the unquantized trainer that reads its plain keys."""
+    trainer = toy_trainer(tmp_path, clip_file, f"Q{name}", *settings(4))
+    trainer.train()
+    batch = next(iter(trainer.test_loader))["img"]
+    with torch.no_grad():
+        trainer.set_model_mode("eval")
+        reported = trainer.model_inference(batch)
+        file = tmp_path / "output" / trainer.prompt_record["file"]
+        classifier = load_classifier(file, trainer.dm.dataset.classnames, backbone_path=clip_file)
+        assert torch.equal(classifier(batch), reported)
+        for again in (f"Q{name}", name):
+            other = toy_trainer(tmp_path, clip_file, again, *settings(4), "OUTPUT_DIR", tmp_path / again)
+            other.load_model(str(tmp_path / "output"), epoch=2)
+            other.set_model_mode("eval")
+            assert torch.equal(other.model_inference(batch), reported), again
 
 
 def test_16_bits_after_training_change_nothing_but_rounding(name, tmp_path, clip_file):

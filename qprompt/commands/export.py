@@ -77,7 +77,8 @@ def write_projected(source: str, path: str, bits: int) -> None:
         tensors = project(file, bits)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
-    write_prompt_file(path, tensors, {**file.about, "method": "QIVLP", "projected_from": file.about.get("method")})
+    about = {key: value for key, value in file.about.items() if key != "format"}
+    write_prompt_file(path, tensors, {**about, "method": "QIVLP", "projected_from": about.get("method")})
     size = inspect(path)["file_bytes"]
     print(f"{path}: {size:,} bytes, {file.file_bytes / size:.1f} times less than {source}")
 

@@ -31,6 +31,8 @@ def launch(argv: list[str]) -> int | None:
     flags = {word for word in argv if word in FLAGS}
     argv = [word for word in argv if word not in FLAGS]
     script = argv[0] if argv else ""
+    if script.startswith("-"):
+        raise UserError(f"there is no option {script}.{did_you_mean(script, FLAGS)} Options are {', '.join(FLAGS)}.")
     if not os.path.isfile(script):
         beside = [os.path.join(os.path.dirname(script), f.name) for f in Path(script).parent.glob("*.py")]
         hint = did_you_mean(script, beside) or " Go to the checkout that holds it: cd CoOp"

@@ -83,7 +83,16 @@ class PromptFile(NamedTuple):
 
 
 def write_prompt_file(path: str | os.PathLike[str], tensors: dict[str, StoredTensor], about: dict[str, Any]) -> None:
-    """Write a prompt file atomically. Entries of `about` can be anything that JSON can hold; None is left out."""
+    """Write a prompt file atomically.
+
+    Args:
+        path: of the file.
+        tensors: by name.
+        about: metadata, anything that JSON can hold; None is left out.
+
+    Raises:
+        UserError: `read_prompt_file` would refuse the file. Nothing is written then.
+    """
     described = {}
     for name, t in tensors.items():
         described[name] = {"bits": t.bits, "shape": list(t.shape), "dtype": t.dtype, "groups": t.groups}
@@ -91,14 +100,22 @@ def write_prompt_file(path: str | os.PathLike[str], tensors: dict[str, StoredTen
         given = json.loads(json.dumps({k: v for k, v in about.items() if v is not None}, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise UserError(f"the metadata of a prompt file must be JSON: {error}") from None
+    reserved = sorted({"format", "tensors", "checksum"} & given.keys())
+    if reserved:
+        raise UserError(f"metadata of a prompt file cannot be named {', '.join(reserved)}: choose another name.")
     header = {"format": FORMAT, **given, "tensors": described}
     entries = {key: value for name, tensor in tensors.items() for key, value in tensor.entries(name).items()}
     bare = to_safetensors(entries)
     start = 8 + int.from_bytes(bare[:8], "little")
     header["checksum"] = _checksum(header, json.loads(bare[8:start]), bare[start:])
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False)
+    data = to_safetensors(entries, {"qprompt": text})
+    try:
+        _parse(data)  # the reader's rules, before anything is written
+    except _Invalid as problem:
+        raise UserError(f"{path} was not written, since it could not be read: {problem}") from None
     with atomic_open(path) as file:
-        file.write(to_safetensors(entries, {"qprompt": text}))
+        file.write(data)
 
 
 def read_prompt_file(path: str | os.PathLike[str]) -> PromptFile:
@@ -194,6 +211,7 @@ def _tensor(name: str, entry: Any, blobs: dict[str, tuple[str, bytes]]) -> Store
         _require(groups == 0, f"{name} has {bits} bits and {groups!r} groups")
         entry, kind = WHOLE[bits]
         values = _values(take(entry, f"F{bits}", n * bits // 8), kind)
+        _require(bool(torch.isfinite(values).all()), f"{name} has values that are not finite")
         return StoredTensor(tuple(shape), dtype, bits, values=values)
     _require(_is_count(groups) and 0 < groups <= n and n % groups == 0, f"{name} has {groups!r} groups for {n} entries")
     levels = _values(take("levels", "F16", 2 * groups * 2**bits), torch.float16).view(groups, 2**bits)

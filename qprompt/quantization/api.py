@@ -17,7 +17,13 @@ from qprompt.errors import UserError
 from qprompt.quantization.batching import cache_encodings, measure_divergence
 from qprompt.quantization.config import QuantConfig
 from qprompt.quantization.fake_quantize import FakeQuantize
-from qprompt.quantization.parameters import match_parameters, owner_of, parametrizations, remove_parametrization
+from qprompt.quantization.parameters import (
+    match_parameters,
+    owner_of,
+    parametrizations,
+    refuse_tied,
+    remove_parametrization,
+)
 
 
 @torch.no_grad()
@@ -40,13 +46,14 @@ def quantize_(
         The names of the quantized parameters.
 
     Raises:
-        UserError: a pattern matches no parameter, half precision cannot hold a value, or the group size does not
-            divide a tensor. Nothing is changed then.
+        UserError: a pattern matches no parameter, a parameter is used under a second name, half precision cannot hold
+            a value, or the group size does not divide a tensor. Nothing is changed then.
     """
     config = dataclasses.replace(config or QuantConfig(), **fields)
     chosen = match_parameters(module, config.include or names or (), config.exclude)
     if not chosen:
         raise UserError("nothing to quantize: name the parameters, e.g. names=['ctx']")
+    refuse_tied(module, chosen)
     added = []
     for name in chosen:
         owner, leaf = owner_of(module, name)

@@ -39,6 +39,22 @@ def match_parameters(module: nn.Module, patterns: Iterable[str], exclude: Iterab
     return [name for name in known if name in chosen and not any(fnmatchcase(name, p) for p in excluded)]
 
 
+def refuse_tied(module: nn.Module, names: Iterable[str]) -> None:
+    """Raise UserError if a parameter has a second name: there it would stay in full precision."""
+    places: dict[int, list[str]] = {}
+    for prefix, owner in module.named_modules(remove_duplicate=True):
+        for leaf, parameter in owner._parameters.items():
+            if parameter is not None:
+                places.setdefault(id(parameter), []).append(f"{prefix}.{leaf}" if prefix else leaf)
+    for name in names:
+        tied = [place for place in places[id(module.get_parameter(name))] if place != name]
+        if tied:
+            raise UserError(
+                f"{name} is also {', '.join(tied)}: quantizing it would leave the other in full precision. Untie them "
+                f"({tied[0]} = torch.nn.Parameter({name}.detach().clone())), or leave {name} out."
+            )
+
+
 def parametrizations(module: nn.Module, kind: type[Kind]) -> dict[str, tuple[Kind, nn.Parameter]]:
     """Return name -> (parametrization of that class, its parameter), in the order of the modules."""
     found: dict[str, Any] = {}

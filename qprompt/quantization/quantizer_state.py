@@ -69,5 +69,17 @@ class QuantizerState(nn.Module):
 
 
 def parse_extra_state(state: Tensor) -> dict[str, Any]:
-    """Return what `QuantizerState.get_extra_state` put into a tensor: step, last_fit, fits and the fields of config."""
-    return json.loads(bytes(state.tolist()))
+    """Return what `QuantizerState.get_extra_state` put into a tensor: step, last_fit, fits and the fields of config.
+
+    Raises:
+        UserError: the tensor holds something else.
+    """
+    try:
+        saved = json.loads(bytes(state.tolist()))
+        counted = all(isinstance(saved[name], int) and saved[name] >= 0 for name in COUNTERS)
+        described = all(field in saved["config"] for field in BINDING)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        counted = described = False
+    if not (counted and described):
+        raise UserError("the quantization state (_extra_state) in the state dict is damaged: load another checkpoint")
+    return saved

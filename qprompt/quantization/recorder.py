@@ -59,7 +59,7 @@ class Recorder:
     @torch.no_grad()
     def step(self, module: nn.Module, refitted: Iterable[str] = ()) -> None:
         """Record a step. Call it after `refresh_`, with the names that it returned."""
-        quantized = quantized_parameters(module)
+        quantized = _recorded(module)
         number = _last_step(quantized)
         if number in self.histogram_steps:
             self.histogram(module)
@@ -83,10 +83,12 @@ class Recorder:
     @torch.no_grad()
     def histogram(self, module: nn.Module) -> None:
         """Record the histogram of the full-precision weights as they are now, e.g. every fifth epoch."""
-        quantized = quantized_parameters(module)
+        quantized = _recorded(module)
         number = _last_step(quantized)
         for name, (_, weight) in quantized.items():
             w = weight.detach().float().cpu()
+            if not bool(w.isfinite().all()):  # the training step stops on it and names it; a diagnostic does not
+                continue
             low, high = w.min().item(), w.max().item()
             counts = torch.histc(w, BINS, low, high).long().tolist()
             self._append(number, histogram={name: [[low, high], counts]})
@@ -149,6 +151,12 @@ def _check_sizes(path: str | os.PathLike[str]) -> None:
             total += size
     if total > LARGEST_RECORD:
         raise ValueError(f"it unpacks to {total:,} bytes")
+
+
+def _recorded(module: nn.Module) -> dict[str, tuple[FakeQuantize, nn.Parameter]]:
+    """Return the quantized tensors with levels; all of them if none has any (16 bits)."""
+    quantized = quantized_parameters(module)
+    return {name: pair for name, pair in quantized.items() if pair[0].config.levels} or quantized
 
 
 def _last_step(quantized: dict[str, Any]) -> int:

@@ -59,6 +59,9 @@ def load_state_dict_(module: nn.Module, state: Mapping[str, Tensor]) -> list[str
     own = dict(module.named_parameters())
     required = [key for key, p in own.items() if p.requires_grad]
     missing = [key for key in required if key not in state]
+    for name, (fake, _) in quantized.items():
+        if fake not in afresh:  # full-precision weights with the codebook of others would be another prompt
+            missing += [key for key in _quantization_keys(name) if key not in state]
     if missing:
         raise UserError(
             f"the state dict has no {', '.join(missing)}; it has: {', '.join(list(state)[:12]) or 'nothing'}. "
@@ -77,6 +80,12 @@ def load_state_dict_(module: nn.Module, state: Mapping[str, Tensor]) -> list[str
         if fake in afresh and fake.config.mode == "qat" and fake.config.start_step == 0:
             fake.fit(weight)
     return list(result.unexpected_keys)
+
+
+def _quantization_keys(name: str) -> tuple[str, ...]:
+    """Return the keys that must come with the full-precision values of a quantized parameter."""
+    base = original_key(name).removesuffix("original")
+    return tuple(f"{base}0.{entry}" for entry in ("codebook", "reference", "_extra_state"))
 
 
 def add_plain_state_dict_hooks_(module: nn.Module) -> None:
@@ -126,6 +135,9 @@ def _read_plain(
         original = f"{prefix}parametrizations.{name}.original"
         plain = state.pop(prefix + name, None)
         if original in state:
+            missing = [key for key in _quantization_keys(prefix + name) if key not in state]
+            if missing:
+                errors.append(f"the state dict has {original} without {', '.join(missing)}")
             continue
         if plain is None:
             errors.append(f"the state dict has no {prefix}{name}, and no {original}")

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from qprompt.quantization.codebook import lookup
 from qprompt.quantization.encoding import Encoded
@@ -21,17 +21,23 @@ def straight_through(weight: Tensor, value: Tensor) -> Tensor:
         weight: W, any shape.
         value: W_q, of the same shape, without a gradient.
     """
-    if isinstance(weight, nn.Parameter):
+    if hasattr(torch, "func"):
         return StraightThrough.apply(weight, value)
-    return value + (weight - weight.detach())  # torch.func does not accept a Function without a vmap rule
+    return value + (weight - weight.detach())  # torch 1.13: the same values in more operations
 
 
 class StraightThrough(torch.autograd.Function):
-    """`straight_through` as one operation."""
+    """`straight_through` as one operation, which torch.func can transform."""
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, value: Tensor) -> Tensor:
+    def forward(weight: Tensor, value: Tensor) -> Tensor:
         return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        """Nothing is saved for the backward pass."""
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
@@ -56,8 +62,8 @@ def through_sigma(weight: Tensor, encoded: Encoded, codebook: Tensor) -> Tensor:
 def through_step_size(weight: Tensor, value: Tensor, encoded: Encoded, step_size: Tensor) -> Tensor:
     """Return W_q with the gradients of a learned step size s (LSQ, arXiv 1902.08153, equation 3).
 
-    dW is that of W_q within the cells of the levels and 0 outside. ds = a * sum(dW_q * sigma * r) with
-    r = m[i] - W_hat / s within and m[i] outside, and a = 1 / sqrt(L (k - 1) / 2).
+    dW is that of W_q between the outermost levels and 0 beyond. ds = a * sum(dW_q * sigma * r) with
+    r = m[i] - W_hat / s between them and m[i] beyond, and a = 1 / sqrt(L (k - 1) / 2).
 
     Args:
         weight: W, any shape.
@@ -67,7 +73,7 @@ def through_step_size(weight: Tensor, value: Tensor, encoded: Encoded, step_size
     """
     k, n = encoded.levels.shape[1], encoded.normalized.shape[1]
     scaled = encoded.normalized / step_size.detach().abs().clamp(min=1e-30)
-    within = scaled.abs() <= k / 2
+    within = scaled.abs() < (k - 1) / 2
     points = lookup(grid(k, scaled.device).expand(len(step_size), -1), encoded.indices)
     slope = encoded.sigma * (points - torch.where(within, scaled, 0.0)) / math.sqrt(n * (k - 1) / 2)
     size = step_size.abs()

@@ -21,6 +21,7 @@ from qprompt.errors import UserError
 from qprompt.prompt_files import accounting, packing
 from qprompt.prompts import Method, methods
 from qprompt.quantization.api import finish_, quantize_, refresh_
+from qprompt.quantization.config import QuantConfig
 from qprompt.quantization.parameters import match_parameters
 from qprompt.quantization.recorder import Recorder
 from qprompt.quantization.state_dicts import add_plain_state_dict_hooks_, unquantized_view
@@ -48,6 +49,7 @@ class QuantizedPrompts(_Trainer):
         quantized: names or glob patterns of parameters of ``self.model``; ``TRAINER.QUANT.INCLUDE`` replaces them. If
             both are empty, the method of the trainer names them, or else the rules of `qprompt.training.selection`.
         prompted: the module that holds the quantized tensors: ``self.model``, in most trainers.
+        half: names of the other trained tensors, which are stored and used in half precision.
         copies: moving averages of it that the trainer maintains.
         prompt_record: what metrics.json says of the stored prompt.
     """
@@ -57,6 +59,7 @@ class QuantizedPrompts(_Trainer):
     prompt_record: dict[str, Any] | None = None
     recorder: Recorder | None = None
     prompted: nn.Module
+    half: list[str]
     copies: tuple[nn.Module, ...] = ()
 
     def check_cfg(self, cfg):
@@ -78,15 +81,21 @@ class QuantizedPrompts(_Trainer):
         known = self.quantized or (method.quantized_parameters if isinstance(method, Method) else ())
         names = config.include or known or selection.prompt_names(self, self.prompted)
         names = match_parameters(self.prompted, names, config.exclude)
-        selection.check_reach(self, self.prompted, names)
-        copies = selection.equal_copies(self, self.prompted, names)
+        trained = [name for name, p in self.prompted.named_parameters() if p.requires_grad]
+        # What is reported is what the stored file gives: the other trained tensors are used as they are stored, too.
+        self.half = [name for name in trained if name not in names] if isinstance(method, Method) else []
+        selection.check_reach(self, self.prompted, names + self.half)
+        quantized = [(self.prompted, names), *selection.equal_copies(self, self.prompted, names)]
+        rounded = [(self.prompted, self.half), *selection.equal_copies(self, self.prompted, self.half)]
         before = {id(p) for p in self.prompted.parameters()}
-        for module, local in [(self.prompted, names), *copies]:
+        for module, local in quantized:
             quantize_(module, dataclasses.replace(config, include=tuple(local), exclude=()))
             add_plain_state_dict_hooks_(module)
+        for module, local in rounded if self.half else ():
+            quantize_(module, QuantConfig(bits=16, mode=config.mode, start_step=config.start_step), names=local)
         if any(p.requires_grad and id(p) not in before for p in self.prompted.parameters()):
             self._rebuild_optimizers()  # a learned step size trains too
-        log.info(accounting.table(self.prompted))
+        log.info(accounting.table(self.prompted, self.half))
 
     def _rebuild_optimizers(self):
         from dassl.optim import build_lr_scheduler, build_optimizer
@@ -151,7 +160,7 @@ class QuantizedPrompts(_Trainer):
         name = self.get_model_names()[0]
         path = osp.join(self.output_dir, name, PROMPT_FILE)
         packing.save(self.prompted, path, **self.prompt_metadata())
-        record = accounting.summary(self.prompted)
+        record = accounting.summary(self.prompted, self.half)
         self.prompt_record = {
             "file": osp.join(name, PROMPT_FILE),
             "file_bytes": os.path.getsize(path),
