@@ -174,6 +174,7 @@ def main():
     for name, default in {"epochs": 200, "seed": 1, "draw": 0, "lr": 0.01, "out": Path("qcoop.bin")}.items():
         parser.add_argument(f"--{name}", type=type(default), default=default, help=f"default: {default}")
     args = parser.parse_args()
+    torch.set_num_threads(1)  # products this small leave other threads waiting
     torch.manual_seed(args.seed)
     clip = load_clip("tiny")
     base, new, train, *tests = load_data(clip, args.draw, args.seed)
