@@ -1,4 +1,4 @@
-"""What every test shares: an engine under the name `dassl`, and a tiny random CLIP."""
+"""Shared fixtures: an engine under the name `dassl`, and a tiny random CLIP."""
 
 import logging
 import os
@@ -21,14 +21,14 @@ ENGINE = activate().name
 if ENGINE != "bundled":
     from dassl.utils.logger import Logger
 
-    Logger.__del__ = lambda logger: logger.file.close()  # the real one closes the console too, which is pytest's
+    Logger.__del__ = lambda logger: logger.file.close()  # real Dassl's also closes the console, which belongs to pytest
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
 def pytest_collection_modifyitems(items):
     missing = {} if torch.cuda.is_available() else {"gpu": "needs a CUDA device"}
     if ENGINE != "bundled":
-        missing["bundled_only"] = "real Dassl does not promise it"
+        missing["bundled_only"] = "the bundled engine only"
     for item in items:
         for marker in missing:
             if item.get_closest_marker(marker):
@@ -36,19 +36,19 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_configure(config):
-    """Real Dassl's own warnings are not ours to mend."""
+    """Ignore the warnings of real Dassl."""
     if ENGINE == "dassl":
         for line in (
             "ignore:The verbose parameter",
             "ignore:You are using `torch.load`:FutureWarning",
-            "ignore:Failed to check for latest version",  # what it imports asks the internet
+            "ignore:Failed to check for latest version",  # a package that it imports looks for updates
         ):
             config.addinivalue_line("filterwarnings", line)
 
 
 @pytest.fixture(autouse=True)
-def logs_as_imported():
-    """Undo `show_logs`: what a test's program shows must not decide what the next test captures."""
+def reset_logging():
+    """Undo `show_logs` after each test, so that it does not change what the next test captures."""
     yield
     logger = logging.getLogger(LOGGER)
     logger.handlers.clear()
@@ -58,7 +58,7 @@ def logs_as_imported():
 
 @pytest.fixture(scope="session")
 def clip_weights() -> dict[str, torch.Tensor]:
-    """Random weights of the tiny CLIP; copy before you change one."""
+    """Random weights of the tiny CLIP, shared by all tests: copy a tensor before changing it."""
     return random_state_dict(TEST_SHAPE)
 
 
@@ -72,13 +72,13 @@ def clip_file(clip_weights, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def clip_model(clip_file) -> torch.nn.Module:
-    """The tiny CLIP: fp32, frozen. Shared by the session, so leave it as it is."""
+    """The tiny CLIP: fp32, frozen, shared by all tests. Do not change it."""
     return load_clip("ViT-B/16", clip_file)
 
 
 @pytest.fixture
 def onednn(monkeypatch):
-    """Every product through oneDNN, whatever this CPU is. Gives the list of what was multiplied."""
+    """Multiply with oneDNN on any CPU; gives the list of the shapes multiplied."""
     if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         pytest.skip("this PyTorch has no oneDNN to call")
     multiply, shapes = products._multiply, []

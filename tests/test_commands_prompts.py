@@ -1,4 +1,4 @@
-"""The commands that work on prompt files: inspect, pack, unpack, predict, export."""
+"""The commands for prompt files: inspect, pack, unpack, predict, export."""
 
 import json
 
@@ -103,7 +103,7 @@ def prompt(clip_model, tmp_path):
     return str(path)
 
 
-def test_inspect(prompt, capsys):
+def test_inspect_prints_the_content(prompt, capsys):
     assert main(["inspect", prompt]) == 0
     out = capsys.readouterr().out
     for words in ("QCoOp", "ViT-B/16", "a photo of a", "prompt_learner.ctx", "4 x 64", "36", "14.2 times smaller"):
@@ -113,7 +113,7 @@ def test_inspect(prompt, capsys):
 
 
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
-def test_coop_prompts_classify_as_the_model_they_were_saved_from(clip_model, clip_file, tmp_path, images, position):
+def test_stored_coop_prompt_gives_the_logits_of_the_model(clip_model, clip_file, tmp_path, images, position):
     model = coop_model(clip_model, position)
     save(model, tmp_path / "p", **about(clip_model, class_position=position))
     stored = load_classifier(tmp_path / "p", CLASSES, backbone_path=str(clip_file))
@@ -123,7 +123,7 @@ def test_coop_prompts_classify_as_the_model_they_were_saved_from(clip_model, cli
 
 
 @pytest.mark.parametrize("make", [maple_model, cocoop_model, ivlp_model, vpt_model])
-def test_prompts_classify_as_the_model_they_were_saved_from(clip_model, clip_file, tmp_path, images, make):
+def test_stored_prompts_give_the_logits_of_the_model(clip_model, clip_file, tmp_path, images, make):
     model = make(clip_model)
     save(model, tmp_path / "p", **about(clip_model))
     stored = load_classifier(tmp_path / "p", CLASSES, backbone_path=str(clip_file))
@@ -132,12 +132,12 @@ def test_prompts_classify_as_the_model_they_were_saved_from(clip_model, clip_fil
         assert torch.equal(stored(batch), model(batch))
 
 
-def test_projected_prompts_are_smaller_and_classify_the_same(clip_model, clip_file, tmp_path, images, capsys):
+def test_projected_prompts_are_smaller_and_give_the_same_logits(clip_model, clip_file, tmp_path, images, capsys):
     model = maple_model(clip_model)
     save(model, tmp_path / "p", method="QMaPLe", **about(clip_model))
     out = tmp_path / "projected"
     assert main(["export", str(tmp_path / "p"), "--projected", str(out)]) == 0
-    assert "times less" in capsys.readouterr().out
+    assert "times smaller" in capsys.readouterr().out
     held = inspect(out)
     assert (held["method"], held["projected_from"], held["words"]) == ("QIVLP", "QMaPLe", "a photo of a")
     # Three layers: 2 text vectors of 64 by 4 bits and 16 levels each; 2 image vectors of 128 in full precision.
@@ -151,7 +151,7 @@ def test_projected_prompts_are_smaller_and_classify_the_same(clip_model, clip_fi
             assert main(["export", str(tmp_path / "p"), "--projected", str(small), "--bits", bits]) == 0
             logits = load_classifier(small, CLASSES, backbone_path=str(clip_file))(batch)
             assert 0 < (logits - expected).abs().max() < tolerance
-    # As a checkpoint of IVLP: what the trainer of that name loads.
+    # Unpacked, they are a checkpoint that the IVLP trainer loads.
     state = unpack(out, "ivlp")
     independent = ivlp_model(clip_model, image_depth=3)
     assert set(plain_state_dict(independent)) == set(state)
@@ -166,7 +166,7 @@ def test_projected_prompts_are_smaller_and_classify_the_same(clip_model, clip_fi
     assert not (tmp_path / "x").exists()
 
 
-def test_predict(prompt, clip_file, images, capsys, tmp_path):
+def test_predict_prints_probabilities(prompt, clip_file, images, capsys, tmp_path):
     names = tmp_path / "names.txt"
     names.write_text("\n".join(CLASSES) + "\n")
     model = ["--backbone-path", str(clip_file)]
@@ -175,12 +175,12 @@ def test_predict(prompt, clip_file, images, capsys, tmp_path):
     assert main(["predict", prompt, *images, "--classes", ", ".join(CLASSES), "--json", "--batch", "1", *model]) == 0
     result = json.loads(capsys.readouterr().out)
     assert [entry["image"] for entry in result] == images
-    for one, other in zip(result, from_file, strict=True):
-        assert [c["name"] for c in one["classes"]] == [c["name"] for c in other["classes"]]
-        probabilities = [c["probability"] for c in one["classes"]]
+    for entry, other in zip(result, from_file, strict=True):
+        assert [c["name"] for c in entry["classes"]] == [c["name"] for c in other["classes"]]
+        probabilities = [c["probability"] for c in entry["classes"]]
         assert probabilities == sorted(probabilities, reverse=True)
         assert sum(probabilities) == pytest.approx(1, abs=1e-5)
-        assert {c["name"] for c in one["classes"]} == set(CLASSES)
+        assert {c["name"] for c in entry["classes"]} == set(CLASSES)
     assert main(["predict", prompt, images[0], "--classes", "cat,dog,cow", "--top", "1", *model]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0] == images[0] and len(out) == 2 and "%" in out[1]
@@ -195,13 +195,13 @@ def test_predict(prompt, clip_file, images, capsys, tmp_path):
         (["--classes", "cat,dog", "--backbone", "ViT-B/61"], "ViT-B/61"),
     ],
 )
-def test_predict_names_mistakes(prompt, clip_file, images, capsys, more, words):
+def test_predict_reports_mistakes(prompt, clip_file, images, capsys, more, words):
     with_backbone = [] if "--backbone" in more else ["--backbone-path", str(clip_file)]
     assert main(["predict", prompt, images[0], *more, *with_backbone]) == 2
     assert words in capsys.readouterr().err
 
 
-def test_another_backbone_is_refused_unless_asked_for(clip_model, clip_file, tmp_path, images, capsys):
+def test_other_backbone_is_refused_without_the_flag(clip_model, clip_file, tmp_path, images, capsys):
     save(coop_model(clip_model), tmp_path / "p", **about(clip_model, backbone_sha256="0" * 64))
     arguments = ["predict", str(tmp_path / "p"), images[0], "--classes", "a,b", "--backbone-path", str(clip_file)]
     assert main(arguments) == 2
@@ -242,12 +242,12 @@ def test_pack_and_unpack_a_checkpoint_of_coop(tmp_path, capsys):
     checkpoint = torch.load(out / "prompt_learner" / "model.pth.tar-50", weights_only=True)
     assert checkpoint["epoch"] == 50 and torch.equal(checkpoint["state_dict"]["ctx"], packed)
     assert main(unpacking) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert main(["pack", str(folder / "model.pth.tar-50"), "--bits", "4", "--out", str(tmp_path / "four")]) == 0
     assert load(tmp_path / "four")["ctx"].unique().numel() == 16
 
 
-def test_pack_takes_a_bare_state_dict_and_names_mistakes(tmp_path, capsys):
+def test_pack_accepts_a_bare_state_dict_and_reports_mistakes(tmp_path, capsys):
     torch.save({"ctx": torch.randn(4, 64)}, tmp_path / "bare.pt")
     assert main(["pack", str(tmp_path / "bare.pt"), "--out", str(tmp_path / "p")]) == 0
     torch.save({"weight": torch.randn(4, 64)}, tmp_path / "other.pt")
@@ -283,7 +283,7 @@ def test_export_features(prompt, clip_model, clip_file, tmp_path, images, capsys
     assert "nothing to write" in capsys.readouterr().err
 
 
-@pytest.mark.filterwarnings("ignore")  # the exporter's own
+@pytest.mark.filterwarnings("ignore")  # warnings of the exporter
 @pytest.mark.parametrize("make", [coop_model, maple_model])
 def test_export_onnx(clip_model, clip_file, tmp_path, make, images):
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -1,4 +1,4 @@
-"""Quantized classes made from trainers with the habits of CoOp's descendants, in process on the bundled engine."""
+"""Quantized classes derived from trainers with the habits of CoOp's descendants, in this process."""
 
 import importlib.util
 import sys
@@ -22,7 +22,7 @@ MINIATURE = Path(__file__).resolve().parent / "dropin_checkout"
 
 @pytest.fixture(scope="module", autouse=True)
 def miniature():
-    """The miniature checkout's modules, without its names on the path for longer than that takes."""
+    """Import the modules of the miniature checkout, whose names are in `sys.modules` only meanwhile."""
     with pytest.MonkeyPatch.context() as patch:
         for name, part in (("clip", "clip/__init__"), ("dots", "datasets/dots"), ("prompted", "trainers/prompted")):
             spec = importlib.util.spec_from_file_location(name, MINIATURE / f"{part}.py")
@@ -36,7 +36,7 @@ def miniature():
 
 @pytest.fixture
 def build(tmp_path):
-    """``build("QX", KEY, value, ...)``: that trainer, seeded, on the miniature data set, with 3 epochs to train."""
+    """build("QX", KEY, value, ...) -> the trainer, seeded, on the miniature data set, with 3 epochs."""
 
     def make(name, *options, output="output", seed=1):
         show_logs()
@@ -78,14 +78,14 @@ def logits(trainer, seed=0):
     return trainer.model_inference(images).detach()
 
 
-def test_rules_choose_what_trains_and_is_a_matrix_of_a_prompt(build, capsys):
+def test_trained_matrices_of_prompts_are_quantized(build, capsys):
     trainer = build("QPrompted")
-    assert names(trainer) == ["prompt_learner.ctx", "prompt_learner.proj.weight"]  # no bias, nothing frozen
+    assert names(trainer) == ["prompt_learner.ctx", "prompt_learner.proj.weight"]  # no biases, no frozen weights
     table = capsys.readouterr().out
     assert all(word in table for word in ("prompt_learner.ctx", "4 x 8", "1 bit", "prompt_learner.proj.bias", "fp16"))
 
 
-def test_include_and_exclude_override(build):
+def test_include_and_exclude_replace_the_conditions(build):
     assert names(build("QPrompted", "TRAINER.QUANT.EXCLUDE", ("*.weight",))) == ["prompt_learner.ctx"]
     included = ("*.proj.*", "text_encoder.0.weight")
     assert names(build("QPrompted", "TRAINER.QUANT.INCLUDE", included)) == [
@@ -95,7 +95,7 @@ def test_include_and_exclude_override(build):
     ]
 
 
-def test_nothing_that_matches_is_an_error_with_candidates(build):
+def test_without_a_match_the_error_lists_the_candidates(build):
     with pytest.raises(UserError, match=r"INCLUDE .*text_encoder\.0\.weight \(8, 8\)"):
         build("QAdapter")
     assert names(build("QAdapter", "TRAINER.QUANT.INCLUDE", ("text_encoder.*.weight",))) == [
@@ -106,58 +106,58 @@ def test_nothing_that_matches_is_an_error_with_candidates(build):
         build("QZeroShot")
 
 
-def test_what_would_stay_in_full_precision_is_refused_by_name(build):
+def test_second_references_to_full_precision_values_are_refused(build):
     with pytest.raises(UserError, match=r"prompt_learner\.ctx is also model\.text_encoder\.context"):
         build("QTied")
-    with pytest.raises(UserError, match=r"QAverageByName\.shadow keeps prompt_learner\.ctx"):
+    with pytest.raises(UserError, match=r"QAverageByName\.shadow, .* the name prompt_learner\.ctx"):
         build("QAverageByName")
 
 
-def test_models_that_train_apart_are_all_quantized(build, tmp_path):
+def test_separately_trained_models_are_all_quantized(build, tmp_path):
     trainer = build("QTwoModels")
     expected = ["text_prompts.prompt_learner.ctx", "image_prompts.prompt_learner.ctx"]
     assert names(trainer) == expected
     trainer.train()
     after = logits(trainer)
     fresh = build("QTwoModels", seed=2)
-    fresh.load_run_state = lambda state: None  # only the weights are of interest
+    fresh.load_run_state = lambda state: None  # only the weights are loaded
     fresh.resume_model_if_exist(str(tmp_path / "output"))
     assert torch.equal(logits(fresh), after)
 
 
 def test_aggregated_state_dicts_average_the_full_precision_prompts(build):
-    trainer, latents = build("QAggregated", "TRAINER.QUANT.BITS", 3), []
+    trainer, per_epoch = build("QAggregated", "TRAINER.QUANT.BITS", 3), []
     update_lr = trainer.update_lr
 
-    def remember():
-        latents.append([weight.detach().clone() for _, weight in quantized_parameters(trainer.prompted).values()])
+    def record():
+        per_epoch.append([weight.detach().clone() for _, weight in quantized_parameters(trainer.prompted).values()])
         update_lr()
 
-    trainer.update_lr = remember
+    trainer.update_lr = record
     trainer.train()
-    assert len(latents) == 3
-    for (fake, weight), *history in zip(quantized_parameters(trainer.prompted).values(), *latents, strict=True):
+    assert len(per_epoch) == 3
+    for (fake, weight), *history in zip(quantized_parameters(trainer.prompted).values(), *per_epoch, strict=True):
         torch.testing.assert_close(weight.detach(), sum(history) / 3)
-        assert fake.fits >= 2  # fitted to the average as well
+        assert fake.fits >= 2  # also to the average
         codebook = fake.codebook.clone()
         fake.fit(weight)
-        assert torch.equal(fake.codebook, codebook)  # that was the last fit, not an average of codebooks
+        assert torch.equal(fake.codebook, codebook)  # the codebook was fitted, not averaged
     assert not any("parametrizations" in key for key in trainer.average)
 
 
 @pytest.mark.parametrize("name", ["QEarlyAverage", "QLateAverage"])
-def test_a_moving_average_is_quantized_and_refreshed_too(build, name):
+def test_moving_average_is_quantized_and_refreshed(build, name):
     trainer = build(name, "TRAINER.QUANT.POLICY", "every")
     trainer.train()
     assert [copy is trainer.ema for copy in trainer.copies] == [True]
     for fake, weight in quantized_parameters(trainer.ema).values():
         assert len(fake(weight).unique()) == 2
-        assert fake.fits > 3  # it follows its own weights
+        assert fake.fits > 3  # to its own weights
     ours, theirs = (list(quantized_parameters(m).values()) for m in (trainer.prompted, trainer.ema))
     assert all(not torch.equal(a, b) for (_, a), (_, b) in zip(ours, theirs, strict=True))
 
 
-def test_learned_step_size_trains_in_a_built_class(build):
+def test_learned_step_size_is_trained_in_a_derived_class(build):
     trainer = build("QPrompted", "TRAINER.QUANT.METHOD", "lsq", "TRAINER.QUANT.BITS", 2)
     before = {n: p.detach().clone() for n, p in trainer.prompted.named_parameters() if p.requires_grad}
     trainer.train()
@@ -165,7 +165,7 @@ def test_learned_step_size_trains_in_a_built_class(build):
     assert moved == set(before)
 
 
-def test_an_optimizer_of_its_own_keeps_its_rates(build):
+def test_optimizer_of_the_trainer_keeps_its_learning_rates(build):
     trainer = build("QOwnOptimizer")
     assert [group["lr"] for group in trainer.optim.param_groups] == [0.01, 0.1]
     trainer.train()
@@ -183,13 +183,13 @@ def test_full_precision_checkpoint_starts_a_quantized_run(build, tmp_path):
 
 
 @pytest.mark.bundled_only
-def test_a_full_precision_run_is_not_resumed_as_a_quantized_one(build):
+def test_full_precision_run_is_not_resumed_as_a_quantized_run(build):
     build("Prompted").train()
     with pytest.raises(UserError, match=r"not of QPrompted\. .*MODEL\.INIT_WEIGHTS"):
         build("QPrompted").train()
 
 
-def test_ptq_quantizes_what_is_stored_and_tested(build):
+def test_ptq_quantizes_after_training(build):
     trainer = build("QPrompted", "TRAINER.QUANT.MODE", "ptq")
     trainer.train()
     plain = build("Prompted", output="plain")
@@ -199,7 +199,7 @@ def test_ptq_quantizes_what_is_stored_and_tested(build):
         assert len(fake(weight).unique()) == 2
 
 
-def test_registry_offers_a_quantized_class_for_each_trainer():
+def test_registry_offers_a_quantized_class_per_trainer():
     registry = Registry("TRAINER")
 
     class Prompt:
@@ -207,7 +207,7 @@ def test_registry_offers_a_quantized_class_for_each_trainer():
 
         def forward_backward(self, batch): ...
 
-    class Quick:  # not the quantized uick
+    class Quick:  # its name begins with Q, and there is no "uick"
         pass
 
     class QOwn(Prompt):
@@ -222,17 +222,17 @@ def test_registry_offers_a_quantized_class_for_each_trainer():
     assert registry.registered_names() == ["Prompt", "Quick", "QOwn", "Own", "QPrompt", "QQuick", "QQOwn"]
     assert registry.get("Prompt") is Prompt
     assert registry.get("QOwn") is QOwn
-    made = registry.get("QPrompt")
-    assert made is registry.get("QPrompt")
-    assert made.__name__ == "QPrompt"
-    assert issubclass(made, Prompt)
-    with pytest.raises(UserError, match="no QQuick"):
+    derived = registry.get("QPrompt")
+    assert derived is registry.get("QPrompt")
+    assert derived.__name__ == "QPrompt"
+    assert issubclass(derived, Prompt)
+    with pytest.raises(UserError, match="there is no QQuick"):
         registry.get("QQuick")
     with pytest.raises(KeyError):
         registry.get("QMissing")
 
 
-def test_data_parallel_and_averaged_models_are_looked_into():
+def test_data_parallel_and_averaged_models_are_unwrapped():
     layer = torch.nn.Linear(2, 2)
     assert selection.unwrapped(torch.optim.swa_utils.AveragedModel(torch.nn.DataParallel(layer))).weight.shape == (2, 2)
     assert selection.unwrapped(layer) is layer

@@ -1,7 +1,7 @@
-"""Unmodified checkouts of CoOp, MaPLe, PromptSRC and KgCoOp under ``python -m qprompt``: every trainer X, and its QX.
+"""``python -m qprompt`` in unmodified checkouts of CoOp, MaPLe, PromptSRC and KgCoOp: every trainer X, and QX.
 
-Needs QPROMPT_COOP, QPROMPT_MAPLE, QPROMPT_PROMPTSRC, QPROMPT_KGCOOP (paths of checkouts), each for its own trainers;
-with QPROMPT_DASSL and a torch that real Dassl supports, the same on real Dassl.
+QPROMPT_COOP, QPROMPT_MAPLE, QPROMPT_PROMPTSRC and QPROMPT_KGCOOP are the paths of the checkouts; tests without one are
+skipped. With QPROMPT_DASSL, and a torch that real Dassl supports, everything also runs on real Dassl.
 """
 
 import os
@@ -35,7 +35,7 @@ PROMPTSRC = ("TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION", 2, "TRAINER.PROMPTSRC.PROM
 IVLP = ("TRAINER.IVLP.PREC", "fp32", "TRAINER.IVLP.PROMPT_DEPTH_VISION", 2, "TRAINER.IVLP.PROMPT_DEPTH_TEXT", 2)
 VPT = ("TRAINER.VPT.PREC", "fp32", "TRAINER.VPT.PROMPT_DEPTH_VISION", 2)
 COCOOP = ("TRAINER.COCOOP.PREC", "fp32")
-# trainer of a checkout -> folder of its checkpoints, config file, options. MaPLe and PromptSRC run in fp16 only.
+# (checkout, trainer) -> folder of the checkpoints, config file, options. MaPLe and PromptSRC only run in fp16.
 TRAINERS = {
     ("coop", "CoOp"): ("prompt_learner", "CoOp/vit_b16.yaml", ()),
     ("coop", "CoCoOp"): ("prompt_learner", "CoCoOp/vit_b16_c4_ep10_batch1_ctxv1.yaml", COCOOP),
@@ -52,7 +52,7 @@ TRAINERS = {
     ("kgcoop", "KgCoOp"): ("prompt_learner", "KgCoOp/vit_b16_ep100_ctxv1.yaml", COCOOP),
     ("kgcoop", "ProGrad"): ("prompt_learner", "ProGrad/rn50.yaml", ("LOSS.NAME", "prograd")),
 }
-NEEDS_ITS_FORK = {("kgcoop", "ProGrad")}  # of Dassl, where it trains without the launcher
+NEEDS_ITS_FORK = {("kgcoop", "ProGrad")}  # needs its own fork of Dassl to train without the launcher
 
 
 @pytest.fixture(scope="module", params=["bundled", "dassl"])
@@ -78,7 +78,7 @@ def archives(tmp_path_factory):
 
 @pytest.fixture
 def run(engine, data, archives, tmp_path):
-    """``run(repository, trainer, output, *flags)`` -> (log, logits of its test)."""
+    """run(repository, trainer, output, *flags) -> (log, logits of the test)."""
 
     def go(repository, trainer, output, *flags, launched=True, classes="base", config=None, precision=()):
         folder = checkout(repository)
@@ -97,8 +97,8 @@ def run(engine, data, archives, tmp_path):
             env={"QPROMPT_ENGINE": engine},
         )
         if os.environ.get("QPROMPT_KEEP_LOGS"):
-            kept = Path(os.environ["QPROMPT_KEEP_LOGS"]) / f"{engine}-{repository}-{trainer}-{output}.txt"
-            kept.write_text(log, encoding="utf-8")
+            copy = Path(os.environ["QPROMPT_KEEP_LOGS"]) / f"{engine}-{repository}-{trainer}-{output}.txt"
+            copy.write_text(log, encoding="utf-8")
         return log, torch.load(logits, weights_only=True)
 
     return go
@@ -110,7 +110,7 @@ def state(tmp_path, output, repository, trainer):
 
 
 @pytest.mark.parametrize(("repository", "trainer"), [key for key in TRAINERS if key not in NEEDS_ITS_FORK])
-def test_full_precision_is_bit_equal_with_and_without_the_launcher(run, tmp_path, repository, trainer):
+def test_full_precision_run_equals_one_without_the_launcher(run, tmp_path, repository, trainer):
     _, logits = run(repository, trainer, "without", launched=False)
     _, launched = run(repository, trainer, "with")
     assert torch.equal(logits, launched)
@@ -121,7 +121,7 @@ def test_full_precision_is_bit_equal_with_and_without_the_launcher(run, tmp_path
 
 
 @pytest.mark.parametrize(("repository", "trainer"), TRAINERS)
-def test_quantized_trains_on_base_and_both_worlds_evaluate_it(run, tmp_path, repository, trainer):
+def test_quantized_checkpoint_evaluates_with_and_without_the_launcher(run, tmp_path, repository, trainer):
     log, logits = run(repository, f"Q{trainer}", "quantized")
     assert "Prompt saved to" in log
     assert torch.isfinite(logits).all()
@@ -147,8 +147,8 @@ def test_full_precision_checkpoint_starts_a_quantized_run(run, tmp_path, reposit
     ("repository", "trainer", "kind"),
     [("coop", "CoOp", "coop"), ("maple", "MaPLe", "maple"), ("maple", "IVLP", "ivlp"), ("kgcoop", "KgCoOp", "coop")],
 )
-def test_full_precision_checkpoint_is_quantized_afterwards(run, tmp_path, repository, trainer, kind):
-    """And an unmodified ``--eval-only`` evaluates what came of it."""
+def test_full_precision_checkpoint_is_packed_and_unpacked(run, tmp_path, repository, trainer, kind):
+    """An unmodified ``--eval-only`` evaluates the result."""
     run(repository, trainer, "plain", launched=False)
     checkpoint = tmp_path / "plain" / TRAINERS[repository, trainer][0]
     assert main(["pack", str(checkpoint), "--bits", "4"]) == 0
@@ -160,8 +160,8 @@ def test_full_precision_checkpoint_is_quantized_afterwards(run, tmp_path, reposi
 
 
 @pytest.mark.parametrize(("repository", "trainer"), [("coop", "CoOp"), ("maple", "MaPLe")])
-def test_three_explicit_lines_do_without_the_launcher(run, tmp_path, monkeypatch, repository, trainer):
-    """The lines of docs/dropin.md, put into a copy of the checkout's train.py."""
+def test_three_lines_in_the_script_replace_the_launcher(run, tmp_path, monkeypatch, repository, trainer):
+    """Insert the lines of docs/dropin.md into a copy of the checkout's train.py."""
     folder = shutil.copytree(checkout(repository), tmp_path / "copy", ignore=shutil.ignore_patterns(".git"))
     script = (folder / "train.py").read_text(encoding="utf-8")
     documented = (ROOT / "docs" / "dropin.md").read_text(encoding="utf-8")
@@ -188,7 +188,7 @@ def test_three_explicit_lines_do_without_the_launcher(run, tmp_path, monkeypatch
     ("repository", "trainer"),
     [("coop", "CoOp"), ("maple", "MaPLe"), ("maple", "CoCoOp"), ("promptsrc", "PromptSRC"), ("kgcoop", "KgCoOp")],
 )
-def test_fast_path_is_taken(run, repository, trainer):
+def test_fast_path_is_used(run, repository, trainer):
     log, logits = run(repository, f"Q{trainer}", "fast", precision=("--fp32", "--fast"))
     assert "--fast: text is encoded up to token" in log
     assert torch.isfinite(logits).all()
@@ -202,8 +202,7 @@ def test_maple_in_fp32_needs_the_flag(run):
     assert torch.isfinite(logits).all()
 
 
-def test_checkouts_stay_as_they_are(run, tmp_path):
-    """Nothing is written into a checkout."""
+def test_checkout_is_not_changed(run, tmp_path):
     folder = shutil.copytree(checkout("coop"), tmp_path / "copy", ignore=shutil.ignore_patterns(".git"))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""The fast path in a trainer of CoOp's form: taken where it changes nothing, left out where it would."""
+"""``--fast`` in a CoOp-like trainer: used where results stay the same, undone where they would change."""
 
 import copy
 import types
@@ -14,7 +14,7 @@ from qprompt.prompted_clip import products
 
 
 class TextEncoder(nn.Module):
-    """Encodes given prompt embeddings with the text branch of a CLIP."""
+    """Encodes prompt embeddings with the text branch of a CLIP, as CoOp's text encoder does."""
 
     def __init__(self, clip_model):
         super().__init__()
@@ -31,15 +31,15 @@ class TextEncoder(nn.Module):
         return self.ln_final(x)[eot] @ self.text_projection + sum(d.sum() for d in deeper)
 
 
-class LooksAtTheEnd(TextEncoder):
-    """Adds what follows the end of text: encoding less changes it."""
+class ReadsLastPosition(TextEncoder):
+    """Adds the last position, so encoding less changes its features."""
 
     def forward(self, prompts, tokenized_prompts, deeper=()):
         return super().forward(prompts, tokenized_prompts, deeper) + prompts[:, -1, :1]
 
 
 class FullLength(TextEncoder):
-    """Insists on 77 positions."""
+    """Fails with fewer than 77 positions."""
 
     def forward(self, prompts, tokenized_prompts, deeper=()):
         return super().forward(prompts.reshape(len(prompts), 77, -1), tokenized_prompts, deeper)
@@ -64,7 +64,7 @@ def _generator():
 
 
 @pytest.fixture(autouse=True)
-def _torch_as_it_is(monkeypatch):
+def _restore_linear(monkeypatch):
     monkeypatch.setattr(F, "linear", F.linear)
 
 
@@ -85,7 +85,7 @@ def make(clip_model):
     return trainer
 
 
-def test_a_causal_encoder_is_shortened_and_its_features_kept(make):
+def test_causal_encoder_is_shortened_and_its_features_are_cached(make):
     trainer, original = make(TextEncoder), make(TextEncoder)
     trainer.model.train()
     state, keys = torch.random.get_rng_state(), list(trainer.model.state_dict())
@@ -103,7 +103,7 @@ def test_a_causal_encoder_is_shortened_and_its_features_kept(make):
         first, second = trainer.model(image), trainer.model(image)
         assert encoder.calls == calls + 1
         assert torch.equal(first, second)
-        # Whatever the features depend on brings them up to date.
+        # A change of anything that the features depend on invalidates the cache.
         for changed in (trainer.model.ctx, trainer.model.deeper[0], encoder.ln_final.bias):
             changed.add_(0.5)
             now = trainer.model(image)
@@ -112,7 +112,7 @@ def test_a_causal_encoder_is_shortened_and_its_features_kept(make):
     assert encoder.calls == calls + 4
 
 
-def test_a_copy_of_the_model_has_an_encoder_of_its_own(make):
+def test_copy_of_the_model_uses_its_own_encoder(make):
     trainer = make(TextEncoder)
     fast.speed_up(trainer)
     copied, image = copy.deepcopy(trainer.model), trainer.test_loader[0]["img"]
@@ -124,52 +124,53 @@ def test_a_copy_of_the_model_has_an_encoder_of_its_own(make):
 
 
 @pytest.mark.parametrize(
-    ("encoder", "said"), [(LooksAtTheEnd, "gradients differ by"), (FullLength, "RuntimeError: "), (None, "like CoOp's")]
+    ("encoder", "said"),
+    [(ReadsLastPosition, "gradients differ by"), (FullLength, "RuntimeError: "), (None, "like CoOp's")],
 )
-def test_what_would_change_runs_as_it_is(make, encoder, said):
+def test_model_runs_unchanged_where_results_would_change(make, encoder, said):
     trainer, original = make(encoder or TextEncoder), make(encoder or TextEncoder)
     if encoder is None:
         trainer.model.tokenized_prompts = trainer.model.tokenized_prompts.tolist()
         original.model.tokenized_prompts = trainer.model.tokenized_prompts
     message = fast.speed_up(trainer)
     assert said in message
-    assert message.endswith("the model runs as it is")
+    assert message.endswith("the model runs unchanged")
     assert type(trainer.model.text_encoder) is type(original.model.text_encoder)
     if encoder is not None:
         image = trainer.test_loader[0]["img"]
         assert torch.equal(trainer.model(image), original.model(image))
 
 
-def test_an_encoder_that_is_not_causal_is_left_alone(make):
+def test_encoder_that_is_not_causal_is_not_changed(make):
     trainer = make(TextEncoder)
     for block in trainer.model.text_encoder.transformer.resblocks:
         block.attn_mask = torch.zeros(77, 77)
     assert "like CoOp's" in fast.speed_up(trainer)
 
 
-def test_layers_of_torch_multiply_through_the_faster_library(make, onednn):
+def test_layers_of_torch_use_onednn(make, onednn):
     trainer, original = make(TextEncoder), make(TextEncoder)
     image = trainer.test_loader[0]["img"]
     wanted = original.model(image)
     assert not onednn
-    assert "products with frozen weights take oneDNN" in fast.speed_up(trainer)
+    assert "products with frozen weights use oneDNN" in fast.speed_up(trainer)
     onednn.clear()
     torch.testing.assert_close(trainer.model(image), wanted)
-    assert len(onednn) == 3 * 4  # of each layer's attention and MLP
+    assert len(onednn) == 3 * 4  # attention and MLP of each of 3 layers
     layer = nn.Linear(4, 3)
     layer(torch.ones(4)).sum().backward()
     assert layer.weight.grad is not None and len(onednn) == 3 * 4
 
 
-@pytest.mark.parametrize("encoder", [LooksAtTheEnd, FullLength])
-def test_what_would_change_keeps_the_products_of_torch(make, onednn, encoder):
+@pytest.mark.parametrize("encoder", [ReadsLastPosition, FullLength])
+def test_products_are_restored_where_results_would_change(make, onednn, encoder):
     before = F.linear
-    assert fast.speed_up(make(encoder)).endswith("the model runs as it is")
+    assert fast.speed_up(make(encoder)).endswith("the model runs unchanged")
     assert F.linear is before
 
 
 @pytest.mark.parametrize("version, faster", [("1.13.1+cu117", True), ("2.4.0", False)])
-def test_products_of_torch_stay_where_there_is_nothing_to_gain(make, onednn, monkeypatch, version, faster):
+def test_products_are_not_replaced_where_nothing_is_gained(make, onednn, monkeypatch, version, faster):
     monkeypatch.setattr(torch, "__version__", version)
     monkeypatch.setattr(products, "onednn_is_faster", lambda: faster)
     before = F.linear

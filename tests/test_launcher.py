@@ -1,4 +1,4 @@
-"""``python -m qprompt train.py`` in somebody else's checkout: a miniature one, each run in a process of its own."""
+"""``python -m qprompt train.py`` in a miniature third-party checkout; each run is a separate process."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from dassl.config import get_cfg_default
 from yacs.config import CfgNode
 
 from qprompt.__main__ import main
-from qprompt.dropin import compat, launcher
+from qprompt.dropin import compat, config_keys, launcher
 from qprompt.errors import UserError
 from qprompt.prompt_files import packing
 from qprompt.prompts import starting_bits
@@ -27,15 +27,15 @@ BUNDLED = ROOT / "qprompt" / "engine"
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """A copy of the miniature checkout, since runs write into it."""
-    return shutil.copytree(MINIATURE, tmp_path_factory.mktemp("theirs") / "checkout")
+    """A copy of the miniature checkout, because runs write into it."""
+    return shutil.copytree(MINIATURE, tmp_path_factory.mktemp("third_party") / "checkout")
 
 
 def run(checkout, output, trainer, *arguments, launch=("-m", "qprompt"), code=0):
-    """What ``train.py --trainer TRAINER ARGUMENTS`` printed, run by the launcher (or by Python with ``launch=()``)."""
+    """Run ``train.py --trainer TRAINER ARGUMENTS`` with the launcher, or without if ``launch=()``; return its output."""
     folder = checkout / output
     words = [*launch, "train.py", "--root", "data", "--output-dir", str(folder), "--trainer", trainer, *arguments]
-    paths = [ROOT] if launch else [ROOT, BUNDLED]  # without the launcher, an engine must be installed
+    paths = [ROOT] if launch else [ROOT, BUNDLED]  # without the launcher, `import dassl` must work by itself
     variables = {"PYTHONPATH": os.pathsep.join(map(str, paths)), "QPROMPT_ENGINE": "bundled"}
     done = subprocess.run(
         [sys.executable, *words],
@@ -54,7 +54,7 @@ def checkpoint(checkout, output):
     return torch.load(path, weights_only=True)["state_dict"]
 
 
-def test_full_precision_is_bit_equal_to_running_without(checkout):
+def test_full_precision_run_equals_one_without_the_launcher(checkout):
     run(checkout, "without", "Prompted", launch=())
     log = run(checkout, "with", "Prompted")
     assert "__name__ __main__" in log
@@ -63,7 +63,7 @@ def test_full_precision_is_bit_equal_to_running_without(checkout):
     assert all(torch.equal(without[key], launched[key]) for key in without)
 
 
-def test_old_code_trains_quantized_without_cuda(checkout):
+def test_old_code_trains_quantized_prompts_without_cuda(checkout):
     log = run(checkout, "old", "QOldCode", "TRAINER.QUANT.BITS", "2")
     assert "engine: bundled Dassl" in log
     assert "no CUDA device: .cuda() stays on the CPU" in log
@@ -73,7 +73,7 @@ def test_old_code_trains_quantized_without_cuda(checkout):
 
 
 @pytest.mark.slow
-def test_evaluates_in_both_worlds(checkout):
+def test_checkpoint_evaluates_with_and_without_the_launcher(checkout):
     run(checkout, "base", "QPrompted", "TRAINER.QUANT.BITS", "2", "DATASET.SUBSAMPLE_CLASSES", "base")
     on_new = ["--eval-only", "--model-dir", "base", "--load-epoch", "2", "DATASET.SUBSAMPLE_CLASSES", "new"]
     quantized = run(checkout, "new", "QPrompted", *on_new, "TRAINER.QUANT.BITS", "2")
@@ -83,14 +83,14 @@ def test_evaluates_in_both_worlds(checkout):
 
 
 @pytest.mark.slow
-def test_mixed_precisions_name_the_flag_that_mends_them(checkout):
+def test_mixed_precision_error_names_the_fp32_flag(checkout):
     log = run(checkout, "mixed", "QHalf", code=2)
     assert "python -m qprompt --fp32 train.py" in log.splitlines()[-1]
     log = run(checkout, "float", "QHalf", launch=("-m", "qprompt", "--fp32"))
     assert "everything is computed in float32" in log
     weight = checkpoint(checkout, "float")["proj.weight"]
     assert weight.dtype == torch.float32
-    assert torch.equal(weight, weight.to(torch.float16).float())  # levels stay half precision
+    assert torch.equal(weight, weight.to(torch.float16).float())  # levels stay in half precision
 
 
 @pytest.mark.slow
@@ -104,11 +104,11 @@ def test_mixed_precisions_name_the_flag_that_mends_them(checkout):
         (
             "QPrompted",
             ("--config-file", "nowhere.yaml"),
-            "nowhere.yaml: not there. Data sets are",
+            "nowhere.yaml does not exist. Data sets are",
         ),
     ],
 )
-def test_mistakes_end_in_one_line(checkout, trainer, arguments, said):
+def test_mistake_ends_in_one_line(checkout, trainer, arguments, said):
     last = run(checkout, "mistakes", trainer, *arguments, code=2).splitlines()[-1]
     assert last.startswith("qprompt: ")
     assert said in last
@@ -116,10 +116,10 @@ def test_mistakes_end_in_one_line(checkout, trainer, arguments, said):
 
 @pytest.fixture
 def cfg(monkeypatch):
-    """A config that merges as in a launched script."""
+    """A config that is merged as in a launched script."""
     for name in ("merge_from_list", "merge_from_other_cfg"):
         monkeypatch.setattr(CfgNode, name, getattr(CfgNode, name))
-    launcher._name_mistakes()
+    config_keys.check_merges()
     cfg = get_cfg_default()
     add_quant_cfg(cfg)
     return cfg
@@ -142,35 +142,35 @@ def test_quant_keys_are_checked_and_converted(cfg, tmp_path):
     file.write_text("DATALOADER:\n  TRAIN_X:\n    BACH_SIZE: 2\n")
     with pytest.raises(UserError, match=r"the config file: .*BACH_SIZE\. Did you .*TRAIN_X\.BATCH_SIZE'"):
         cfg.merge_from_file(str(file))
-    with pytest.raises(AssertionError):  # an odd number of words is for yacs to refuse, as ever
+    with pytest.raises(AssertionError):  # yacs itself refuses an odd number of words
         cfg.merge_from_list(["TRAINER.QUANT.BITS", "2", "OPTIM.LR"])
 
 
-def test_clean_cfg_keeps_the_nodes_that_a_quantized_trainer_reads(cfg):
+def test_clean_cfg_keeps_the_nodes_of_a_quantized_trainer(cfg):
     from dassl.config import clean_cfg
 
     cfg.TRAINER.MAPLE = CfgNode({"N_CTX": 2})
-    launcher._keep_quant(clean_cfg)(cfg, "QMaPLe")
+    config_keys.keeping_quant(clean_cfg)(cfg, "QMaPLe")
     assert set(cfg.TRAINER) == {"NAME", "MAPLE", "QUANT"}
 
 
-def test_unknown_trainers_are_named_before_anything_is_built(cfg):
+def test_unknown_trainer_is_refused_before_anything_is_built(cfg):
     class Registry:
         registered_names = staticmethod(lambda: ["CoOp", "QCoOp"])
 
     cfg.TRAINER.NAME, cfg.USE_CUDA = "QCoop", True
     with pytest.raises(UserError, match="no trainer 'QCoop' .* Did you mean 'QCoOp'"):
-        launcher._checked(lambda cfg: None, Registry)(cfg)
+        launcher._with_checks(lambda cfg: None, Registry)(cfg)
     cfg.TRAINER.NAME = ""
-    with pytest.raises(UserError, match="name a trainer. --trainer takes: CoOp, QCoOp"):
-        launcher._checked(lambda cfg: None, Registry)(cfg)
+    with pytest.raises(UserError, match="no trainer given. --trainer expects one of: CoOp, QCoOp"):
+        launcher._with_checks(lambda cfg: None, Registry)(cfg)
     cfg.TRAINER.NAME = "QCoOp"
-    assert launcher._checked(lambda cfg: "built", Registry)(cfg) == "built"
+    assert launcher._with_checks(lambda cfg: "built", Registry)(cfg) == "built"
 
 
-def test_a_script_that_is_not_there_is_named(capsys, tmp_path, monkeypatch):
+def test_missing_script_is_named(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"no script 'trane\.py' in .* Go to the checkout"):
+    with pytest.raises(UserError, match=r"no script 'trane\.py' in .* Run this in the checkout"):
         launcher.launch(["--fp32", "trane.py"])
     with pytest.raises(UserError, match=r"Did you mean '.*dropin_checkout/train\.py'"):
         launcher.launch([str(MINIATURE / "trane.py")])
@@ -178,20 +178,20 @@ def test_a_script_that_is_not_there_is_named(capsys, tmp_path, monkeypatch):
     assert "Did you mean '--fast'" in capsys.readouterr().err
 
 
-def test_the_requested_trainer_and_its_published_bits():
-    assert launcher._requested(["train.py", "--trainer", "QMaPLe"]) == "QMaPLe"
-    assert launcher._requested(["train.py", "--trainer=QMaPLe", "OPTIM.LR", "1"]) == "QMaPLe"
-    assert launcher._requested(["train.py"]) == ""
+def test_requested_trainer_starts_at_its_published_bits():
+    assert launcher._requested_trainer(["train.py", "--trainer", "QMaPLe"]) == "QMaPLe"
+    assert launcher._requested_trainer(["train.py", "--trainer=QMaPLe", "OPTIM.LR", "1"]) == "QMaPLe"
+    assert launcher._requested_trainer(["train.py"]) == ""
     bits = {name: starting_bits(name) for name in ("QCoOp", "QMaPLe", "QIVLP", "QPromptSRC", "QKgCoOp", "")}
     assert bits == {"QCoOp": 1, "QMaPLe": 4, "QIVLP": 4, "QPromptSRC": 4, "QKgCoOp": 1, "": 1}
 
 
-def test_pkg_resources_stands_in_where_it_is_gone(monkeypatch):
+def test_pkg_resources_is_added_where_it_is_missing(monkeypatch):
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
-    compat.pkg_resources_stand_in()
-    compat.pkg_resources_stand_in()  # once is enough
+    compat.add_pkg_resources()
+    compat.add_pkg_resources()  # adds nothing the second time
     (finder,) = (f for f in sys.meta_path if isinstance(f, compat._PkgResources))
-    assert sys.meta_path[-1] is finder  # the real one comes first
+    assert sys.meta_path[-1] is finder  # a real pkg_resources is found before it
     assert finder.find_spec("something_else") is None
     spec = finder.find_spec("pkg_resources")
     module = finder.create_module(spec)
@@ -199,15 +199,15 @@ def test_pkg_resources_stands_in_where_it_is_gone(monkeypatch):
     assert module.parse_version("1.10") > module.packaging.version.parse("1.9")
 
 
-def test_numpy_has_its_old_aliases_again(monkeypatch):
+def test_numpy_aliases_are_restored(monkeypatch):
     numpy = types.ModuleType("numpy")
-    numpy.bool = "numpy 2 has one of its own"
+    numpy.bool = "of numpy 2"
     monkeypatch.setitem(sys.modules, "numpy", numpy)
-    compat.numpy_aliases()
-    assert (numpy.int, numpy.object, numpy.bool) == (int, object, "numpy 2 has one of its own")
+    compat.add_numpy_aliases()
+    assert (numpy.int, numpy.object, numpy.bool) == (int, object, "of numpy 2")
 
 
-def test_what_stays_on_the_cpu_and_in_full_precision(monkeypatch):
+def test_cuda_and_half_can_be_made_to_change_nothing(monkeypatch):
     for owner in (torch.Tensor, torch.nn.Module):
         for name in ("cuda", "half"):
             monkeypatch.setattr(owner, name, getattr(owner, name))
@@ -215,24 +215,24 @@ def test_what_stays_on_the_cpu_and_in_full_precision(monkeypatch):
     compat.stay_on_cpu()
     assert tensor.cuda() is tensor
     assert layer.cuda(device=0) is layer
-    compat.full_precision()
+    compat.use_full_precision()
     assert tensor.half().dtype == torch.float32
     assert layer.half().weight.dtype == torch.float32
     quantize_(layer, names="weight")
-    assert torch.equal(layer.weight, layer.weight.to(torch.float16).float())  # levels are what the file stores
+    assert torch.equal(layer.weight, layer.weight.to(torch.float16).float())  # levels are still rounded as in the file
 
 
-def test_half_precision_is_probed_without_an_exception(monkeypatch):
-    assert compat.cpu_lacks_half() is None  # every torch that qprompt supports has it
+def test_half_precision_error_is_returned(monkeypatch):
+    assert compat.half_error_on_cpu() is None  # every supported torch can
 
     def refuse(*args, **kwargs):
         raise RuntimeError("not implemented for 'Half'\nmore")
 
     monkeypatch.setattr(torch.nn.functional, "conv2d", refuse)
-    assert compat.cpu_lacks_half() == "not implemented for 'Half'"
+    assert compat.half_error_on_cpu() == "not implemented for 'Half'"
 
 
-def test_prograd_takes_away_what_opposes():
+def test_prograd_removes_the_opposing_component():
     class Trainer:
         def __init__(self, weight):
             self._models = {"m": weight}
@@ -248,8 +248,8 @@ def test_prograd_takes_away_what_opposes():
 
     model = torch.nn.Linear(2, 1, bias=False)
     for own, other, expected in (
-        ([1.0, -1.0], [0.0, 2.0], [1.0, 0.0]),  # opposed along y
-        ([1.0, -1.0], [0.0, -2.0], [1.0, -1.0]),  # in agreement
+        ([1.0, -1.0], [0.0, 2.0], [1.0, 0.0]),  # opposing along y
+        ([1.0, -1.0], [0.0, -2.0], [1.0, -1.0]),  # agreeing
         ([1.0, -1.0], [0.0, 0.0], [1.0, -1.0]),  # nothing to oppose
     ):
         trainer = Trainer(model)

@@ -1,4 +1,4 @@
-"""Without an optional package what needs it ends in one line that says what to install, and the rest goes on."""
+"""What needs a missing optional package fails with one line that says what to install; the rest still works."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ from qprompt.errors import UserError
 
 @pytest.fixture
 def hide(monkeypatch):
-    """Makes ``import name`` fail as where it is not installed."""
+    """hide(name) makes ``import name`` fail, as if it were not installed."""
     return lambda name: monkeypatch.setitem(sys.modules, name, None)
 
 
@@ -24,7 +24,7 @@ def only_line(capsys):
     return line
 
 
-def test_figures_need_matplotlib_and_tables_do_not(hide, tmp_path, capsys):
+def test_only_figures_need_matplotlib(hide, tmp_path, capsys):
     hide("matplotlib")
     runs, out = write_base2new(tmp_path / "runs", curves=True), tmp_path / "out"
     assert main(["figures", str(runs), "--out", str(out)]) == 2
@@ -35,7 +35,7 @@ def test_figures_need_matplotlib_and_tables_do_not(hide, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["onnx", "onnxruntime", "onnxscript"])
-def test_export_as_onnx_says_so_before_it_loads_anything(hide, monkeypatch, name, capsys):
+def test_onnx_export_checks_its_packages_first(hide, monkeypatch, name, capsys):
     for other in ("onnx", "onnxruntime", "onnxscript"):
         monkeypatch.setitem(sys.modules, other, sys)  # the others count as installed
     hide(name)
@@ -45,7 +45,7 @@ def test_export_as_onnx_says_so_before_it_loads_anything(hide, monkeypatch, name
     assert "pip install onnx onnxruntime onnxscript" in line
 
 
-def test_backbones_of_open_clip(hide, tmp_path, capsys):
+def test_open_clip_backbone_needs_open_clip(hide, tmp_path, capsys):
     hide("open_clip")
     configs = Path(train.__file__).parent / "configs"
     argv = ["--trainer", "QCoOp", "--root", str(tmp_path), "--output-dir", str(tmp_path / "out")]
@@ -55,14 +55,14 @@ def test_backbones_of_open_clip(hide, tmp_path, capsys):
     assert "pip install open_clip_torch" in only_line(capsys)
 
 
-def test_clip_itself(hide):
+def test_clip_is_needed(hide):
     hide("clip")
     with pytest.raises(UserError, match="pip install clip-anytorch"):
         import_clip()
 
 
 @pytest.mark.bundled_only
-def test_downloads_from_google_drive(hide, tmp_path):
+def test_downloads_from_google_drive_need_gdown(hide, tmp_path):
     from dassl.data.datasets import DatasetBase
 
     hide("gdown")

@@ -1,4 +1,4 @@
-"""The command line, from arguments to metrics.json, on a generated data set and a random CLIP given by path."""
+"""train.py from arguments to metrics.json, on a generated data set and a random CLIP."""
 
 import json
 import pickle
@@ -38,7 +38,7 @@ def run(root, clip_file, tmp_path, monkeypatch, capsys):
     return call
 
 
-def test_qcoop_trains_stores_its_prompt_and_is_evaluated_on_new_classes(run, tmp_path):
+def test_qcoop_is_trained_stored_and_evaluated_on_new_classes(run, tmp_path):
     code, out, err = run("QCoOp", "base", "TRAIN.CHECKPOINT_FREQ", "1")
     assert code == 0, err
     assert "Finish training" in out
@@ -49,7 +49,7 @@ def test_qcoop_trains_stores_its_prompt_and_is_evaluated_on_new_classes(run, tmp
     assert record["prompt"]["payload_bytes"] == 4 * 64 // 8 + 4
     assert set(record) >= {"versions", "hardware", "split_sha256", "time_s", "peak_memory_bytes", "config"}
 
-    # The file holds exactly what the last checkpoint computes with.
+    # The file holds exactly the values that the last checkpoint computes with.
     stored = packing.load(tmp_path / "base" / record["prompt"]["file"])
     (tensor,) = stored.values()
     checkpoint = torch.load(tmp_path / "base" / "prompt_learner" / "model.pth.tar-2", weights_only=True)
@@ -68,7 +68,7 @@ def test_qcoop_trains_stores_its_prompt_and_is_evaluated_on_new_classes(run, tmp
     assert code == 2
     assert "holds a finished run" in err
 
-    # A plain CoOp evaluates the same prompt: the checkpoint has a plain entry too.
+    # CoOp evaluates the same prompt: the checkpoint also has a plain entry.
     code, _, err = run("CoOp", "as_coop", *more, "2", "DATASET.SUBSAMPLE_CLASSES", "new")
     assert code == 0, err
     again = json.loads((tmp_path / "as_coop" / "metrics.json").read_text())
@@ -114,12 +114,12 @@ def test_mistake_is_one_line_and_exit_code_2_before_any_work(run, tmp_path, trai
     assert not (tmp_path / "out").exists()
 
 
-class Program:
+class Exploit:
     def __reduce__(self):
         return print, ("a program in a checkpoint was run",)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 half an archive", pickle.dumps(Program())])
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 half an archive", pickle.dumps(Exploit())])
 def test_broken_checkpoint_is_named(run, tmp_path, content):
     folder = tmp_path / "model" / "prompt_learner"
     folder.mkdir(parents=True)
@@ -131,14 +131,14 @@ def test_broken_checkpoint_is_named(run, tmp_path, content):
     assert "was run" not in out
 
 
-def test_missing_epoch_names_those_that_are_there(run, tmp_path):
+def test_missing_epoch_error_names_an_existing_one(run, tmp_path):
     assert run("CoOp", "base")[0] == 0
     code, _, err = run("CoOp", "out", "--eval-only", "--model-dir", str(tmp_path / "base"), "--load-epoch", "7")
     assert code == 2
     assert "--load-epoch 2" in err
 
 
-def test_checkpoint_of_another_width_is_named_with_both_shapes(run, tmp_path):
+def test_checkpoint_of_another_width_error_names_both_shapes(run, tmp_path):
     folder = tmp_path / "model" / "prompt_learner"
     folder.mkdir(parents=True)
     torch.save({"state_dict": {"ctx": torch.zeros(4, 512)}, "epoch": 2}, folder / "model.pth.tar-2")

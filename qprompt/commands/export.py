@@ -1,12 +1,14 @@
-"""Export a learned prompt: a classifier as ONNX, its text features alone, or QMaPLe's prompts without projections.
+"""Export a learned prompt: a classifier as ONNX, its text features, or QMaPLe's prompts without projections.
 
---onnx writes a model from images (B, 3, H, W), prepared as CLIP's are, to probabilities (B, C): the image encoder with
-its prompts, and the text features of the classes as constants. It is run with onnxruntime and compared with PyTorch
-before it is left there. --features writes an npz file: text_features (C, E) of length one, logit_scale, classes.
+--onnx writes a model that maps images (B, 3, H, W), preprocessed as for CLIP, to probabilities (B, C). It contains the
+image encoder with its prompts, and the text features of the classes as constants. Before it is written, it is run with
+onnxruntime and compared with PyTorch.
 
---projected writes a smaller prompt file from one of QMaPLe: the image prompts themselves instead of the projections
-that make them from the text prompts. It classifies the same, bit for bit (--bits 32, the default), and is a prompt of
-IVLP's: 'unpack --as ivlp' gives a checkpoint. What is lost: it cannot be trained on as MaPLe's.
+--features writes an npz file with text_features (C, E) of unit length, logit_scale and classes.
+
+--projected writes a smaller prompt file of QMaPLe: with the image prompts, and without the projections that compute
+them from the text prompts. With --bits 32, the default, its logits are the same bit for bit. The new file holds prompts
+of IVLP, so 'qprompt unpack --as ivlp' makes a checkpoint of it. It cannot be trained further as MaPLe.
 
 Examples:
   qprompt export pets.qprompt --classes "cat,dog,rabbit" --onnx pets.onnx
@@ -22,18 +24,23 @@ from qprompt.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``qprompt export``."""
+    """Add the arguments of ``qprompt export``."""
     add = parser.add_argument
     add("file", help="prompt file")
-    add("--onnx", metavar="OUT", help="write the classifier there (needs onnx, onnxscript and onnxruntime)")
-    add("--features", metavar="OUT", help="write the text features there, as npz")
-    add("--projected", metavar="OUT", help="write QMaPLe's prompts there, projected, as a prompt file")
-    add("--bits", type=int, default=32, help="of the projected image prompts: 32 exact, 16, or 1 to 8 (default 32)")
+    add("--onnx", metavar="OUT", help="file for the classifier (needs onnx, onnxscript and onnxruntime)")
+    add("--features", metavar="OUT", help="npz file for the text features")
+    add("--projected", metavar="OUT", help="prompt file for QMaPLe's projected prompts")
+    add(
+        "--bits",
+        type=int,
+        default=32,
+        help="bits per weight of the projected image prompts: 32 (exact, default), 16, or 1 to 8",
+    )
     add_model_arguments(parser, required=False)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write what was asked for."""
+    """Write the requested files."""
     if args.projected:
         write_projected(args.file, args.projected, args.bits)
     if not (args.onnx or args.features):
@@ -41,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
             raise UserError("nothing to write: type --onnx OUT.onnx, --features OUT.npz or --projected OUT.qprompt.")
         return
     if not args.classes:
-        raise UserError("--onnx and --features need the classes: type --classes 'cat,dog'.")
+        raise UserError("--onnx and --features need class names: type --classes 'cat,dog'.")
     if args.onnx:
         import_onnx()
     import numpy as np
@@ -53,21 +60,21 @@ def run(args: argparse.Namespace) -> None:
     names = class_names(args.classes)
     model = load_classifier(args.file, names, args.backbone, args.backbone_path, args.other_backbone)
     if isinstance(model, ConditionalCLIP):
-        raise UserError(f"{args.file}: CoCoOp's text features differ from image to image, so none can be written.")
+        raise UserError(f"{args.file}: CoCoOp's text features depend on the image, so they cannot be exported.")
     if args.features:
         features = model.encode_classes(model.prompts()).detach().numpy()
         with atomic_open(args.features) as file:
             np.savez(file, text_features=features, logit_scale=np.float32(model.logit_scale), classes=np.array(names))
         print(f"{args.features}: text features of {len(names)} classes, {features.shape[1]} wide")
         if model.prompts().image is not None:
-            print("These prompts go into the image branch too: plain CLIP image features don't fit. Use --onnx.")
+            print("These prompts also change the image features: features of plain CLIP do not fit. Use --onnx.")
     if args.onnx:
         error = write_onnx(model, names, Path(args.onnx))
         print(f"{args.onnx}: onnxruntime agrees with PyTorch within {error:.1e} in probability")
 
 
 def write_projected(source: str, path: str, bits: int) -> None:
-    """Write the projected prompts of `source` to `path`, and say how much smaller they are."""
+    """Write the projected prompts of `source` to `path` and print the size."""
     from qprompt.prompt_files.classifier import project
     from qprompt.prompt_files.format import read_prompt_file, write_prompt_file
     from qprompt.prompt_files.packing import inspect
@@ -80,11 +87,15 @@ def write_projected(source: str, path: str, bits: int) -> None:
     about = {key: value for key, value in file.about.items() if key != "format"}
     write_prompt_file(path, tensors, {**about, "method": "QIVLP", "projected_from": about.get("method")})
     size = inspect(path)["file_bytes"]
-    print(f"{path}: {size:,} bytes, {file.file_bytes / size:.1f} times less than {source}")
+    print(f"{path}: {size:,} bytes, {file.file_bytes / size:.1f} times smaller than {source}")
 
 
 def import_onnx() -> tuple[Any, Any]:
-    """The modules onnx and onnxruntime; UserError where they, or what torch exports with, are not installed."""
+    """Return the modules onnx and onnxruntime.
+
+    Raises:
+        UserError: one of them, or onnxscript, which torch exports with, is not installed.
+    """
     try:
         import onnx
         import onnxruntime
@@ -97,7 +108,14 @@ def import_onnx() -> tuple[Any, Any]:
 
 
 def write_onnx(model: Any, names: list[str], path: Path) -> float:
-    """Export, check against PyTorch, write; returns the largest difference in probability."""
+    """Export a classifier and compare it with PyTorch before it is written.
+
+    Returns:
+        The largest difference in probability.
+
+    Raises:
+        UserError: it is too large.
+    """
     import torch
 
     from qprompt.io.files import atomic_open
@@ -140,7 +158,7 @@ def write_onnx(model: Any, names: list[str], path: Path) -> float:
             difference = max(difference, float((torch.from_numpy(got) - classifier(images)).abs().max()))
     if not difference < 1e-3:
         raise UserError(
-            f"the exported model differs from PyTorch by {difference:.1e} in probability: {path} was not written."
+            f"the exported model differs from PyTorch by {difference:.1e} in probability: {path} is not written."
         )
     with atomic_open(path) as file:
         file.write(data)

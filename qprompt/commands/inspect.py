@@ -1,4 +1,4 @@
-"""What a prompt file holds: method, backbone, tensors, bytes.
+"""Show the content of a prompt file: method, backbone, tensors, bytes.
 
 Example:
   qprompt inspect output/pets/prompt_learner/prompt.qprompt
@@ -6,12 +6,13 @@ Example:
 
 import argparse
 import json
+import math
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``qprompt inspect``."""
+    """Add the arguments of ``qprompt inspect``."""
     parser.add_argument("file", help="prompt file")
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -25,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
     rows = about.pop("tensors")
     for key, value in about.items():
         print(f"{key:16} {f'{value:,}' if key.endswith('_bytes') else value}")
-    full = sum(2 * count(row["shape"]) for row in rows if row["bits"] <= 8)
+    full = sum(2 * math.prod(row["shape"]) for row in rows if row["bits"] <= 8)
     if about["payload_bytes"]:
         print(f"{'compression':16} {full / about['payload_bytes']:.1f} times smaller than half precision (payload)")
     print()
@@ -36,11 +37,3 @@ def run(args: argparse.Namespace) -> None:
         books = row["groups"] or "-"
         line = f"{row['name']:{width}}  {shape:>14}  {row['dtype']:>8}  {row['bits']:>4}  {books:>9}"
         print(f"{line}  {row['payload_bytes']:>10,}")
-
-
-def count(shape: list[int]) -> int:
-    """Entries of a tensor of that shape."""
-    n = 1
-    for size in shape:
-        n *= size
-    return n

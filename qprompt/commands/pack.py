@@ -1,8 +1,8 @@
-"""Pack a CoOp or MaPLe checkpoint, upstream's or ours, into a prompt file.
+"""Pack a checkpoint of CoOp, MaPLe or a similar method into a prompt file.
 
-A checkpoint of full precision is quantized here (post-training), with 1 bit for CoOp and its like (KgCoOp, ProGrad) and
-4 for MaPLe, IVLP, PromptSRC, VPT and CoCoOp unless --bits says otherwise. A quantized checkpoint keeps the levels that
-it was trained with, unless --bits is given.
+A full-precision checkpoint is quantized (post-training): by default to 1 bit for CoOp, KgCoOp and ProGrad, and to 4
+bits for MaPLe, IVLP, PromptSRC, VPT and CoCoOp. A quantized checkpoint keeps the levels of its training, unless --bits
+or --method is given. Checkpoints of the original trainers work too.
 
 Examples:
   qprompt pack output/pets/prompt_learner/model.pth.tar-200
@@ -16,19 +16,19 @@ from qprompt.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``qprompt pack``."""
+    """Add the arguments of ``qprompt pack``."""
     add = parser.add_argument
-    add("checkpoint", help="checkpoint file, or the folder with model.pth.tar-* (then the last epoch)")
-    add("--out", metavar="FILE", help="prompt file to write (default: beside the checkpoint, prompt.qprompt)")
-    add("--bits", type=int, help="bits of each weight, 1 to 8, or 16")
-    add("--method", help="how levels are chosen (default kmeans)")
-    add("--backbone", help="name of the backbone, to be stored: 'qprompt predict' then finds it")
-    add("--words", help="the prompt before the class name, e.g. 'a photo of a', to be stored")
-    add("--class-position", choices=("end", "middle", "front"), help="of the class name, to be stored")
+    add("checkpoint", help="checkpoint file, or a folder with model.pth.tar-* (its last epoch)")
+    add("--out", metavar="FILE", help="prompt file to write (default: prompt.qprompt next to the checkpoint)")
+    add("--bits", type=int, help="bits per weight: 1 to 8, or 16")
+    add("--method", help="quantizer, which chooses the levels (default kmeans)")
+    add("--backbone", help="name of the backbone to store, which 'qprompt predict' then loads")
+    add("--words", help="words before the class name to store, e.g. 'a photo of a'")
+    add("--class-position", choices=("end", "middle", "front"), help="position of the class name to store")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the prompt file and say what it takes."""
+    """Write the prompt file and print its size."""
     from qprompt.io.torch_files import read_checkpoint
     from qprompt.prompt_files.packing import inspect, pack
     from qprompt.prompt_files.upstream import find_prompts
@@ -44,15 +44,17 @@ def run(args: argparse.Namespace) -> None:
     pack(state, out, config, backbone=args.backbone, words=args.words, class_position=args.class_position)
     about = inspect(out)
     half = f" and {about['half_bytes']:,} in half precision" if about["half_bytes"] else ""
-    print(f"{out}: {about['method']}, {about['payload_bytes']:,} bytes quantized{half}, {about['file_bytes']:,} in all")
+    print(
+        f"{out}: {about['method']}, {about['payload_bytes']:,} bytes quantized{half}, {about['file_bytes']:,} in total"
+    )
 
 
 def checkpoint_file(path: str | Path) -> Path:
-    """`path`, or in a folder the checkpoint of the last epoch."""
+    """Return `path`, or the checkpoint of the last epoch if it is a folder."""
     path = Path(path)
     if not path.is_dir():
         return path
     epochs = {int(p.name.rpartition("-")[2]): p for p in path.glob("model.pth.tar-*[0-9]")}
     if not epochs:
-        raise UserError(f"{path} holds no model.pth.tar-EPOCH: name the checkpoint file, or the folder it is in.")
+        raise UserError(f"{path} contains no model.pth.tar-EPOCH: name the checkpoint file, or its folder.")
     return epochs[max(epochs)]

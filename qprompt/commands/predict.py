@@ -1,6 +1,8 @@
-"""Classify images with a learned prompt: probabilities of any class names.
+"""Classify images with a learned prompt, for any class names.
 
-Prompts are not tied to the classes they were learned on. Example:
+A prompt is not tied to the classes that it was learned on.
+
+Example:
   qprompt predict pets.qprompt cat.jpg dog.jpg --classes "cat,dog,rabbit" --top 2
 """
 
@@ -9,24 +11,41 @@ import json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``qprompt predict``."""
+    """Add the arguments of ``qprompt predict``."""
     add = parser.add_argument
     add("file", help="prompt file")
     add("images", nargs="+", metavar="IMAGE", help="image files")
     add("--top", type=int, default=5, metavar="K", help="show the K most probable classes (default 5)")
-    add("--json", action="store_true", help="as JSON: a list with image and classes, each with name and probability")
-    add("--batch", type=int, default=32, help="images encoded at a time (default 32)")
+    add(
+        "--json",
+        action="store_true",
+        help="print JSON: a list of images with the names and probabilities of their classes",
+    )
+    add("--batch", type=int, default=32, help="number of images to encode at once (default 32)")
     add_model_arguments(parser)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """What `predict` and `export` both need to know of the model."""
+    """Add the arguments about the model, which ``qprompt predict`` and ``qprompt export`` share."""
     add = parser.add_argument
-    add("--classes", required=required, help="class names, 'cat,dog', or a file with one a line")
-    add("--backbone", default="", help="backbone, if the file does not name it, or another name for it")
-    add("--backbone-path", default="", metavar="FILE", help="weights of the backbone, if they are your own")
-    add("--other-backbone", action="store_true", help="accept weights that the prompt was not learned with")
-    add("--device", default="cpu", help="cpu (default), cuda, ...")
+    add("--classes", required=required, help="class names, e.g. 'cat,dog', or a file with one per line")
+    add(
+        "--backbone",
+        default="",
+        help="name of the backbone, if the prompt file does not contain it or uses another name",
+    )
+    add(
+        "--backbone-path",
+        default="",
+        metavar="FILE",
+        help="file with the weights of the backbone, instead of the named ones",
+    )
+    add(
+        "--other-backbone",
+        action="store_true",
+        help="accept other backbone weights than those that the prompt was learned with",
+    )
+    add("--device", default="cpu", help="device to compute on: cpu (default), cuda, ...")
 
 
 def run(args: argparse.Namespace) -> None:

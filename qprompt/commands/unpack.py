@@ -1,7 +1,8 @@
-"""Unpack a prompt file into a checkpoint that the unmodified upstream trainer loads.
+"""Unpack a prompt file into a checkpoint that the unmodified original trainer loads.
 
-It is written where upstream looks: model.pth.tar-EPOCH in DIR/prompt_learner (CoOp, CoCoOp, VPT),
-DIR/MultiModalPromptLearner (MaPLe) or DIR/VLPromptLearner (IVLP); --model-dir DIR --load-epoch EPOCH evaluates it.
+The checkpoint is written where that trainer looks for it: model.pth.tar-EPOCH in DIR/prompt_learner (CoOp, CoCoOp,
+VPT), DIR/MultiModalPromptLearner (MaPLe) or DIR/VLPromptLearner (IVLP). Evaluate it with --model-dir DIR
+--load-epoch EPOCH.
 
 Example:
   qprompt unpack pets.qprompt --as coop --output-dir output/pets_unpacked
@@ -14,16 +15,22 @@ from qprompt.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``qprompt unpack``."""
+    """Add the arguments of ``qprompt unpack``."""
     add = parser.add_argument
     add("file", help="prompt file")
-    add("--as", dest="kind", required=True, metavar="TRAINER", help="coop, cocoop, maple, ivlp or vpt: it will load it")
-    add("--output-dir", required=True, metavar="DIR", help="what will be the trainer's --model-dir")
-    add("--epoch", type=int, default=1, help="in the checkpoint's name (default 1)")
+    add(
+        "--as",
+        dest="kind",
+        required=True,
+        metavar="TRAINER",
+        help="trainer to write it for: coop, cocoop, maple, ivlp or vpt",
+    )
+    add("--output-dir", required=True, metavar="DIR", help="folder to write to, the trainer's --model-dir")
+    add("--epoch", type=int, default=1, help="epoch in the name of the checkpoint (default 1)")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the checkpoint and say how to use it."""
+    """Write the checkpoint and print how to use it."""
     import torch
 
     from qprompt.io.files import atomic_open
@@ -33,8 +40,8 @@ def run(args: argparse.Namespace) -> None:
     state = unpack(args.file, args.kind)
     path = Path(args.output_dir) / get_method(args.kind).folder / f"model.pth.tar-{args.epoch}"
     if path.exists():
-        raise UserError(f"{path} exists already: choose another --output-dir or --epoch.")
+        raise UserError(f"{path} already exists: choose another --output-dir or --epoch.")
     with atomic_open(path) as file:
         torch.save({"state_dict": state, "epoch": args.epoch, "val_result": None}, file)
     how = f"--eval-only --model-dir {args.output_dir} --load-epoch {args.epoch}"
-    print(f"{path}: {len(state)} tensors. Evaluate them with {how}")
+    print(f"{path}: {len(state)} tensors. Evaluate it with {how}")

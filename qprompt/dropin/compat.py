@@ -1,7 +1,7 @@
-"""What makes code written for torch 1.x, numpy 1.x and a CUDA device run here: the launcher applies it to its process.
+"""Make code written for torch 1.x, numpy 1.x and a CUDA device run in the launcher's process.
 
-Nothing here changes a number that the code would have computed without it: each replaces an exception. The one that
-does change numbers, `full_precision`, is asked for by name, or stands in for a half precision that this torch lacks.
+Each function replaces an exception and changes no result. Only `use_full_precision` changes results; it needs a flag,
+or a torch that cannot train in half precision on the CPU.
 """
 
 import importlib.abc
@@ -16,8 +16,8 @@ from typing import Any
 _NUMPY_ALIASES = {"bool": bool, "int": int, "float": float, "complex": complex, "object": object, "str": str}
 
 
-def numpy_aliases() -> None:
-    """``np.int`` and its like, which numpy 1.24 removed."""
+def add_numpy_aliases() -> None:
+    """Restore ``np.int``, ``np.float`` and the other aliases that numpy 1.24 removed."""
     import numpy as np
 
     for name, builtin in _NUMPY_ALIASES.items():
@@ -26,7 +26,7 @@ def numpy_aliases() -> None:
 
 
 class _PkgResources(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Found last: a ``pkg_resources`` with the few names that CLIP packages take from it."""
+    """Provide a ``pkg_resources`` with the names that CLIP packages import, where no other finder has one."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> Any:
         if fullname != "pkg_resources":
@@ -42,17 +42,24 @@ class _PkgResources(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         module.parse_version = importlib.import_module("packaging.version").parse  # type: ignore[attr-defined]
 
 
-def pkg_resources_stand_in() -> None:
-    """``from pkg_resources import packaging``, as OpenAI's CLIP has it, without a setuptools that still brings it."""
+def add_pkg_resources() -> None:
+    """Make ``from pkg_resources import packaging``, as in OpenAI's CLIP, work without an old setuptools."""
     if not any(isinstance(finder, _PkgResources) for finder in sys.meta_path):
         sys.meta_path.append(_PkgResources())
 
 
 def prograd_step(self: Any, loss_a: Any, loss_b: Any, lambda_: float = 1, names: Any = None) -> None:
-    """A ProGrad update (arXiv 2205.14865): the gradient of `loss_a` without what in it opposes that of `loss_b`.
+    """Make a ProGrad update (arXiv 2205.14865), ``TrainerBase.prograd_backward_and_update`` in ProGrad's Dassl fork.
 
-    ProGrad's and KgCoOp's fork of Dassl has it as ``TrainerBase.prograd_backward_and_update``; `lambda_` scales how
-    much is taken away, parameter by parameter.
+    Where the gradients of a parameter oppose each other, the component of `loss_a`'s gradient along `loss_b`'s is
+    removed.
+
+    Args:
+        self: the trainer.
+        loss_a: the loss to minimize.
+        loss_b: the loss that must not increase.
+        lambda_: the share of the opposing component to remove.
+        names: the registered models to update; all by default.
     """
     import torch
 
@@ -69,23 +76,23 @@ def prograd_step(self: Any, loss_a: Any, loss_b: Any, lambda_: float = 1, names:
 
 
 def stay_on_cpu() -> None:
-    """``.cuda()`` of tensors and modules returns them as they are."""
+    """Make ``.cuda()`` return tensors and modules unchanged."""
     import torch
 
     torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign,assignment]
     torch.nn.Module.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign,assignment]
 
 
-def full_precision() -> None:
-    """``.half()`` of tensors and modules gives float32, so everything is computed in it, whatever PREC says."""
+def use_full_precision() -> None:
+    """Make ``.half()`` return float32, so that everything is computed in float32, whatever PREC says."""
     import torch
 
     torch.Tensor.half = torch.Tensor.float  # type: ignore[method-assign]
     torch.nn.Module.half = torch.nn.Module.float  # type: ignore[method-assign]
 
 
-def cpu_lacks_half() -> str | None:
-    """Why a network in half precision cannot train on the CPU with this torch; None when it can."""
+def half_error_on_cpu() -> str | None:
+    """Return the error with which this torch fails to train in half precision on the CPU, or None if it can."""
     import torch
     from torch.nn import functional as F
 

@@ -1,12 +1,12 @@
-"""Which tensors of somebody's trainer are quantized, when its class does not say.
+"""Choose the tensors to quantize in a third-party trainer, which does not name them.
 
-A parameter is when all three hold:
+A parameter is quantized if all three conditions hold:
 
-1. it trains: it requires a gradient, and an optimizer of the trainer holds it;
-2. it belongs to a prompt: its name contains one of `WORDS` (``prompt_learner.proj.weight``, ``visual.VPT``);
-3. it is a matrix or more: biases, norms and scalars stay in half precision, as in the paper's count.
+1. It is trained: it requires a gradient, and an optimizer of the trainer holds it.
+2. It belongs to a prompt: its name contains one of `WORDS` (``prompt_learner.proj.weight``, ``visual.VPT``).
+3. It has at least two dimensions: biases, norms and scalars stay in half precision, as in the paper's count.
 
-``TRAINER.QUANT.INCLUDE`` replaces these rules with patterns of names, ``TRAINER.QUANT.EXCLUDE`` takes names away.
+``TRAINER.QUANT.INCLUDE`` replaces these conditions by patterns of names, ``TRAINER.QUANT.EXCLUDE`` excludes names.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,22 +23,23 @@ WORDS = ("prompt", "ctx", "context", "vpt")
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """What DataParallel, AveragedModel and their like hold in ``.module``."""
+    """Return the module inside wrappers such as DataParallel and AveragedModel, which hold it as ``.module``."""
     inner = getattr(module, "module", None)
     return unwrapped(inner) if isinstance(inner, nn.Module) else module
 
 
 def modules_of(trainer: Any) -> dict[str, nn.Module]:
-    """The registered models, then every module that is an attribute of the trainer; each object once."""
+    """Return the registered models and all other modules that are attributes of the trainer, each module once."""
     found = {**trainer._models, **{k: v for k, v in vars(trainer).items() if isinstance(v, nn.Module)}}
     distinct = {id(module): (name, module) for name, module in reversed(list(found.items())) if module is not None}
     return {name: unwrapped(module) for name, module in reversed(list(distinct.values()))}
 
 
 def prompted_module(trainer: Any) -> nn.Module:
-    """The module whose parameter names the settings mean: ``trainer.model`` if it holds all that trains.
+    """Return the module to which the parameter names of the settings refer.
 
-    Where a trainer trains several models apart, one that holds them all by the names they are registered under.
+    This is ``trainer.model`` if it holds all trained parameters. For a trainer of several separate models it is a new
+    module that holds them under the names they are registered with.
     """
     model = getattr(trainer, "model", None)
     trained = _trained(trainer)
@@ -55,7 +56,11 @@ def prompted_module(trainer: Any) -> nn.Module:
 
 
 def prompt_names(trainer: Any, module: nn.Module) -> list[str]:
-    """The parameters of `module` that the rules choose; UserError lists the candidates when there is none."""
+    """Return the names of the parameters of `module` that meet the conditions.
+
+    Raises:
+        UserError: there is none; the message lists the trained parameters.
+    """
     trained = _trained(trainer)
     candidates = {n: tuple(p.shape) for n, p in module.named_parameters() if p.requires_grad and id(p) in trained}
     name = type(trainer).__name__
@@ -65,21 +70,26 @@ def prompt_names(trainer: Any, module: nn.Module) -> list[str]:
     if not chosen:
         listed = ", ".join(f"{n} {shape}" for n, shape in candidates.items())
         raise UserError(
-            f"{name}: no parameter that trains looks like a prompt (a matrix with {', '.join(WORDS)} in its name). "
-            f"Name what to quantize: TRAINER.QUANT.INCLUDE \"('{next(iter(candidates))}',)\". It trains: {listed}"
+            f"{name}: no trained parameter looks like a prompt (two or more dimensions, and one of {', '.join(WORDS)} "
+            f"in its name). Name what to quantize: TRAINER.QUANT.INCLUDE \"('{next(iter(candidates))}',)\". "
+            f"These are trained: {listed}"
         )
     return chosen
 
 
 def _trained(trainer: Any) -> set[int]:
-    """ids of the parameters that some optimizer of the trainer holds and that require a gradient."""
+    """Return the ids of the parameters that require a gradient and that an optimizer of the trainer holds."""
     optimizers = [o for o in (*trainer._optims.values(), *vars(trainer).values()) if isinstance(o, Optimizer)]
     held = {id(p): p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
     return {key for key, p in held.items() if p.requires_grad}
 
 
 def check_reach(trainer: Any, module: nn.Module, names: Iterable[str]) -> None:
-    """Refuse, by name, what would go on using a tensor's full-precision values after it was quantized."""
+    """Check that nothing in the trainer would still use a tensor's full-precision values after it is quantized.
+
+    Raises:
+        UserError: a second module refers to one of the parameters `names`, or the trainer holds values by their names.
+    """
     owners = {id(module.get_parameter(n)): (_owner(module, n), n) for n in names}
 
     def values(thing: Any) -> Iterator[Any]:
@@ -99,15 +109,15 @@ def check_reach(trainer: Any, module: nn.Module, names: Iterable[str]) -> None:
                         where = ".".join(filter(None, (model_name, prefix, attribute)))
                         raise UserError(
                             f"{owner[1]} is also {where}: quantizing it would leave the other in full precision. "
-                            f"Leave it out: TRAINER.QUANT.EXCLUDE \"('{owner[1]}',)\""
+                            f"Exclude it: TRAINER.QUANT.EXCLUDE \"('{owner[1]}',)\""
                         )
     plain = {local for _, local in _local_names(trainer, owners)}
     for attribute, thing in vars(trainer).items():
-        kept = isinstance(thing, Mapping) and [k for k in thing if k in plain and isinstance(thing[k], Tensor)]
-        if kept:
+        held = isinstance(thing, Mapping) and [k for k in thing if k in plain and isinstance(thing[k], Tensor)]
+        if held:
             raise UserError(
-                f"{type(trainer).__name__}.{attribute} keeps {kept[0]} by name since build_model, and quantizing "
-                "renames it. Start that average later (in before_train), or keep a copy of the model."
+                f"{type(trainer).__name__}.{attribute}, made in build_model, holds values under the name {held[0]}, "
+                "which quantizing changes. Make it later (in before_train), or average a copy of the model."
             )
 
 
@@ -117,17 +127,20 @@ def _owner(module: nn.Module, name: str) -> tuple[int, str]:
 
 
 def _local_names(trainer: Any, ids: Iterable[int]) -> list[tuple[nn.Module, str]]:
-    """(module, name in it) of the parameters with these ids, in every module of the trainer that has them."""
+    """Return (module, name in it) of the parameters with these ids, for every module of the trainer."""
     wanted = set(ids)
     return [(m, n) for m in modules_of(trainer).values() for n, p in m.named_parameters() if id(p) in wanted]
 
 
 @torch.no_grad()
 def equal_copies(trainer: Any, module: nn.Module, names: Iterable[str]) -> list[tuple[nn.Module, list[str]]]:
-    """Other modules of the trainer that start as copies of a prompted one (a moving average), with the names there.
+    """Find modules of the trainer that start as copies of the prompted one, such as moving averages.
 
-    A copy is of the same class and has equal values under the same names. What is tested may be the copy, so it is
-    quantized like the original.
+    A copy has the same class, and equal values under the same names. The trainer may test the copy, so it is quantized
+    like the original.
+
+    Returns:
+        Pairs of a copy and the names of the parameters `names` in it.
     """
     originals = {id(module.get_parameter(n)) for n in names}
     found: dict[int, tuple[nn.Module, list[str]]] = {}
@@ -143,7 +156,7 @@ def equal_copies(trainer: Any, module: nn.Module, names: Iterable[str]) -> list[
 
 
 def quantized_copies(trainer: Any, module: nn.Module) -> list[nn.Module]:
-    """Other modules of the trainer with quantized tensors of their own: copies made before or after quantization."""
+    """Return the other modules of the trainer that have quantized tensors: copies made before or after quantization."""
     known = {id(weight) for _, weight in quantized_parameters(module).values()}
     found = []
     for other in modules_of(trainer).values():

@@ -1,4 +1,4 @@
-"""A train.py in the manner of CoOp's, so that the launcher is tested without a checkout of somebody else's."""
+"""A train.py like CoOp's, to test the launcher without a third-party checkout."""
 
 import argparse
 

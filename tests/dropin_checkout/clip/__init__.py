@@ -1,3 +1,3 @@
-"""The checkout's own `clip`: what its trainers must get, whatever package of that name is installed."""
+"""The `clip` package of the checkout, which its trainers must import even if another one is installed."""
 
 OWN = True

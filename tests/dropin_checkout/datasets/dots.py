@@ -1,4 +1,4 @@
-"""Six colours, drawn on first use: enough classes to have base and new ones."""
+"""A data set of six colours, drawn on first use: three base and three new classes."""
 
 import os
 

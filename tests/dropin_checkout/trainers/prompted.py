@@ -1,4 +1,4 @@
-"""Small trainers in the manner of CoOp's descendants, each with a habit that quantization has to live with."""
+"""Small trainers like CoOp's descendants, each with a habit that quantization has to support or refuse."""
 
 import copy
 
@@ -26,7 +26,7 @@ class PromptLearner(nn.Module):
 
 
 class CustomCLIP(nn.Module):
-    """Frozen encoders around a prompt learner, as CoOp has them."""
+    """A prompt learner with frozen encoders, as in CoOp."""
 
     def __init__(self, n_classes):
         super().__init__()
@@ -45,7 +45,7 @@ class Prompted(TrainerX):
     def make_model(self):
         return CustomCLIP(self.num_classes)
 
-    named = True  # has a config node of its own
+    named = True  # reads a config node by the name of the trainer
 
     def build_model(self):
         if self.named:
@@ -95,7 +95,7 @@ class OldCode(Unnamed):
 
 @TRAINER_REGISTRY.register()
 class Half(Unnamed):
-    """Mixes precisions as MaPLe in fp32 does."""
+    """Mixes float32 and half precision, as MaPLe does with PREC fp32."""
 
     def make_model(self):
         model = super().make_model()
@@ -105,7 +105,7 @@ class Half(Unnamed):
 
 @TRAINER_REGISTRY.register()
 class Aggregated(Unnamed):
-    """Averages state dicts over the epochs inside the training step and ends on the average, as PromptSRC does."""
+    """Averages state dicts over epochs inside the training step and loads the average at the end, as PromptSRC does."""
 
     def forward_backward(self, batch):
         summary = super().forward_backward(batch)
@@ -122,7 +122,7 @@ class Aggregated(Unnamed):
 
 
 class MovingAverage(Unnamed):
-    """Tests a copy of the model that follows it slowly."""
+    """Tests a copy of the model that is its moving average."""
 
     def start_average(self):
         self.ema = copy.deepcopy(self.model).requires_grad_(False)
@@ -161,7 +161,7 @@ class AverageByName(Unnamed):
 
 @TRAINER_REGISTRY.register()
 class TwoModels(Unnamed):
-    """Two models that train apart and are no part of one another; no ``self.model``."""
+    """Trains two models separately; there is no ``self.model`` module."""
 
     def build_model(self):
         self.text_prompts, self.image_prompts = CustomCLIP(self.num_classes), CustomCLIP(self.num_classes)
@@ -178,7 +178,7 @@ class TwoModels(Unnamed):
 
 @TRAINER_REGISTRY.register()
 class OwnOptimizer(Unnamed):
-    """Trains its context at a rate of its own."""
+    """Trains its context at another learning rate."""
 
     def build_model(self):
         super().build_model()
@@ -201,7 +201,7 @@ class Adapter(Unnamed):
 
 @TRAINER_REGISTRY.register()
 class Tied(Unnamed):
-    """Reads its context through a second module as well."""
+    """Refers to its context from a second module."""
 
     def make_model(self):
         model = super().make_model()
