@@ -32,7 +32,7 @@ def checkout(tmp_path_factory):
 
 
 def run(checkout, output, trainer, *arguments, launch=("-m", "qprompt"), code=0):
-    """Run ``train.py --trainer TRAINER ARGUMENTS`` with the launcher, or without if ``launch=()``; return its output."""
+    """Run ``train.py --trainer TRAINER ARGUMENTS`` with the launcher, or without (``launch=()``); return the log."""
     folder = checkout / output
     words = [*launch, "train.py", "--root", "data", "--output-dir", str(folder), "--trainer", trainer, *arguments]
     paths = [ROOT] if launch else [ROOT, BUNDLED]  # without the launcher, `import dassl` must work by itself
