@@ -1,5 +1,6 @@
 """The documentation: what it names exists, its examples run, and its site builds."""
 
+import ast
 import os
 import pkgutil
 import re
@@ -123,3 +124,27 @@ def test_site_builds_without_warnings_and_needs_no_other_host(tmp_path):
     assert any("qprompt.quantize_" in page for page in pages)
     for page in pages:
         assert not re.findall(r"<(?:script|img|link|iframe)\b[^>]*(?:src|href)=\"?(?:https?:)?//[^>]*>", page)
+
+
+def message(node):
+    """The text of a string expression, with "\0" for each value in it."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(map(message, node.values))
+    if isinstance(node, ast.BinOp):
+        return message(node.left) + message(node.right)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else "\0"
+
+
+def test_messages_of_the_troubleshooting_page_exist():
+    sources = [*ROOT.glob("qprompt/**/*.py"), *ROOT.glob("trainers/*.py"), ROOT / "train.py"]
+    trees = [ast.parse(text(source)) for source in sources]
+    messages = {message(node) for tree in trees for node in ast.walk(tree) if isinstance(node, ast.expr)}
+    page = text(ROOT / "docs/troubleshooting.md")
+    quoted = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    assert len(quoted) > 40
+    missing = []
+    for quote in quoted:
+        pattern = ".*".join(map(re.escape, filter(None, quote.split("..."))))
+        if not any(re.search(pattern, candidate, re.DOTALL) for candidate in messages):
+            missing.append(quote)
+    assert not missing
