@@ -15,7 +15,7 @@ from qprompt.__main__ import main
 from qprompt.training.defaults import extend_cfg
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md")), ROOT / "tools/README.md"]
 FOLDERS = "qprompt|trainers|datasets|configs|scripts|tests|tools|benchmarks|docs|examples"
 every_page = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 
