@@ -13,10 +13,8 @@ A mistake in what was typed ends with one line and exit code 2, before any train
 import argparse
 import contextlib
 import os
-import pkgutil
 import sys
 import time
-from importlib import import_module
 from pathlib import Path
 
 from qprompt.errors import AlreadyFinished, UserError, did_you_mean
@@ -57,20 +55,6 @@ def parse_args(argv=None):
 
 def _epoch(text):
     return text if text in ("last", "all") else int(text)
-
-
-def import_all(package_name):
-    """Import every module of datasets/ or trainers/; each registers what it defines."""
-    for module in pkgutil.iter_modules([str(HERE / package_name)]):
-        import_module(f"{package_name}.{module.name}")
-
-
-def register_trainers():
-    """Register the trainers: those in trainers/, and X and QX for every other method in qprompt/prompts."""
-    from qprompt.training.quantized import register_methods
-
-    import_all("trainers")
-    register_methods()
 
 
 def requested_trainer(args):
@@ -114,14 +98,15 @@ def setup_cfg(args):
 
 
 def check(args, cfg):
-    """Refuse what cannot run, before any long work. Return the trainer class."""
+    """Refuse what cannot run, before any long work."""
     from dassl.data.datasets import DATASET_REGISTRY
     from dassl.engine import TRAINER_REGISTRY
 
     from qprompt.backbones import check_backbone
     from qprompt.training.defaults import quant_config
+    from qprompt.training.project import learns
 
-    trainer_class = _registered(TRAINER_REGISTRY, cfg.TRAINER.NAME, "trainer", "--trainer")
+    _registered(TRAINER_REGISTRY, cfg.TRAINER.NAME, "trainer", "--trainer")
     dataset_class = _registered(DATASET_REGISTRY, cfg.DATASET.NAME, "data set", "--dataset-config-file or DATASET.NAME")
     if cfg.DATASET.SUBSAMPLE_CLASSES not in ("all", "base", "new"):
         raise UserError(f"DATASET.SUBSAMPLE_CLASSES is all, base or new, got {cfg.DATASET.SUBSAMPLE_CLASSES!r}.")
@@ -136,8 +121,7 @@ def check(args, cfg):
         dataset_class, "generates_images", False
     ):
         raise UserError(f"the data root {cfg.DATASET.ROOT!r} is not there: --root names the folder of the data sets.")
-    learns = getattr(trainer_class, "learns", True)
-    if args.eval_only and learns and not args.model_dir:
+    if args.eval_only and learns(cfg.TRAINER.NAME) and not args.model_dir:
         raise UserError("--eval-only needs --model-dir DIR, the output folder of the training run to evaluate.")
     if args.model_dir and not os.path.isdir(args.model_dir):
         raise UserError(f"--model-dir {args.model_dir!r} is not a folder: it is the --output-dir of a training run.")
@@ -145,7 +129,6 @@ def check(args, cfg):
         args.load_epoch = last_epoch(args.model_dir)
     if args.resume and not os.path.isdir(args.resume):
         raise UserError(f"--resume {args.resume!r} is not a folder: it is the --output-dir of an unfinished run.")
-    return trainer_class
 
 
 def _registered(registry, name, what, how):
@@ -225,13 +208,14 @@ def logging_to(output_dir):
         logger.console = logger.file  # which it would also do once it is collected
 
 
-def run(args, cfg, defaults, engine, learns):
+def run(args, cfg, defaults, engine):
     """Build the trainer, train or evaluate, write metrics.json."""
     import torch
     from dassl.engine import build_trainer
     from dassl.utils import set_random_seed
 
     from qprompt.runs.finish import Evaluations, finish
+    from qprompt.training.project import learns
 
     started = time.monotonic()
     if cfg.SEED >= 0:
@@ -241,7 +225,7 @@ def run(args, cfg, defaults, engine, learns):
     print_run(args, cfg, engine)
     trainer = build_trainer(cfg)
     evaluations = Evaluations(trainer)
-    if args.eval_only or not learns:
+    if args.eval_only or not learns(cfg.TRAINER.NAME):
         mode, more = "eval", evaluate(trainer, evaluations, args)
     elif args.no_train:
         return
@@ -263,18 +247,19 @@ def main(argv=None):
         from qprompt.engine import activate
 
         engine = activate()
-        import_all("datasets")
-        register_trainers()
         from qprompt.runs.folder import claim
         from qprompt.runs.identity import RunSettings
+        from qprompt.training.project import register_project
+
+        register_project(HERE)
 
         cfg, defaults = setup_cfg(args)
-        trainer_class = check(args, cfg)
+        check(args, cfg)
         cfg.freeze()
         mode = "eval" if args.eval_only else "train"
         settings = RunSettings.of(cfg, defaults, mode, args.model_dir, args.load_epoch)
         with disk_errors_named(), claim(cfg.OUTPUT_DIR, settings), logging_to(cfg.OUTPUT_DIR):
-            run(args, cfg, defaults, engine, getattr(trainer_class, "learns", True))
+            run(args, cfg, defaults, engine)
     except UserError as error:
         if args.skip_finished and isinstance(error, AlreadyFinished):
             print(f"Skipped: {args.output_dir or 'output'} holds this run, finished.")

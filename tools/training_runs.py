@@ -12,6 +12,7 @@ import torch.utils.tensorboard  # noqa: F401  (what a run imports later)
 
 import train
 from qprompt.engine import activate
+from qprompt.training.project import register_project
 
 ROOT = Path(train.__file__).resolve().parent
 FLIPS = ("INPUT.TRANSFORMS", "['random_resized_crop', 'random_flip', 'normalize']")
@@ -41,8 +42,7 @@ def prepare() -> None:
     """Import everything that a run imports, so that a forked run starts with its own work."""
     torch.set_num_threads(1)
     activate()
-    train.import_all("datasets")
-    train.import_all("trainers")
+    register_project(train.HERE)
 
 
 class Process:

@@ -23,6 +23,7 @@ from qprompt.runs.metrics import Metrics
 from qprompt.sweep.protocol import folder
 from qprompt.sweep.spec import Dataset, Spec
 from qprompt.training.defaults import default_cfg
+from qprompt.training.project import find_project, learns, register_project
 
 # Shots of zero-shot runs: few, so that no data set reads all its training images.
 _ANY_SHOTS = 16
@@ -74,17 +75,14 @@ class _Choice:
         return dataclasses.replace(self, dataset=dataset)
 
 
-def learns(trainer: str) -> bool:
-    """Return False for zero-shot trainers (``Zeroshot...``), which are evaluated only, and once for all seeds."""
-    return not trainer.startswith("Zeroshot")
-
-
 def plan(spec: Spec) -> list[Run]:
     """Return every run of a spec, each evaluation right after the training run it needs. No file is written.
 
     Raises:
         UserError: A trainer, data set or config has no file, or two runs have the same folder.
     """
+    activate()
+    register_project(find_project())
     runs: dict[str, Run] = {}
     for choice in _choices(spec):
         for run in _PROTOCOLS[spec.protocol](spec, choice):
@@ -222,7 +220,6 @@ def _defaults() -> CfgNode:
 
 @functools.cache
 def _from_files(trainer: str, dataset_file: str, trainer_file: str) -> CfgNode:
-    activate()
     cfg = default_cfg(trainer)
     config.merge_file(cfg, dataset_file)
     config.merge_file(cfg, trainer_file)

@@ -2,18 +2,13 @@
 
 import contextlib
 import io
-import sys
 import tempfile
 from dataclasses import dataclass
-from importlib import import_module
-from pathlib import Path
-from pkgutil import iter_modules
 from typing import Any
 
 import torch
 from torch import Tensor
 
-import qprompt
 from qprompt.errors import UserError
 from qprompt.report.records import Run
 
@@ -53,9 +48,10 @@ def rebuild(run: Run, classes: str = "", root: str = "") -> Any:
         UserError: The trainer, the data, the backbone or the checkpoint does not exist.
     """
     from qprompt.engine import activate
+    from qprompt.training.project import find_project, register_project
 
     activate()
-    _import_project()
+    register_project(find_project())
     from dassl.engine import build_trainer
     from dassl.utils import set_random_seed
 
@@ -93,19 +89,6 @@ def predict(trainer: Any) -> Predictions:
         torch.cat(labels),
         torch.cat(logits).softmax(dim=1),
     )
-
-
-def _import_project() -> None:
-    """Import trainers/ and datasets/, which register what they define. They are in the checkout, not in the wheel."""
-    for root in (Path.cwd(), Path(qprompt.__file__).resolve().parent.parent):
-        if (root / "trainers").is_dir() and (root / "datasets").is_dir():
-            if str(root) not in sys.path:
-                sys.path.insert(0, str(root))
-            for package in ("datasets", "trainers"):
-                for module in iter_modules([str(root / package)]):
-                    import_module(f"{package}.{module.name}")
-            return
-    raise UserError("no trainers/ and datasets/ in this folder: run this command in the folder that contains train.py.")
 
 
 def _config(run: Run, classes: str, root: str) -> Any:
