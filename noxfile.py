@@ -15,7 +15,7 @@ import nox
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.sessions = ["newest", "oldest", "extras", "dassl"]
 nox.options.stop_on_first_error = False
-PYTEST = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "mypy")
+PYTEST = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "mypy", "import-linter")
 
 
 def run_tests(session: nox.Session, *options: str, **env: str) -> None:

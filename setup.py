@@ -66,6 +66,7 @@ setup(
             "matplotlib",
             "ruff==0.17.5",
             "mypy==2.4.1",
+            "import-linter",
             *DOCS,
         ],
     },

@@ -1,57 +1,75 @@
-"""The directions of imports are those of docs/internals/architecture.md."""
+"""The directions of imports between the packages (the contracts in pyproject.toml), and limits on their number."""
 
 import ast
 import re
+from collections import defaultdict
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import grimp
+import pytest
+from importlinter.api import read_configuration
+from importlinter.cli import lint_imports
+
+import qprompt
+
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = ROOT / "qprompt"
-PAGE = (ROOT / "docs/internals/architecture.md").read_text(encoding="utf-8")
-LEVELS = {
-    name: int(level)
-    for level, names in re.findall(r"^\| (\d+) \| (`.*`) \|$", PAGE, re.MULTILINE)
-    for name in re.findall(r"`(\w+)`", names)
-}
+CONTRACTS = str(ROOT / "pyproject.toml")
+PACKAGE = Path(qprompt.__file__).parent
+ENTRIES, FLOORS = 20, 9  # at most
+PACKAGES = ("qprompt", "dassl", "trainers", "datasets")
+pytestmark = pytest.mark.bundled_only  # the bundled engine is analyzed under its name, dassl
 
 
-def unit(path):
-    """The package or module directly in qprompt/ that a file belongs to."""
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+@pytest.fixture(scope="module")
+def imports():
+    """(module, module that it imports), wherever in the file; not what is found by name at run time."""
+    graph = grimp.build_graph(*PACKAGES, cache_dir=None)
+    found = [(module, other) for module in graph.modules for other in graph.find_modules_directly_imported_by(module)]
+    tree = ast.parse((ROOT / "train.py").read_text(encoding="utf-8"))  # grimp takes packages only
+    used = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return [*found, *(("train", module) for module in used if module.partition(".")[0] in PACKAGES)]
 
 
-def imported(path):
-    """The units that a file imports, inside functions too."""
-    package = path.relative_to(ROOT).parts[:-1]
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) + 1 - node.level] if node.level else ()
-            module = ".".join([*base, *filter(None, [node.module])])
-            names |= {f"{module}.{alias.name}" for alias in node.names}
-    return {name.split(".")[1] for name in names if name.startswith("qprompt.")} - {"__version__", unit(path)}
+def test_contracts(capsys):
+    assert lint_imports(CONTRACTS, no_cache=True) == 0, capsys.readouterr().out
 
 
-FILES = [path for path in PACKAGE.rglob("*.py") if not unit(path).startswith("__")]
+def test_the_docs_state_the_contract():
+    page = (ROOT / "docs/internals/architecture.md").read_text(encoding="utf-8")
+    levels = [re.findall(r"`(\w+)`", names) for names in re.findall(r"^\| \d+ \| (`.*`) \|$", page, re.MULTILINE)]
+    layers = next(c["layers"] for c in read_configuration(CONTRACTS)["contracts_options"] if c["id"] == "layers")
+    assert levels == [layer.split(" | ") for layer in reversed(layers) if layer != "__main__"]
 
 
-def test_every_package_has_a_level():
-    assert set(LEVELS) == {unit(path) for path in FILES}
+def test_no_circle_between_modules(imports):
+    TopologicalSorter(as_graph(imports)).prepare()  # raises CycleError
 
 
-def test_packages_import_only_lower_levels():
-    for path in FILES:
-        wrong = [name for name in imported(path) if name not in LEVELS or LEVELS[name] >= LEVELS[unit(path)]]
-        assert not wrong, f"{path} imports {wrong}"
+def test_number_of_entries_of_the_package():
+    entries = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert len(entries - {"__init__"}) <= ENTRIES
 
 
-def test_the_engine_needs_only_errors_and_io():
-    needed = set().union(*map(imported, PACKAGE.glob("engine/**/*.py")))
-    assert needed == {"errors", "io"}
+def test_number_of_floors(imports):
+    """The longest chain of imports between the entries of qprompt, trainers, datasets and train.py."""
+    graph = as_graph((entry(module), entry(other)) for module, other in imports)
+    chains: dict[str, list[str]] = {}
+    for name in TopologicalSorter(graph).static_order():
+        chains[name] = [name, *max((chains[other] for other in graph[name]), key=len, default=[])]
+    longest = max(chains.values(), key=len)
+    assert len(longest) <= FLOORS, " -> ".join(longest)
 
 
-def test_the_package_does_not_import_what_only_a_checkout_has():
-    for path in FILES:
-        code = path.read_text(encoding="utf-8")
-        assert not re.search(r"^\s*(?:from|import) (?:train|trainers|datasets)\b", code, re.MULTILINE), path
+def as_graph(pairs):
+    graph = defaultdict(set)
+    for one, other in pairs:
+        if one != other:
+            graph[one].add(other)
+    return graph
+
+
+def entry(module):
+    """The name directly in qprompt/ that a module belongs to, or its top-level package."""
+    package, _, rest = module.partition(".")
+    return "engine" if package == "dassl" else rest.partition(".")[0] if package == "qprompt" and rest else package
