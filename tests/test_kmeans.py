@@ -309,3 +309,12 @@ def test_one_bad_value_among_any_number_is_refused(n, bad):
     x[n // 2] = bad
     with pytest.raises(UserError, match="NaN or infinite"):
         kmeans(x, 2)
+
+
+@given(st.lists(st.sampled_from([-1e9, -3.0, 0.1, 2.0, 7.5, 1e6]), min_size=1, max_size=40), st.integers(1, 8))
+def test_levels_of_few_distinct_values_are_these(values, k):
+    distinct = sorted(set(values))
+    if len(distinct) > k:
+        return
+    levels = kmeans(torch.tensor(values, dtype=torch.float64), k)
+    assert levels.unique().tolist() == distinct and len(levels) == k

@@ -7,9 +7,13 @@ Ckmeans.1d.dp, 2011). Lloyd's iterations stop in local optima up to tens of perc
 1. coarse: all partitions with cuts on a few hundred candidates, spaced by density^(1/4). The levels of an optimal
    quantizer are spaced by density^(1/3) (Panter and Dite, 1951), so each level has about as many candidates nearby;
 2. banded: cuts may move by 48 of the finer candidates (at least 12 per level), again all cuts together;
-3. local: cuts may move within the cell of their candidate, or by 16 values, together. One Lloyd iteration ends it.
+3. local: cuts may move within the cell of their candidate, then twice by 16 values, together. One Lloyd iteration ends
+   it.
 
-With at most 192 values, or 12 per level, every cut is a candidate in step 2. For k = 2 all n - 1 cuts are compared.
+It is exact where k = 2 (all n - 1 cuts are compared), where there are at most k distinct values, and up to 192 values
+or 4 per level (every cut is a candidate in step 1). Elsewhere it is close to the optimum: docs/internals/performance.md
+has the excess that was measured. Costs are float64: differences below about 1e-16 of the sum of squared distances to
+the mean are not seen, such as those among values near 1 beside an outlier of 1e9.
 
 Every step runs on all rows of a (B, n) batch at once, in float64, on the device of the data and without a host sync.
 Shapes: B problems, n values each, k levels; a cut c separates the values [0, c) from [c, n).
@@ -92,7 +96,7 @@ def fit_sorted(v: Tensor, k: int, init: Tensor | None = None) -> Tensor:
         cuts, exact = problem.search()
     for _ in range(0 if exact else 1):
         cuts = torch.searchsorted(v, boundaries(problem.levels(cuts)).to(v.dtype), right=True)
-    return problem.levels(cuts)
+    return problem.with_distinct_values(problem.levels(cuts))
 
 
 class _Problem:
@@ -108,6 +112,16 @@ class _Problem:
         count = ends.diff()
         mean = self.prefix.gather(1, ends).diff() / count
         return torch.where(count > 0, mean, self.v[:, :1].double()).cummax(-1).values
+
+    def with_distinct_values(self, levels: Tensor) -> Tensor:
+        """Replace the levels (B, k) of rows with at most k distinct values by these, the last one repeated."""
+        few = self.holds_fewer_than(self.k)
+        if self.v.device.type == "cpu" and not bool(few.any()):
+            return levels
+        rank = torch.zeros_like(self.v, dtype=torch.long)
+        torch.cumsum(self.v.diff() > 0, -1, out=rank[:, 1:])
+        values = self.v[:, -1:].double().expand(-1, self.k).clone()
+        return torch.where(few, values.scatter_(1, rank.clamp_(max=self.k - 1), self.v.double()), levels)
 
     def two_levels(self) -> Tensor:
         """Return the optimum for k = 2 by comparing all n - 1 cuts."""
@@ -132,7 +146,10 @@ class _Problem:
         if size == self.n:
             return cuts, few.shape[-1] > size
         cell = grid.gather(1, (at - 1).clamp(min=0)), grid.gather(1, (at + 1).clamp(max=size))
-        return self.refine(cuts, *cell), False
+        cuts = self.refine(cuts, *cell)
+        for _ in range(2):
+            cuts = self.refine(cuts, cuts, cuts)
+        return cuts, False
 
     def search_near(self, init: Tensor) -> Tensor:
         cuts = torch.searchsorted(self.v, boundaries(init).contiguous(), right=True)
@@ -195,7 +212,7 @@ class _Problem:
     def gains(self, start: Tensor, end: Tensor) -> Tensor:
         """Return what clusters from start (B, j, w) to end (B, j, w) save: (B, j, w of end, w of start).
 
-        It is (sum of x - mean)^2 / count; the squared error is that of one cluster less the sum of these. An empty
+        It is (sum of x - mean)^2 / count; the squared error is the sum of all (x - mean)^2 less these. An empty
         cluster saves 0, an impossible one -inf.
         """
         total = [_gather(self.prefix, p) - self.mean[..., None] * p for p in (start, end)]
