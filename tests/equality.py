@@ -36,16 +36,19 @@ CASES = {
     ),
     "vpt": ("QPROMPT_MAPLE", "VPT", ["TRAINER.VPT.PROMPT_DEPTH_VISION", "3"]),
 }
+# The same with enough classes that prompts fill several blocks of the packed attention.
+MANY = ["DATASET.NAME", "ManyToy"]
+CASES |= {f"{case}_many": (*CASES[case][:2], [*CASES[case][2], *MANY]) for case in list(CASES) if case != "vpt"}
 STEPS, EPOCH = 20, 7  # optimizer steps; steps between two changes of the learning rate
-PIXELS, CLASSES = 32, 6
+PIXELS = 32
 
 
-def batches():
+def batches(n_classes):
     """The same batches everywhere: numbers that need no random generator."""
     index = torch.arange(6 * 3 * PIXELS * PIXELS, dtype=torch.float64).view(6, 3, PIXELS, PIXELS)
     for step in range(STEPS + 1):
         image = torch.sin(index * 0.37 + step * 1.3) * torch.cos(index.flip(0) * 0.011 * (step + 1))
-        yield {"img": image.float(), "label": (torch.arange(6) * (step + 1)) % CLASSES, "domain": torch.zeros(6)}
+        yield {"img": image.float(), "label": (torch.arange(6) * (step + 1)) % n_classes, "domain": torch.zeros(6)}
 
 
 def learned(trainer):
@@ -59,7 +62,7 @@ def figures(trainer):
     trainer.num_batches, trainer.epoch = EPOCH, 0
     parameters = learned(trainer)
     found = {f"start.{name}": p.detach().clone() for name, p in parameters.items()}
-    *training, last = batches()
+    *training, last = batches(trainer.num_classes)
 
     def logits():
         trainer.set_model_mode("eval")

@@ -15,13 +15,20 @@ CLASSES = ("cat", "big_dog", "red fire truck", "tree", "house", "traffic light")
 PIXELS = 32
 
 
+# Enough classes of one to four words that their prompts fill several blocks of the packed attention.
+NOUNS = ("cat", "dog", "truck", "tree", "house", "boat", "flower", "chair", "clock", "traffic light")
+MANY_CLASSES = tuple(f"{words}{noun}" for noun in NOUNS for words in ("", "red ", "very old ", "small painted green "))
+
+
 @DATASET_REGISTRY.register()
 class Toy(DatasetBase):
     """Six classes of noise around a colour of their own: 4 pictures each for training, 3 for testing."""
 
+    classes = CLASSES
+
     def __init__(self, cfg):
-        subset = cfg.DATASET.SUBSAMPLE_CLASSES
-        classes = {"all": CLASSES, "base": CLASSES[:3], "new": CLASSES[3:]}[subset]
+        subset, half = cfg.DATASET.SUBSAMPLE_CLASSES, len(self.classes) // 2
+        classes = {"all": self.classes, "base": self.classes[:half], "new": self.classes[half:]}[subset]
         root = Path(cfg.DATASET.ROOT)
         items = {"train": [], "test": []}
         for label, name in enumerate(classes):
@@ -29,11 +36,18 @@ class Toy(DatasetBase):
                 for k in range(count):
                     path = root / f"{name.replace(' ', '_')}-{part}-{k}.png"
                     if not path.exists():
-                        rng = np.random.default_rng([CLASSES.index(name), k, len(part)])
+                        rng = np.random.default_rng([self.classes.index(name), k, len(part)])
                         pixels = rng.integers(40, 200, 3) + rng.integers(-40, 50, (PIXELS, PIXELS, 3))
                         Image.fromarray(pixels.astype(np.uint8)).save(path)
                     items[part].append(Datum(impath=str(path), label=label, classname=name))
         super().__init__(train_x=items["train"], val=items["test"][::2], test=items["test"])
+
+
+@DATASET_REGISTRY.register()
+class ManyToy(Toy):
+    """`Toy` with `MANY_CLASSES`."""
+
+    classes = MANY_CLASSES
 
 
 def toy_cfg(folder, clip_file, trainer, *options):
