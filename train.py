@@ -16,6 +16,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from qprompt.errors import AlreadyFinished, UserError, did_you_mean
 from qprompt.io.files import disk_errors_named
@@ -199,7 +200,7 @@ def logging_to(output_dir):
 
     console = sys.stdout
     setup_logger(output_dir)
-    logger = sys.stdout
+    logger: Any = sys.stdout
     try:
         yield
     finally:

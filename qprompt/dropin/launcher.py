@@ -119,7 +119,7 @@ def _extend_dassl(argv: list[str], fast: bool) -> None:
     if hasattr(dassl.config, "clean_cfg"):  # not in Dassl 0.5
         dassl.config.clean_cfg = config_keys.keeping_quant(dassl.config.clean_cfg)
     if not hasattr(dassl.engine.TrainerBase, "prograd_backward_and_update"):
-        dassl.engine.TrainerBase.prograd_backward_and_update = compat.prograd_step
+        dassl.engine.TrainerBase.prograd_backward_and_update = compat.prograd_step  # type: ignore[attr-defined]  # new
     registry = dassl.engine.TRAINER_REGISTRY
     offer_quantized(registry)
     dassl.engine.build_trainer = _with_checks(dassl.engine.build_trainer, registry, fast)

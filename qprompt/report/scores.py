@@ -63,13 +63,14 @@ def pair(runs: Sequence[Run]) -> tuple[list[Score], list[str]]:
         shots, seed, draw = (owner.shots if run.learns else 0), owner.seed, run.draw
         key = (method, run.dataset, draw, shots, seed, source)
         score = scores.setdefault(key, Score(method, run.dataset, draw, shots, seed, source))
-        before = taken.get((*key, run.classes))
+        measured = (*key, run.classes)
+        before = taken.get(measured)
         if before and before.accuracy != run.accuracy:
             warnings.append(
                 f"{before.folder} and {run.folder} measured the same ({method} on {run.dataset}, {run.classes} "
                 f"classes, seed {seed}) but differ ({before.accuracy:.2f}, {run.accuracy:.2f}); the second is used"
             )
-        taken[(*key, run.classes)] = run
+        taken[measured] = run
         score.accuracy[run.classes] = run.accuracy
         if run.curve:
             score.curves[run.classes] = run.accuracy_by_epoch

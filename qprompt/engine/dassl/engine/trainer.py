@@ -33,6 +33,7 @@ class SimpleNet(nn.Module):
 class SimpleTrainer(TrainerBase):
     """Data, model, evaluator, checkpoints and tests as the configuration says."""
 
+    model: nn.Module
     train_loader_u: Any  # a DataLoader, or None
     num_batches: int  # in an epoch
     settings_without_effect: tuple[str, ...] = ()  # that a resumed run may change, beside Dassl's own
