@@ -2,8 +2,8 @@
 
   nox                      every cell of the matrix
   nox -s newest-3.13       one cell
-  nox -s coverage          line and branch coverage of qprompt
-  nox -s kills fuzz mutation      the programs in tools/
+  nox -s coverage          line and branch coverage
+  nox -s kills fuzz mutation
 
 The cell ``dassl`` needs a checkout of Dassl.pytorch: its path in QPROMPT_DASSL.
 """
@@ -18,9 +18,9 @@ nox.options.stop_on_first_error = False
 PYTEST = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "mypy", "import-linter")
 
 
-def run_tests(session: nox.Session, *options: str, **env: str) -> None:
+def run_tests(session: nox.Session, *under: str, **env: str) -> None:
     arguments = session.posargs or ["-n", str(len(os.sched_getaffinity(0)))]
-    session.run("python", "-m", "pytest", *options, *arguments, env={"OMP_NUM_THREADS": "1", **env})
+    session.run("python", "-m", *under, "pytest", *arguments, env={"OMP_NUM_THREADS": "1", **env})
 
 
 @nox.session(python=["3.10", "3.11", "3.12", "3.13"])
@@ -58,9 +58,12 @@ def dassl(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def coverage(session: nox.Session) -> None:
-    """Line and branch coverage of qprompt by the default test suite."""
-    session.install("-e", ".[plot]", "pytest-cov", *PYTEST)
-    run_tests(session, "--cov=qprompt", "--cov-branch", "--cov-report=term:skip-covered")
+    """Line and branch coverage by the default test suite, of what pyproject.toml names."""
+    session.install("-e", ".[plot]", "coverage", *PYTEST)
+    session.run("coverage", "erase")
+    run_tests(session, "coverage", "run", "-m")
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")
 
 
 @nox.session(python="3.11")
