@@ -1,5 +1,6 @@
 """Stored sizes: those of the paper's table, byte for byte, and the file's own count of them."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -68,3 +69,19 @@ def test_summary_of_a_constant_tensor_is_plain_json(tmp_path):
     summary = accounting.summary(learner)
     assert summary["snr_db"] is None
     json.dumps(summary, allow_nan=False)
+
+
+def test_the_pooled_error_counts_tensors_without_one():
+    import math
+
+    learner = nn.Module()
+    g = torch.Generator().manual_seed(0)
+    learner.a = nn.Parameter(torch.randn(4, 64, generator=g))
+    learner.b = nn.Parameter(torch.tensor([[-1.0, 1.0] * 32]))  # two values: exact with one bit
+    quantize_(learner, bits=1, names=["a", "b"])
+    summary = accounting.summary(learner)
+    latent = {name: learner.parametrizations[name].original.detach().double() for name in ("a", "b")}
+    error = (learner.a.detach() - latent["a"]).square().sum()
+    power = sum(weight.square().sum() for weight in latent.values())
+    assert summary["mse"] == pytest.approx(error.item() / 320)
+    assert summary["snr_db"] == pytest.approx(10 * math.log10(power / error))

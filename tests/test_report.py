@@ -245,3 +245,31 @@ def test_values_in_names_are_single_words(tmp_path):
         write_run(tmp_path / str(number), settings={"TRAINER.COOP.CTX_INIT": words})
     (table,), _ = tables_of(tmp_path)
     assert [method for _, method in rows_of(table)] == ["CoOp CTX_INIT=''", "CoOp CTX_INIT=a_photo_of_a"]
+
+
+def test_picture_and_table_show_the_same_spread(tmp_path):
+    from qprompt.report.accuracy import base_new_table
+    from qprompt.report.size import h_over_bytes
+
+    for datasets, draws in ((("TinyWorld",), (0, 1, 2)), (("DTD", "EuroSAT"), (0,))):
+        folder = write_base2new(tmp_path / str(len(datasets)), datasets, draws=draws)
+        scores, _ = pair(read_runs([folder])[0])
+        rows = {row[1]: row[4] for row in reversed(base_new_table(scores).rows)}  # the average comes first in the table
+        axis = h_over_bytes(scores).axes[0]
+        bars = {}
+        for container in axis.containers:
+            (segment,) = container[2][0].get_segments()
+            bars[container.get_label()] = (segment[:, 1].mean(), (segment[1, 1] - segment[0, 1]) / 2)
+        assert set(bars) == {"CoOp", "QCoOp"}
+        for method, (mean, std) in bars.items():
+            assert (mean, std) == (pytest.approx(rows[method].mean), pytest.approx(rows[method].std)), method
+
+
+def test_an_average_over_unequal_seeds_says_so(tmp_path):
+    from qprompt.report.accuracy import base_new_table
+
+    write_base2new(tmp_path, ("DTD",), seeds=(1, 2, 3))
+    write_base2new(tmp_path, ("EuroSAT",), seeds=(1, 2))
+    notes = " ".join(base_new_table(pair(read_runs([tmp_path])[0])[0]).notes)
+    assert "QCoOp is averaged over data sets with different seeds (DTD: 1, 2, 3; EuroSAT: 1, 2)" in notes
+    assert "ZeroshotCLIP is averaged" not in notes

@@ -2,10 +2,13 @@
 
 import base64
 import itertools
+import math
+import random
 import re
 import statistics
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,14 +30,15 @@ def score(method, dataset="D", draw=0, seed=1, base=80.0, new=70.0, shots=16):
 
 
 def brute_force_p(differences):
-    """Two-sided signed-rank p by going through all 2^n signs (no ties in size)."""
-    ranks = {size: rank for rank, size in enumerate(sorted(map(abs, differences)), 1)}
-    total = sum(ranks.values())
-    seen = sum(ranks[abs(d)] for d in differences if d > 0)
-    sums = [sum(r for r, s in zip(ranks.values(), signs, strict=True) if s) for signs in
-            itertools.product((0, 1), repeat=len(differences))]  # fmt: skip
-    extreme = abs(seen - total / 2)
-    return sum(abs(s - total / 2) >= extreme for s in sums) / len(sums)
+    """Two-sided signed-rank p by enumeration of all 2^n signs; zeros are dropped, ties share their mean rank."""
+    values = [d for d in differences if d]
+    sizes = sorted(map(abs, values))
+    ranks = [statistics.fmean(i for i, size in enumerate(sizes, 1) if size == abs(d)) for d in values]
+    total = sum(ranks)
+    seen = sum(rank for rank, d in zip(ranks, values, strict=True) if d > 0)
+    signs = itertools.product((0, 1), repeat=len(values))
+    sums = [sum(rank for rank, sign in zip(ranks, chosen, strict=True) if sign) for chosen in signs]
+    return sum(abs(s - total / 2) >= abs(seen - total / 2) for s in sums) / len(sums)
 
 
 @settings(deadline=None, max_examples=40)
@@ -43,6 +47,34 @@ def test_wilcoxon_equals_brute_force(sizes, data):
     signs = data.draw(st.lists(st.sampled_from((-1, 1)), min_size=len(sizes), max_size=len(sizes)))
     differences = [size * sign / 8 for size, sign in zip(sizes, signs, strict=True)]
     assert wilcoxon_p(differences) == pytest.approx(brute_force_p(differences))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(-4, 4), min_size=2, max_size=11))
+def test_wilcoxon_with_ties_and_zeros_equals_brute_force(differences):
+    assert wilcoxon_p([d / 8 for d in differences]) == pytest.approx(brute_force_p(differences))
+
+
+def test_wilcoxon_equals_scipys_exact_and_statsmodels_power():
+    from scipy import stats
+
+    rng = random.Random(0)
+    for n in (6, 14, 25, 40):
+        differences = [rng.gauss(0.3, 1) for _ in range(n)]
+        assert wilcoxon_p(differences) == pytest.approx(stats.wilcoxon(differences, method="exact").pvalue)
+    assert wilcoxon_p([0.0] * 9 + [1.0] * 5) == pytest.approx(0.0625)  # SciPy: 0.025
+    assert wilcoxon_p([1.0, -1.0] * 100) == 1.0
+    # An outside value of the power: scipy's t test on simulated pairs at the number of pairs of a t test.
+    needed = round(pairs_needed(0.5, 1.0) * 3 / math.pi)
+    data = np.random.default_rng(0).normal(0.5, 1, (20_000, needed))
+    assert (stats.ttest_1samp(data, 0, axis=1).pvalue < 0.05).mean() == pytest.approx(0.8, abs=0.03)
+
+
+def test_pairs_needed_equals_statsmodels():
+    power = pytest.importorskip("statsmodels.stats.power", reason="statsmodels is not installed")
+    for effect in (0.2, 0.5, 1.0):
+        n = power.TTestPower().solve_power(effect_size=effect, alpha=0.05, power=0.8)
+        assert pairs_needed(effect, 1.0) == max(FEWEST, math.ceil(math.ceil(n) * math.pi / 3))
 
 
 def test_fewer_than_six_pairs_cannot_be_significant():
@@ -83,6 +115,22 @@ def test_differences_are_paired_by_data_set_draw_and_seed():
     assert paired_differences(scores, "CoOp", "QCoOp", "New") == ([8.0, 7.0], "runs")
     scores.append(score("ZeroshotCLIP", shots=0, new=65.0))
     assert paired_differences(scores, "ZeroshotCLIP", "CoOp", "New") == ([-4.0, -3.0, -2.0], "runs")
+    scores += [score("ZeroshotCLIP", seed=s, shots=0, new=65.0) for s in (2, 3)]  # the same value again, not new pairs
+    assert paired_differences(scores, "ZeroshotCLIP", "CoOp", "New") == ([-4.0, -3.0, -2.0], "runs")
+    assert paired_differences(scores, "CoOp", "ZeroshotCLIP", "New") == ([4.0, 3.0, 2.0], "runs")
+
+
+def test_seeds_of_few_data_sets_give_no_p_by_default():
+    methods = (("CoOp", 60), ("QCoOp", 61))
+    scores = [score(m, draw=d, seed=s, new=n + s + d) for d in range(3) for s in (1, 2) for m, n in methods]
+    table = comparison_table(scores, [("CoOp", "QCoOp")])
+    assert table.rows[1][2:] == [Stat(1.0, 0.0, 6), None, "6 of 6", None, None]
+    assert "--pairs-are runs" in table.notes[-1]
+    asked = comparison_table(scores, [("CoOp", "QCoOp")], "runs")
+    assert asked.rows[1][3:] == [(1.0, 1.0), "6 of 6", pytest.approx(1 / 32), "6"]
+    assert "No interval" not in " ".join(asked.notes)
+    more = [score(m, draw=d, new=n + d) for d in range(6) for m, n in methods]
+    assert comparison_table(more, [("CoOp", "QCoOp")]).rows[1][5] == pytest.approx(1 / 32)
 
 
 def test_with_six_data_sets_seeds_are_averaged():

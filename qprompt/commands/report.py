@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "datasets", "runs"),
         default="auto",
         help="what counts as an independent pair in a comparison: a data set (or draw) averaged over seeds, or every "
-        "run; auto: data sets if there are six or more",
+        "run; auto: data sets if there are six or more, else runs without interval and p",
     )
     add(
         "--published",

@@ -113,6 +113,10 @@ def base_new_table(scores: Sequence[Score]) -> Table:
                     f"{label} is averaged over {len(having)} of {len(datasets)} data sets; not run: {lacking}."
                 )
                 label += " *"
+            seeds = {d: sorted({s.seed for s in complete([s for s in own if s.dataset == d])}) for d in having}
+            if len(set(map(tuple, seeds.values()))) > 1:
+                shown = "; ".join(f"{d}: {', '.join(map(str, found))}" for d, found in seeds.items())
+                notes.append(f"{name(method, shots)} is averaged over data sets with different seeds ({shown}).")
             rows.append([title, label, *average_over_datasets(own), *_costs(own)])
     for dataset in datasets:
         for (method, shots), own in by_method([s for s in scores if s.dataset == dataset]).items():

@@ -2,7 +2,7 @@
 
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from qprompt.errors import UserError, did_you_mean
 from qprompt.report.accuracy import shots_text, unique
@@ -44,7 +44,8 @@ def comparison_table(scores: Sequence[Score], pairs: Sequence[tuple[str, str]], 
         scores: All scores.
         pairs: The pairs of methods (first, second).
         unit: What counts as one independent pair. "datasets": a data set (or draw), averaged over seeds; "runs":
-            every seed of every data set; "auto": data sets if there are at least six, else runs.
+            every seed of every data set; "auto": data sets if there are at least six, else runs, without interval, p
+            and number of pairs, since seeds of one data set are not independent data sets.
 
     Raises:
         UserError: There is no such method.
@@ -63,7 +64,7 @@ def comparison_table(scores: Sequence[Score], pairs: Sequence[tuple[str, str]], 
                 differences, used = paired_differences(here, first, second, measure, unit)
                 if not differences:
                     continue
-                found = paired(differences)
+                found = paired(differences, independent=unit != "auto" or used == "datasets")
                 units.add(used)
                 small |= found.n < FEWEST
                 rows.append([f"{second} - {first}", _measure_name(measure, shots, scores), *_row(found)])
@@ -78,7 +79,7 @@ def comparison_table(scores: Sequence[Score], pairs: Sequence[tuple[str, str]], 
         Column("p", "p"),
         Column("Pairs needed"),
     ]
-    return Table("Paired differences", columns, rows, _notes(sorted(units), small), group_by=1)
+    return Table("Paired differences", columns, rows, _notes(sorted(units), small, unit), group_by=1)
 
 
 def paired_differences(
@@ -86,23 +87,31 @@ def paired_differences(
 ) -> tuple[list[float], str]:
     """Return the differences second minus first, and what counts as one pair ("datasets" or "runs").
 
-    A zero-shot run has no randomness: its value is compared with that of every seed.
+    Zero-shot has no randomness: its mean value on a data set is compared with that of every seed.
     """
-    value = _MEASURES[measure]
-    a, b = ([s for s in scores if s.method == name and value(s) is not None] for name in (first, second))
-    others: dict[tuple, list[Score]] = defaultdict(list)
-    for score in b:
-        others[score.place[:2]].append(score)
+    a, b = (_values(scores, name, _MEASURES[measure]) for name in (first, second))
     by_place: dict[tuple, list[float]] = defaultdict(list)
-    for x in a:
-        for y in others[x.place[:2]]:
-            if 0 in (x.shots, y.shots) or (x.place, x.shots) == (y.place, y.shots):
-                by_place[x.place[:2]].append(value(y) - value(x))
+    for (place, x_run), x in a.items():
+        for (other, y_run), y in b.items():
+            if place == other and (None in (x_run, y_run) or x_run == y_run):
+                by_place[place].append(y - x)
     if unit == "auto":
         unit = "datasets" if len(by_place) >= FEWEST else "runs"
     if unit == "datasets":
         return [statistics.fmean(found) for found in by_place.values()], unit
     return [d for found in by_place.values() for d in found], unit
+
+
+def _values(
+    scores: Sequence[Score], method: str, measure: Callable[[Score], float | None]
+) -> dict[tuple[tuple, tuple | None], float]:
+    """Return (place, run) -> value. The runs of a place are its seeds and shots; zero-shot is one run, None."""
+    found: dict[tuple[tuple, tuple | None], list[float]] = defaultdict(list)
+    for score in scores:
+        value = measure(score) if score.method == method else None
+        if value is not None:
+            found[score.place[:2], (score.seed, score.shots) if score.shots else None].append(value)
+    return {key: statistics.fmean(values) for key, values in found.items()}
 
 
 def _measure_name(measure: str, shots: int, scores: Sequence[Score]) -> str:
@@ -112,7 +121,8 @@ def _measure_name(measure: str, shots: int, scores: Sequence[Score]) -> str:
 
 def _row(found: Paired) -> list:
     interval = None if found.low is None else (found.low, found.high)
-    needed = f"> {MOST:,}" if found.needed is None and found.std is not None else found.needed
+    unknown = found.needed is None and found.std is not None and found.p is not None
+    needed = f"> {MOST:,}" if unknown else found.needed
     return [
         Stat(found.mean, found.std, found.n),
         interval,
@@ -122,7 +132,7 @@ def _row(found: Paired) -> list:
     ]
 
 
-def _notes(units: Sequence[str], small: bool) -> list[str]:
+def _notes(units: Sequence[str], small: bool, unit: str) -> list[str]:
     meaning = {
         "datasets": "a pair is a data set or draw, averaged over seeds",
         "runs": "a pair is a run (seed): the result holds for these data sets, not for others",
@@ -132,8 +142,11 @@ def _notes(units: Sequence[str], small: bool) -> list[str]:
         "Interval: 95%, bootstrap (BCa). p: Wilcoxon signed-rank, two-sided, not corrected for the number of rows. "
         "Pairs needed: to find a difference of this size at p < 0.05 with 80% probability."
     ]
-    if small:
+    if "runs" in units and unit == "auto":
         notes.append(
-            f"With fewer than {FEWEST} pairs no test reaches p < 0.05, and no interval is given: run more seeds."
+            f"No interval and no p: fewer than {FEWEST} data sets or draws were run, and seeds of one data set are not "
+            "independent data sets. Run more of them, or type --pairs-are runs to test these data sets alone."
         )
+    elif small:
+        notes.append(f"With fewer than {FEWEST} pairs no test reaches p < 0.05, and no interval is given.")
     return notes

@@ -2,7 +2,6 @@
 
 import math
 import statistics
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,29 +24,53 @@ class Paired:
     needed: int | None  # pairs for 80% power at p < 0.05, if the true effect is the observed one; None: over MOST
 
 
-def paired(differences: Sequence[float]) -> Paired:
-    """Return the statistics of `differences` (at least one)."""
+def paired(differences: Sequence[float], independent: bool = True) -> Paired:
+    """Return the statistics of differences.
+
+    Args:
+        differences: at least one.
+        independent: whether the pairs are independent samples of what is claimed. Seeds of one data set are not
+            independent data sets: without independence there is no interval, no p and no number of pairs.
+    """
     # 0.1 + 0.2 - 0.3 is a tie, not a difference
     values = [round(d, 9) for d in differences]
     mean = statistics.fmean(values)
     std = statistics.stdev(values) if len(values) > 1 else None
+    wins = sum(v > 0 for v in values)
+    if not independent:
+        return Paired(len(values), mean, std, wins, None, None, None, None)
     low, high = bootstrap_interval(values) if len(values) >= FEWEST else (None, None)
-    return Paired(
-        len(values), mean, std, sum(v > 0 for v in values), low, high, wilcoxon_p(values), pairs_needed(mean, std)
-    )
+    return Paired(len(values), mean, std, wins, low, high, wilcoxon_p(values), pairs_needed(mean, std))
 
 
 def wilcoxon_p(differences: Sequence[float]) -> float | None:
-    """Return the two-sided p of Wilcoxon's signed-rank test without zeros; 1 if all are zero; None for one pair."""
+    """Return the two-sided p of Wilcoxon's signed-rank test: exact, also with ties, and without zeros.
+
+    SciPy's is exact only without ties, and its choice of an approximation differs between versions.
+
+    Args:
+        differences: of the pairs; zeros are dropped.
+
+    Returns:
+        1 if all differences are zero; None for fewer than two pairs.
+    """
+    import numpy as np
     from scipy import stats
 
     if len(differences) < 2:
         return None
-    if not any(differences):
-        return 1.0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # older versions of SciPy warn about small samples with ties
-        return float(stats.wilcoxon(differences, zero_method="wilcox").pvalue)
+    values = np.array([d for d in differences if d])
+    ranks = (2 * stats.rankdata(np.abs(values))).astype(int)  # doubled: ties have half ranks
+    # Under the null hypothesis each sign is + or - with probability 1/2: the distribution of the sum of + ranks.
+    chances = np.zeros(ranks.sum() + 1)
+    chances[0] = 1.0
+    for rank in ranks:
+        shifted = np.zeros_like(chances)
+        shifted[rank:] = chances[: len(chances) - rank]
+        chances = (chances + shifted) / 2
+    observed = int(ranks[values > 0].sum())
+    lower, upper = chances[: observed + 1].sum(), chances[observed:].sum()
+    return float(min(1.0, 2 * min(lower, upper)))
 
 
 def bootstrap_interval(differences: Sequence[float], resamples: int = 9999) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from qprompt.report.accuracy import average_over_datasets, method_names, unique
+from qprompt.report.accuracy import average_over_datasets, base_new_h, method_names, unique
 from qprompt.report.plotting import cut, legend_below, marker_style, matplotlib, new_figure
 from qprompt.report.scores import Score, base_to_new, by_method
 from qprompt.report.tables import Stat
@@ -12,15 +12,17 @@ from qprompt.report.tables import Stat
 def h_over_bytes(scores: Sequence[Score]) -> Any:
     """Return the figure, or None if no size is known.
 
-    There is a point per method (bars: standard deviation). Methods of one trainer share a colour and are joined if
-    their sizes differ. Zero-shot stores 0 bytes, which a log scale cannot show: it is a horizontal line.
+    There is a point per method, with mean and standard deviation as in the base-to-new table. Methods of one trainer
+    share a colour and are joined if their sizes differ. Zero-shot stores 0 bytes, which a log scale cannot show: it
+    is a horizontal line.
     """
     scores = base_to_new(scores)
     name = method_names(scores)
+    several = len({s.dataset for s in scores}) > 1
     points: list[tuple[str, int, Stat]] = []
     levels: list[tuple[str, int, Stat]] = []
     for (method, shots), own in by_method(scores).items():
-        h = average_over_datasets(own)[2]
+        h = (average_over_datasets(own) if several else base_new_h(own))[2]
         stored = max((s.stored_bytes for s in own if s.stored_bytes is not None), default=None)
         if h is None or stored is None:
             continue
