@@ -19,6 +19,8 @@ import train
 from qprompt import __main__ as command
 from qprompt.engine import activate
 from qprompt.quantization import recorder
+from qprompt.runs.identity import RunSettings
+from qprompt.runs.metrics import read_metrics, write_metrics
 
 RUNS = sorted(Path(__file__).parent.glob("golden/run_*"))
 bundled = pytest.mark.skipif(activate().name != "bundled", reason="the bundled engine's checkpoints")
@@ -85,3 +87,14 @@ def test_finished_run_is_reported(old, tmp_path, capsys):
     assert command.main(["report", str(old / "finished"), "--out", str(tmp_path / "report")]) == 0
     assert "QCoOp" in capsys.readouterr().out
     assert recorder.read(old / "finished" / "quantization.npz")["refit"].any()
+
+
+def test_records_keep_their_format(old, tmp_path):
+    text = (old / "finished" / "metrics.json").read_text()
+    path = write_metrics(tmp_path, read_metrics(old / "finished" / "metrics.json"))
+    assert path.read_text() == text
+    for kind in ("finished", "unfinished"):
+        settings = RunSettings.read(old / kind / "config.json")
+        settings.write(tmp_path / "config.json")
+        again, before = (json.loads((folder / "config.json").read_text()) for folder in (tmp_path, old / kind))
+        assert (again["schema"], again["settings"]) == (before["schema"], before["settings"])

@@ -5,9 +5,7 @@ assets/protocol.yaml has the names of the folders.
 
 import dataclasses
 import functools
-import itertools
 import os
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,9 @@ from qprompt.runs import config
 from qprompt.runs.folder import finished
 from qprompt.runs.identity import RunSettings
 from qprompt.runs.metrics import Metrics
+from qprompt.sweep.grid import Choice, choices
 from qprompt.sweep.protocol import folder
-from qprompt.sweep.spec import Dataset, Spec
+from qprompt.sweep.spec import Spec
 from qprompt.training.defaults import default_cfg
 from qprompt.training.project import find_project, learns, register_project
 
@@ -59,22 +58,6 @@ class Run:
         return finished(Path(self.folder), self.settings)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Choice:
-    """One point of the grid, seed included."""
-
-    trainer: str
-    variant: str
-    settings: dict[str, Any]
-    dataset: Dataset
-    shots: int
-    seed: int
-    cfg: str
-
-    def at(self, dataset: Dataset) -> "_Choice":
-        return dataclasses.replace(self, dataset=dataset)
-
-
 def plan(spec: Spec) -> list[Run]:
     """Return every run of a spec, each evaluation right after the training run it needs. No file is written.
 
@@ -84,7 +67,7 @@ def plan(spec: Spec) -> list[Run]:
     activate()
     register_project(find_project())
     runs: dict[str, Run] = {}
-    for choice in _choices(spec):
+    for choice in choices(spec):
         for run in _PROTOCOLS[spec.protocol](spec, choice):
             before = runs.setdefault(run.folder, run)
             if before.argv != run.argv:
@@ -95,34 +78,7 @@ def plan(spec: Spec) -> list[Run]:
     return list(runs.values())
 
 
-def _choices(spec: Spec) -> Iterator[_Choice]:
-    variants = list(_variants(spec))
-    datasets = (spec.source,) if spec.source else spec.datasets
-    for dataset, shots, seed in itertools.product(datasets, spec.shots, spec.seeds):
-        for trainer in (*spec.baselines, *spec.trainers):
-            if not learns(trainer) and (seed != spec.seeds[0] or shots != spec.shots[0]):
-                continue
-            cfg = spec.config_name(trainer, dataset, shots)
-            for name, settings in variants if trainer in spec.trainers else [("", {})]:
-                yield _Choice(trainer, name, settings, dataset, shots, seed, cfg)
-
-
-def _variants(spec: Spec) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every variant times every point of the grid, as (name of the folder, settings)."""
-    for name, settings in (spec.variants or {"": {}}).items():
-        for values in itertools.product(*spec.grid.values()):
-            point = dict(zip(spec.grid, values, strict=True))
-            parts = [f"{key.rpartition('.')[2].lower()}{_for_folder(value)}" for key, value in point.items()]
-            yield "_".join([name] * bool(name) + parts), settings | point
-
-
-def _for_folder(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        value = "-".join(map(str, value))
-    return re.sub(r"[^A-Za-z0-9.+-]+", "-", str(value)).strip("-") or "none"
-
-
-def _base2new(spec: Spec, c: _Choice) -> Iterator[Run]:
+def _base2new(spec: Spec, c: Choice) -> Iterator[Run]:
     """CoCoOp's protocol: train on the first half of the classes, test on both halves."""
     trained = _folder(spec, c, "base2new_train") if learns(c.trainer) else None
     if trained:
@@ -131,12 +87,12 @@ def _base2new(spec: Spec, c: _Choice) -> Iterator[Run]:
         yield _run(spec, c, _folder(spec, c, "base2new_test", classes), classes, trained, evaluate=True)
 
 
-def _few_shot(spec: Spec, c: _Choice) -> Iterator[Run]:
+def _few_shot(spec: Spec, c: Choice) -> Iterator[Run]:
     """CoOp's protocol: train and test on all classes."""
     yield _run(spec, c, _folder(spec, c, "all_classes")) if learns(c.trainer) else _zero_shot(spec, c)
 
 
-def _cross_dataset(spec: Spec, c: _Choice) -> Iterator[Run]:
+def _cross_dataset(spec: Spec, c: Choice) -> Iterator[Run]:
     """CoCoOp's protocol: train on all classes of the source, test on other data sets (or shifted versions of it)."""
     if learns(c.trainer):
         trained = _folder(spec, c, "all_classes")
@@ -148,59 +104,65 @@ def _cross_dataset(spec: Spec, c: _Choice) -> Iterator[Run]:
             yield _zero_shot(spec, c.at(dataset))
 
 
-_PROTOCOLS: dict[str, Callable[[Spec, _Choice], Iterator[Run]]] = {
+_PROTOCOLS: dict[str, Callable[[Spec, Choice], Iterator[Run]]] = {
     "base2new": _base2new,
     "few_shot": _few_shot,
     "cross_dataset": _cross_dataset,
 }
 
 
-def _zero_shot(spec: Spec, c: _Choice) -> Run:
+def _zero_shot(spec: Spec, c: Choice) -> Run:
     # Shots and seed have no effect, so fixed ones let all sweeps share this run.
     c = dataclasses.replace(c, shots=_ANY_SHOTS, seed=1)
     return _run(spec, c, _folder(spec, c, "zero_shot"), evaluate=True)
 
 
-def _folder(spec: Spec, c: _Choice, name: str, classes: str = "all") -> str:
+def _folder(spec: Spec, c: Choice, name: str, classes: str = "all") -> str:
     values = {"output": spec.output, "dataset": c.dataset, "shots": c.shots, "trainer": c.trainer, "cfg": c.cfg}
     return folder(name, c.variant, **values, seed=c.seed, classes=classes)
 
 
 def _run(
-    spec: Spec, c: _Choice, output: str, classes: str = "all", trained: str | None = None, evaluate: bool = False
+    spec: Spec, c: Choice, output: str, classes: str = "all", trained: str | None = None, evaluate: bool = False
 ) -> Run:
+    files = _config_files(spec, c)
+    options = _options(spec, c, classes)
+    cfg = _from_files(c.trainer, *files).clone()
+    for key, value in {"SEED": c.seed, "TRAINER.NAME": c.trainer, **options}.items():
+        config.set_key(cfg, key, CfgNode._decode_cfg_value(str(value)), f"sweep {spec.name}")
+    epoch = None
+    if trained:
+        epoch = cfg.OPTIM.MAX_EPOCH if spec.load_epoch == "last" else spec.load_epoch
+
+    root = spec.root or os.environ.get("DATA", "")
+    argv = ["--root", root] if root else []
+    argv += ["--seed", str(c.seed), "--trainer", c.trainer]
+    argv += ["--dataset-config-file", files[0], "--config-file", files[1], "--output-dir", output]
+    argv += ["--eval-only"] if evaluate else []
+    argv += ["--model-dir", trained, "--load-epoch", str(epoch)] if trained else []
+    argv += [word for key, value in options.items() for word in (key, str(value))]
+
+    parts = [c.trainer, c.cfg, c.variant, str(c.dataset), f"{c.shots} shots", f"seed {c.seed}"]
+    label = f"{' '.join(filter(None, parts))}: {'test' if evaluate else 'train'} {classes}"
+    settings = RunSettings.of(cfg, _defaults(), "eval" if evaluate else "train", trained or "", epoch)
+    return Run(output, c.trainer, label, tuple(argv), settings, trained)
+
+
+def _options(spec: Spec, c: Choice, classes: str) -> dict[str, Any]:
+    options = _SETTINGS | spec.settings | c.settings
+    if c.dataset.draw is not None:
+        options["DATASET.DRAW"] = c.dataset.draw
+    return options | {"DATASET.NUM_SHOTS": c.shots, "DATASET.SUBSAMPLE_CLASSES": classes}
+
+
+def _config_files(spec: Spec, c: Choice) -> tuple[str, str]:
+    """The config files of the data set and of the trainer."""
     dataset_file = _file(Path(spec.configs) / "datasets" / f"{c.dataset.name}.yaml", "data set config")
     # Upstream's zero-shot script reads CoOp's configs: so does a zero-shot trainer that has no config.
     names = [c.trainer] if learns(c.trainer) else [c.trainer, "CoOp"]
     files = [Path(spec.configs) / "trainers" / name / f"{c.cfg}.yaml" for name in names]
     trainer_file = _file(next((f for f in files if f.is_file()), files[0]), f"config of {c.trainer}")
-
-    options = _SETTINGS | spec.settings | c.settings
-    if c.dataset.draw is not None:
-        options["DATASET.DRAW"] = c.dataset.draw
-    options["DATASET.NUM_SHOTS"] = c.shots
-    options["DATASET.SUBSAMPLE_CLASSES"] = classes
-    cfg = _from_files(c.trainer, str(dataset_file), str(trainer_file)).clone()
-    for key, value in {"SEED": c.seed, "TRAINER.NAME": c.trainer, **options}.items():
-        config.set_key(cfg, key, CfgNode._decode_cfg_value(str(value)), f"sweep {spec.name}")
-
-    argv = ["--seed", str(c.seed), "--trainer", c.trainer]
-    argv += ["--dataset-config-file", str(dataset_file), "--config-file", str(trainer_file), "--output-dir", output]
-    root = spec.root or os.environ.get("DATA", "")
-    if root:
-        argv = ["--root", root, *argv]
-    epoch = None
-    if evaluate:
-        argv += ["--eval-only"]
-    if trained:
-        epoch = cfg.OPTIM.MAX_EPOCH if spec.load_epoch == "last" else spec.load_epoch
-        argv += ["--model-dir", trained, "--load-epoch", str(epoch)]
-    argv += [word for key, value in options.items() for word in (key, str(value))]
-
-    what = f"test {classes}" if evaluate else f"train {classes}"
-    label = " ".join(filter(None, [c.trainer, c.cfg, c.variant, str(c.dataset), f"{c.shots} shots", f"seed {c.seed}"]))
-    settings = RunSettings.of(cfg, _defaults(), "eval" if evaluate else "train", trained or "", epoch)
-    return Run(output, c.trainer, f"{label}: {what}", tuple(argv), settings, trained)
+    return str(dataset_file), str(trainer_file)
 
 
 def _file(path: Path, what: str) -> Path:
