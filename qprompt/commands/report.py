@@ -10,6 +10,7 @@ Examples:
 import argparse
 import logging
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
     show_logs("stderr")
     from qprompt.report import render
     from qprompt.report.accuracy import accuracy_tables
-    from qprompt.report.compare import comparison_table, default_pairs
+    from qprompt.report.compare import compare, comparison_table, default_pairs
+    from qprompt.report.conclusion import conclusions
     from qprompt.report.output import write_report
     from qprompt.report.published import has_measured, published_tables
     from qprompt.report.records import read_runs
@@ -73,17 +75,20 @@ def run(args: argparse.Namespace) -> int:
     for warning in warnings:
         logger.warning(warning)
     tables = accuracy_tables(scores)
-    compared = comparison_table(scores, args.compare or default_pairs(scores), args.pairs_are)
-    if compared:
+    comparisons = compare(scores, args.compare or default_pairs(scores), args.pairs_are)
+    if compared := comparison_table(comparisons):
         tables.append(compared)
+    summary = conclusions(comparisons)
     published = published_tables(scores, anywhere=args.published == "any")
     shown = tables + [table for table in published if args.published or has_measured(table)]
     if args.format == "text":
         print(render.text(shown, colour=sys.stdout.isatty()), end="")
+        print("".join(f"\n{textwrap.fill(paragraph, 100)}\n" for paragraph in summary), end="")
     else:
         print(render.FORMATS[args.format](shown), end="")
     if args.out:
-        write_report(Path(args.out), "report", tables, _figures(scores), published, runs, warnings)
+        published = [table for table in published if args.published or has_measured(table)]
+        write_report(Path(args.out), "report", tables, _figures(scores), published, runs, warnings, summary)
     return 0
 
 

@@ -3,6 +3,7 @@
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from qprompt.errors import UserError, did_you_mean
 from qprompt.report.accuracy import shots_text, unique
@@ -37,8 +38,30 @@ def _over(trainer: str) -> tuple[str, str]:
     return f"Q{trainer}", f"Noisy{trainer}"
 
 
-def comparison_table(scores: Sequence[Score], pairs: Sequence[tuple[str, str]], unit: str = "auto") -> Table | None:
-    """Return a table with a row per pair of methods and measure; None if there is nothing to pair.
+@dataclass(frozen=True)
+class Comparison:
+    """The paired differences of two methods in one accuracy, second minus first.
+
+    Attributes:
+        first, second: The methods.
+        measure: Base, New, H or All.
+        shots: Number of shots.
+        unit: What one pair is: "datasets" or "runs".
+        independent: Whether the pairs are independent samples of what is claimed.
+        found: The statistics.
+    """
+
+    first: str
+    second: str
+    measure: str
+    shots: int
+    unit: str
+    independent: bool
+    found: Paired
+
+
+def compare(scores: Sequence[Score], pairs: Sequence[tuple[str, str]], unit: str = "auto") -> list[Comparison]:
+    """Return the comparisons of pairs of methods, for every measure and number of shots that both have.
 
     Args:
         scores: All scores.
@@ -51,8 +74,7 @@ def comparison_table(scores: Sequence[Score], pairs: Sequence[tuple[str, str]], 
         UserError: There is no such method.
     """
     known = unique(s.method for s in scores)
-    rows: list[list] = []
-    units, small = set(), False
+    comparisons = []
     for first, second in pairs:
         for name in (first, second):
             if name not in known:
@@ -62,14 +84,26 @@ def comparison_table(scores: Sequence[Score], pairs: Sequence[tuple[str, str]], 
             here = [s for s in scores if not s.source and s.shots in (0, shots)]
             for measure in _MEASURES:
                 differences, used = paired_differences(here, first, second, measure, unit)
-                if not differences:
-                    continue
-                found = paired(differences, independent=unit != "auto" or used == "datasets")
-                units.add(used)
-                small |= found.n < FEWEST
-                rows.append([f"{second} - {first}", _measure_name(measure, shots, scores), *_row(found)])
-    if not rows:
+                if differences:
+                    independent = unit != "auto" or used == "datasets"
+                    found = paired(differences, independent)
+                    comparisons.append(Comparison(first, second, measure, shots, used, independent, found))
+    return comparisons
+
+
+def comparison_table(comparisons: Sequence[Comparison]) -> Table | None:
+    """Return a table with a row per comparison; None if there is none."""
+    if not comparisons:
         return None
+    several = len({c.shots for c in comparisons}) > 1
+    rows = [
+        [
+            f"{c.second} - {c.first}",
+            f"{c.measure}, {shots_text(c.shots)}" if several else c.measure,
+            *_row(c.found),
+        ]
+        for c in comparisons
+    ]
     columns = [
         Column("Comparison"),
         Column("Accuracy"),
@@ -79,7 +113,7 @@ def comparison_table(scores: Sequence[Score], pairs: Sequence[tuple[str, str]], 
         Column("p", "p"),
         Column("Pairs needed"),
     ]
-    return Table("Paired differences", columns, rows, _notes(sorted(units), small, unit), group_by=1)
+    return Table("Paired differences", columns, rows, _notes(comparisons), group_by=1)
 
 
 def paired_differences(
@@ -114,11 +148,6 @@ def _values(
     return {key: statistics.fmean(values) for key, values in found.items()}
 
 
-def _measure_name(measure: str, shots: int, scores: Sequence[Score]) -> str:
-    several = len({s.shots for s in scores if s.shots}) > 1
-    return f"{measure}, {shots_text(shots)}" if several else measure
-
-
 def _row(found: Paired) -> list:
     interval = None if found.low is None else (found.low, found.high)
     unknown = found.needed is None and found.std is not None and found.p is not None
@@ -132,21 +161,22 @@ def _row(found: Paired) -> list:
     ]
 
 
-def _notes(units: Sequence[str], small: bool, unit: str) -> list[str]:
+def _notes(comparisons: Sequence[Comparison]) -> list[str]:
     meaning = {
         "datasets": "a pair is a data set or draw, averaged over seeds",
         "runs": "a pair is a run (seed): the result holds for these data sets, not for others",
     }
+    units = sorted({c.unit for c in comparisons})
     notes = [
         f"Percent points; {'; '.join(meaning[u] for u in units)}; +- is the standard deviation between pairs. "
-        "Interval: 95%, bootstrap (BCa). p: Wilcoxon signed-rank, two-sided, not corrected for the number of rows. "
-        "Pairs needed: to find a difference of this size at p < 0.05 with 80% probability."
+        "Interval: 95%, bootstrap (BCa). p: Wilcoxon signed-rank, two-sided, exact, not corrected for the number of "
+        "rows. Pairs needed: to find a difference of this size at p < 0.05 with 80% probability."
     ]
-    if "runs" in units and unit == "auto":
+    if not all(c.independent for c in comparisons):
         notes.append(
             f"No interval and no p: fewer than {FEWEST} data sets or draws were run, and seeds of one data set are not "
             "independent data sets. Run more of them, or type --pairs-are runs to test these data sets alone."
         )
-    elif small:
+    elif any(c.found.n < FEWEST for c in comparisons):
         notes.append(f"With fewer than {FEWEST} pairs no test reaches p < 0.05, and no interval is given.")
     return notes

@@ -25,6 +25,7 @@ def write_report(
     published: Sequence[Table],
     runs: Sequence[Run],
     warnings: Sequence[str],
+    conclusions: Sequence[str] = (),
 ) -> None:
     """Write `stem`.{txt,md,tex,csv,html} and the figures into `folder`, each completely or not at all.
 
@@ -36,6 +37,7 @@ def write_report(
         published: The tables of the paper.
         runs: All runs, for the table at the end of the page.
         warnings: For the top of the page.
+        conclusions: What the comparisons mean, for the top of the page.
 
     Raises:
         UserError: `folder` cannot be written to.
@@ -52,7 +54,7 @@ def write_report(
             else:
                 written += [path.name for path in save(figure, folder / name)]
                 pictures[name] = (caption, (folder / f"{name}.svg").read_bytes())
-        contents[f"{stem}.html"] = page(tables, pictures, published, runs, warnings).encode("utf-8")
+        contents[f"{stem}.html"] = page(tables, pictures, published, runs, warnings, conclusions).encode("utf-8")
         for name, content in contents.items():
             with atomic_open(folder / name) as file:
                 file.write(content)

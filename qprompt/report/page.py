@@ -18,6 +18,7 @@ def page(
     published: Sequence[Table],
     runs: Sequence[Run],
     warnings: Sequence[str],
+    conclusions: Sequence[str] = (),
 ) -> str:
     """Return the page as HTML.
 
@@ -27,6 +28,7 @@ def page(
         published: The tables of the paper, which stand after the figures.
         runs: The runs of the report; the page ends with a table of them.
         warnings: Shown on top.
+        conclusions: Shown below the warnings, above the tables.
     """
     environment = Environment(
         loader=PackageLoader("qprompt.report"),
@@ -44,6 +46,7 @@ def page(
         published=published,
         runs=runs_table(runs),
         warnings=warnings,
+        conclusions=conclusions,
         facts=_facts(runs),
     )
 
