@@ -113,9 +113,9 @@ def base_new_table(scores: Sequence[Score]) -> Table:
                     f"{label} is averaged over {len(having)} of {len(datasets)} data sets; not run: {lacking}."
                 )
                 label += " *"
-            seeds = {d: sorted({s.seed for s in complete([s for s in own if s.dataset == d])}) for d in having}
-            if len(set(map(tuple, seeds.values()))) > 1:
-                shown = "; ".join(f"{d}: {', '.join(map(str, found))}" for d, found in seeds.items())
+            seeds_of = {d: sorted({s.seed for s in complete([s for s in own if s.dataset == d])}) for d in having}
+            if len(set(map(tuple, seeds_of.values()))) > 1:
+                shown = "; ".join(f"{d}: {', '.join(map(str, found))}" for d, found in seeds_of.items())
                 notes.append(f"{name(method, shots)} is averaged over data sets with different seeds ({shown}).")
             rows.append([title, label, *average_over_datasets(own), *_costs(own)])
     for dataset in datasets:
