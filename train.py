@@ -233,6 +233,8 @@ def run(args, cfg, defaults, engine):
     else:
         trainer.train()
         mode, more = "train", {"prompt": getattr(trainer, "prompt_record", None) or fp16_prompt(trainer)}
+    if getattr(getattr(trainer, "guard", None), "skipped", 0):
+        more["skipped_steps"] = trainer.guard.skipped
     if deviations := getattr(trainer, "deviations", None):
         more["deviations"] = deviations
     path = finish(

@@ -43,7 +43,7 @@ STEPS, EPOCH = 20, 7  # optimizer steps; steps between two changes of the learni
 PIXELS = 32
 
 
-def batches(n_classes):
+def batches(n_classes=6):
     """The same batches everywhere: numbers that need no random generator."""
     index = torch.arange(6 * 3 * PIXELS * PIXELS, dtype=torch.float64).view(6, 3, PIXELS, PIXELS)
     for step in range(STEPS + 1):

@@ -288,3 +288,51 @@ def test_a_bound_on_text_memory_changes_no_result(clip_file, tmp_path, monkeypat
     said = capsys.readouterr().out
     assert said.count("Memory of a training step: weights") == 2
     assert said.count("Text is encoded in 6 parts, 6 of them again for backward") == 1
+
+
+# --- runs that would end without having learned anything
+
+
+def with_scaler(trainer, scale=2.0**16):
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    return trainer
+
+
+FIRST_STEP_SKIPPED = "ignore:Detected call of `lr_scheduler.step:UserWarning"
+
+
+@pytest.mark.filterwarnings(FIRST_STEP_SKIPPED)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_run_with_bad_gradients_in_every_step_stops_and_names_the_tensor(clip_file, tmp_path, value):
+    trainer = with_scaler(toy_trainer(tmp_path, clip_file, "CoOp", "OPTIM.MAX_EPOCH", 30))
+    trainer.model.prompt_learner.ctx.register_hook(lambda gradient: gradient * value)
+    with pytest.raises(UserError, match=r"gradient of prompt_learner.ctx holds NaN .* in every step \(17 in a row"):
+        trainer.train()
+    assert not list(tmp_path.glob("output/**/*.qprompt"))
+
+
+def test_a_few_skipped_steps_are_counted_and_pass(clip_file, tmp_path):
+    trainer = with_scaler(toy_trainer(tmp_path, clip_file, "CoOp"))
+    seen = []
+
+    def spoil(gradient):
+        seen.append(1)
+        return gradient * torch.nan if len(seen) in (2, 3) else gradient
+
+    trainer.model.prompt_learner.ctx.register_hook(spoil)
+    trainer.train()
+    assert trainer.guard.skipped == 2 and trainer.guard.steps == len(seen)
+
+
+def test_a_run_that_moves_no_weight_has_no_result(clip_file, tmp_path):
+    trainer = toy_trainer(tmp_path, clip_file, "CoOp", "OPTIM.WEIGHT_DECAY", 0.0)
+    trainer.model.prompt_learner.ctx.register_hook(torch.zeros_like)  # as with equal features of all classes
+    with pytest.raises(UserError, match="12 training steps changed none of the learned weights"):
+        trainer.train()
+    assert not list(tmp_path.glob("output/**/*.qprompt"))
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0])
+def test_a_learning_rate_that_learns_nothing_is_refused(clip_file, tmp_path, rate):
+    with pytest.raises(UserError, match="OPTIM.LR is .*, expected more than 0"):
+        toy_trainer(tmp_path, clip_file, "CoOp", "OPTIM.LR", rate)

@@ -140,7 +140,8 @@ def test_unknown_config_key_stops_before_the_first_run(sweep, project):
     assert not (project / "output").exists()
 
 
-def test_each_process_gets_its_gpu_and_its_share_of_cores(sweep, project):
+def test_each_process_gets_its_gpu_and_its_share_of_cores(sweep, project, monkeypatch):
+    monkeypatch.setattr("qprompt.sweep.slots.visible_gpus", lambda: ["1", "2", "7", "3", "4", "5"])
     assert sweep("--gpus", "3,5")[0] == 0
     seen = [json.loads(f.read_text()) for f in project.glob("output/base2new/**/starts.txt")]
     assert {s["CUDA_VISIBLE_DEVICES"] for s in seen} == {"3", "5"}

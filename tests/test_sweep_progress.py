@@ -66,11 +66,45 @@ def test_clock(seconds, text):
     assert clock(seconds) == text
 
 
-def test_slots(monkeypatch):
+@pytest.fixture
+def gpus(monkeypatch):
+    """``gpus(n)``: n GPUs are visible to torch."""
+
+    def visible(n, named=None):
+        monkeypatch.setattr("torch.cuda.is_available", lambda: n > 0)
+        monkeypatch.setattr("torch.cuda.device_count", lambda: n)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if named is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+
+    return visible
+
+
+def test_gpus_are_counted_within_the_allocation(gpus):
+    gpus(2, "2,3")
+    assert [s.gpu for s in local_slots()] == ["2", "3"]
+    assert [s.gpu for s in local_slots(None, "0,1")] == [s.gpu for s in local_slots(None, " 0, 1 ")] == ["2", "3"]
+    for wrong in ("2", "0,3", "x", "-1", ""):
+        with pytest.raises(UserError, match="visible GPUs are 2, 3: type --gpus 0,1"):
+            local_slots(None, wrong)
+    gpus(2, "GPU-a, GPU-b")
+    assert [s.gpu for s in local_slots(None, "1")] == [s.gpu for s in local_slots(None, "GPU-b")] == ["GPU-b"]
+    gpus(0)
+    with pytest.raises(UserError, match="no visible GPU: type --gpus none"):
+        local_slots(None, "0")
+
+
+def test_no_gpu_hides_those_that_are_there(gpus):
+    gpus(2)
+    slots = local_slots(2, "none")
+    assert [slot.environment()["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["", ""]
+
+
+def test_slots(monkeypatch, gpus):
+    gpus(3)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert [s.gpu for s in local_slots(5, "0,2")] == ["0", "2", "0", "2", "0"]
     assert [s.gpu for s in local_slots(None, "GPU-a,GPU-b")] == ["GPU-a", "GPU-b"]
-    assert "CUDA_VISIBLE_DEVICES" not in local_slots(1, "none")[0].environment()
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert local_slots(1, "none")[0].environment()["OMP_NUM_THREADS"] == "7"
     with pytest.raises(UserError, match="--jobs expects 1 or more, got 0"):

@@ -17,7 +17,7 @@ from qprompt.runs.record import METRICS, SCHEMA, read_object
 MODES = ("train", "eval")
 CLASSES = ("all", "base", "new")
 # Left out of the file where they are empty.
-_OPTIONAL = ("prompt", "model_dir", "load_epoch", "curve", "deviations")
+_OPTIONAL = ("prompt", "model_dir", "load_epoch", "curve", "deviations", "skipped_steps")
 _M = TypeVar("_M", bound="Metrics")
 
 
@@ -32,6 +32,7 @@ class Metrics:
         load_epoch: The epoch that was loaded; "all": each checkpoint in turn.
         curve: With load_epoch "all" the results of every checkpoint, each with its epoch.
         deviations: From the published protocol, in words.
+        skipped_steps: Training steps that the gradient scaler skipped for NaN or infinite gradients.
         time_s: Seconds from the start of the run to its end.
         split_sha256: Hash of all train, val and test items.
         changed: Config keys (dotted) that differ from the defaults.
@@ -52,6 +53,7 @@ class Metrics:
     load_epoch: int | str | None = None
     curve: list[Any] = field(default_factory=list)
     deviations: list[Any] = field(default_factory=list)
+    skipped_steps: int = 0
     time_s: float | None = None
     peak_memory_bytes: dict[str, Any] = field(default_factory=dict)
     split_sha256: str = ""

@@ -11,7 +11,7 @@ class Slot:
     """Resources of one process.
 
     Attributes:
-        gpu: Its GPU as CUDA_VISIBLE_DEVICES names it; None for no GPU.
+        gpu: Its GPU as CUDA_VISIBLE_DEVICES names it; empty for no GPU; None for whatever there is.
         threads: Its share of the CPU cores.
     """
 
@@ -31,15 +31,39 @@ def local_slots(jobs: int | None = None, gpus: str | None = None) -> list[Slot]:
 
     Args:
         jobs: Number of slots instead; GPUs are assigned in turn.
-        gpus: A list such as ``0,2``; ``none``: the CPU only; None: every visible GPU.
+        gpus: A list such as ``0,2``, counted among the visible GPUs as torch counts them; ``none``: the CPU only;
+            None: every visible GPU.
+
+    Raises:
+        UserError: A number is not that of a visible GPU.
     """
     if jobs is not None and jobs < 1:
         raise UserError(f"--jobs expects 1 or more, got {jobs}.")
-    devices = visible_gpus() if gpus is None else [g for g in gpus.split(",") if g and g != "none"]
+    devices = visible_gpus() if gpus is None else chosen_gpus(gpus)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = jobs or len(devices) or cores
     threads = max(1, cores // count)
-    return [Slot(devices[i % len(devices)] if devices else None, threads) for i in range(count)]
+    no_gpu = "" if gpus == "none" else None
+    return [Slot(devices[i % len(devices)] if devices else no_gpu, threads) for i in range(count)]
+
+
+def chosen_gpus(gpus: str) -> list[str]:
+    """Return the GPUs that `gpus` lists by number, under their names in CUDA_VISIBLE_DEVICES."""
+    words = [word.strip() for word in gpus.split(",") if word.strip()]
+    if words == ["none"]:
+        return []
+    visible = visible_gpus()
+    # Names such as GPU-8932f937 are CUDA's own; what is allocated may be listed by them.
+    visible += [w for w in words if not w.isdecimal() and not os.environ.get("CUDA_VISIBLE_DEVICES")]
+    number = {
+        **{str(i): name for i, name in enumerate(visible)},
+        **{name: name for name in visible if not name.isdecimal()},
+    }
+    wrong = [word for word in words if word not in number]
+    if wrong or not words:
+        there = f"visible GPUs are {', '.join(visible)}: type --gpus {','.join(map(str, range(len(visible))))}"
+        raise UserError(f"--gpus {gpus!r}: {there if visible else 'there is no visible GPU: type --gpus none'}.")
+    return [number[word] for word in words]
 
 
 def visible_gpus() -> list[str]:
@@ -47,5 +71,5 @@ def visible_gpus() -> list[str]:
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return named.split(",")[:count] if named else [str(i) for i in range(count)]
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return named[:count] if named else [str(i) for i in range(count)]

@@ -21,6 +21,7 @@ from qprompt.training.checkpointing import PromptCheckpoints
 from qprompt.training.feature_caching import CachedFeatures
 from qprompt.training.feature_loaders import parse_feature_cache
 from qprompt.training.image_dataset import ImageDataset
+from qprompt.training.progress_guard import ProgressGuard
 
 log = logging.getLogger(__name__)
 PRECISIONS = ("fp16", "fp32", "amp", "bf16")
@@ -31,6 +32,7 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
 
     settings_without_effect = identity.WITHOUT_EFFECT  # the bundled engine refuses to resume a run with other settings
     same_setting = staticmethod(identity.alike)
+    guard: ProgressGuard | None = None
 
     @property
     def prompts_images(self) -> bool:
@@ -58,6 +60,8 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
                 f"{did_you_mean(str(precision), PRECISIONS)}"
             )
         parse_feature_cache(cfg.FEATURE_CACHE)
+        if not cfg.OPTIM.LR > 0:
+            raise UserError(f"OPTIM.LR is {cfg.OPTIM.LR}, expected more than 0: nothing would be learned.")
         self.method.check(cfg.TRAINER[node])
 
     def build_data_loader(self):
@@ -94,7 +98,8 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
         """Bound the memory of text encoding, and report the memory of a step."""
         batch, allowed = self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE, self.cfg.TEXT_MEMORY_MB * MB
         if allowed < 0 and self.device.type == "cuda":
-            allowed = torch.cuda.mem_get_info(self.device)[0] // 2
+            index = self.device.index  # torch 2.4 needs it
+            allowed = torch.cuda.mem_get_info(torch.cuda.current_device() if index is None else index)[0] // 2
         contexts = batch if self.method.conditional else 1
         layout, clip_model = self.model.layout, self.model.clip_model
         if allowed > 0:
@@ -104,7 +109,20 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
         log.info("Memory of a training step: %s", training_memory(clip_model, layout, batch, n_image, contexts))
         if layout.recomputed:
             log.info("Text is encoded in %d parts, %d of them again for backward", len(layout.parts), layout.recomputed)
+        if not len(self.train_loader_x):
+            raise UserError(
+                f"there is no training batch: {len(self.dm.dataset.train_x)} images in batches of {batch}. Type "
+                "DATALOADER.TRAIN_X.BATCH_SIZE with a smaller number."
+            )
         super().before_train()
+        self.guard = ProgressGuard(self.learned(), None if self.scaler is None else self.scaler.get_scale())
+
+    def after_train(self):
+        if self.guard is not None:
+            self.guard.check_moved(self.learned())
+            if self.guard.skipped:
+                log.warning("%d steps were skipped for NaN or infinite gradients", self.guard.skipped)
+        super().after_train()
 
     def usable_precision(self, precision: str) -> str:
         """Return `precision`, or fp32 where half precision has no hardware."""
@@ -153,9 +171,12 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
             self.scaler.update()
         accuracy = (logits.argmax(dim=1) == label).float().mean() * 100
         weights = torch.stack([p.detach().sum(dtype=torch.float32) for _, p in self.learned()]).sum()
-        numbers = torch.stack([loss.detach(), accuracy, weights]).tolist()  # one synchronization
-        loss_value, accuracy_value, weight_sum = numbers
-        self.stop_unless_finite(image, loss_value, weight_sum)
+        # The scale stays on the device until here: its public name, get_scale, would synchronize once more.
+        scale = [] if self.scaler is None else [self.scaler._scale.to(loss.device, loss.dtype).reshape(())]
+        numbers = torch.stack([loss.detach(), accuracy, weights, *scale]).tolist()  # one synchronization
+        loss_value, accuracy_value, weight_sum = numbers[:3]
+        stuck = self.guard is not None and self.guard.observe(numbers[3] if scale else None)
+        self.stop_unless_finite(image, loss_value, weight_sum, stuck)
         if (self.batch_idx + 1) == self.num_batches:
             self.update_lr()
         return {"loss": loss_value, "acc": accuracy_value}
@@ -164,18 +185,19 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
         """Return name and tensor of everything that is trained."""
         return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
 
-    def stop_unless_finite(self, image: Tensor, loss: float, weights: float) -> None:
+    def stop_unless_finite(self, image: Tensor, loss: float, weights: float, stuck: bool = False) -> None:
         """Stop on NaN or inf and name the tensor; earlier checkpoints stay.
 
         Args:
             image: pixels or features of the batch.
             loss: of the batch.
             weights: the sum over all learned weights after the step.
+            stuck: whether the gradient scaler skips every step.
 
         Raises:
             UserError: one of them is not finite.
         """
-        if math.isfinite(loss) and math.isfinite(weights):
+        if math.isfinite(loss) and math.isfinite(weights) and not stuck:
             return
         hint = f"Try TRAINER.{self.method.node}.PREC fp32 or a lower OPTIM.LR."
         bad = {
@@ -187,6 +209,12 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
             hint = f"Is the backbone damaged? Try TRAINER.{self.method.node}.PREC fp32."
         elif not math.isfinite(loss):
             what = f"the loss is {loss}"
+        elif stuck and self.guard is not None:
+            names = ", ".join(bad["gradient"][:3]) or "the prompts"
+            what = (
+                f"the gradient of {names} holds NaN or infinite values in every step "
+                f"({self.guard.in_a_row} in a row were skipped, the loss scale fell to {self.guard.scale:g})"
+            )
         else:
             kind = next((kind for kind in bad if bad[kind]), "weights")
             what = f"the {kind} of {', '.join(bad[kind][:3]) or 'the prompts, summed,'} holds NaN or infinite values"
