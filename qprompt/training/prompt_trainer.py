@@ -172,7 +172,7 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
         accuracy = (logits.argmax(dim=1) == label).float().mean() * 100
         weights = torch.stack([p.detach().sum(dtype=torch.float32) for _, p in self.learned()]).sum()
         # The scale stays on the device until here: its public name, get_scale, would synchronize once more.
-        scale = [] if self.scaler is None else [self.scaler._scale.to(loss.device, loss.dtype).reshape(())]
+        scale = [] if self.scaler is None or self.scaler._scale is None else [self.scaler._scale.to(loss.dtype)]
         numbers = torch.stack([loss.detach(), accuracy, weights, *scale]).tolist()  # one synchronization
         loss_value, accuracy_value, weight_sum = numbers[:3]
         stuck = self.guard is not None and self.guard.observe(numbers[3] if scale else None)
