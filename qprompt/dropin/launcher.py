@@ -31,7 +31,7 @@ def launch(argv: list[str]) -> int | None:
         argv: the script and its arguments. The launcher's own `FLAGS` may stand anywhere; the script does not see them.
 
     Raises:
-        UserError: there is no such script, or it failed with an error that often is a mistake on the command line.
+        UserError: there is no such option or script, or it failed in a way that often is a mistake on the command line.
     """
     flags = {word for word in argv if word in FLAGS}
     argv = [word for word in argv if word not in FLAGS]
