@@ -59,7 +59,8 @@ def test_other_classes_and_a_moved_data_root(runs, tmp_path):
 def test_quantized_run_is_compared_with_its_full_precision_weights(runs, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     assert main(["look", str(runs / "QCoOp"), "--out", str(tmp_path / "out"), "--mistakes", "3"]) == 0
-    shown = capsys.readouterr().out
+    shown, logged = capsys.readouterr()
+    assert logged.startswith("Written to ") and logged.count("\n") == 1
     assert "Full precision" in shown and "Quantized" in shown and "[V]4" in shown
     assert "Classes: QCoOp against full precision" in shown and "McNemar" in shown
     assert "Dassl" not in shown and "Loading" not in shown

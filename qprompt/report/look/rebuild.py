@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import logging
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor
 
 from qprompt.errors import UserError
+from qprompt.io.logs import LOGGER
 from qprompt.report.records import Run
 
 # Set here and not taken from the run: the run's folder must not change.
@@ -37,7 +40,7 @@ class Predictions:
 
 
 def rebuild(run: Run, classes: str = "", root: str = "") -> Any:
-    """Return the trainer of a run with the prompt that it trained or evaluated. Output of Dassl is suppressed.
+    """Return the trainer of a run with the prompt that it trained or evaluated. Output is suppressed.
 
     Args:
         run: The run.
@@ -58,7 +61,7 @@ def rebuild(run: Run, classes: str = "", root: str = "") -> Any:
     cfg = _config(run, classes, root)
     model_dir = str(run.folder) if run.mode == "train" else run.model_dir
     try:
-        with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
+        with tempfile.TemporaryDirectory() as scratch, _quiet():
             cfg.defrost()
             cfg.OUTPUT_DIR = scratch
             cfg.freeze()
@@ -77,7 +80,7 @@ def rebuild(run: Run, classes: str = "", root: str = "") -> Any:
 def predict(trainer: Any) -> Predictions:
     """Return the predictions of a trainer for its test set."""
     logits, labels = [], []
-    with contextlib.redirect_stdout(io.StringIO()):
+    with _quiet():
         for batch in trainer.test_loader:
             image, label = trainer.parse_batch_test(batch)
             logits.append(trainer.model_inference(image).float().cpu())
@@ -89,6 +92,19 @@ def predict(trainer: Any) -> Predictions:
         torch.cat(labels),
         torch.cat(logits).softmax(dim=1),
     )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Suppress what Dassl prints, and log messages below WARNING."""
+    logger = logging.getLogger(LOGGER)
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _config(run: Run, classes: str, root: str) -> Any:
