@@ -5,6 +5,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+# Folders of files that are not modules: setuptools warns about those that are not listed.
+DATA = ["qprompt.assets", "qprompt.report.templates"]
 DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"]
 
 setup(
@@ -27,12 +29,12 @@ setup(
         "Topic :: Scientific/Engineering :: Image Recognition",
         "Typing :: Typed",
     ],
-    packages=[*find_packages(include=["qprompt", "qprompt.*"]), "qprompt.assets"],
+    packages=[*find_packages(include=["qprompt", "qprompt.*"]), *DATA],
     include_package_data=True,
-    package_data={"qprompt": ["py.typed", "*.pyi"], "qprompt.assets": ["*"], "qprompt.report": ["templates/*"]},
+    package_data={"qprompt": ["py.typed", "*.pyi"], **{folder: ["*"] for folder in DATA}},
     python_requires=">=3.10",
-    # The oldest versions that were run (docs/dropin.md): people keep the torch that their checkout was written for.
-    # Dassl is on no package index: it is found at run time (qprompt.engine), never required here.
+    # The oldest versions that were run (docs/internals/checkouts.md): users keep the torch of their checkout.
+    # Dassl is not on the package index. It is found at run time (qprompt.engine) and not required here.
     install_requires=[
         "torch>=1.13",
         "torchvision>=0.14",
