@@ -1,4 +1,4 @@
-"""docs/your_data.md, step by step, with the embedded CLIP in place of ViT-B/16."""
+"""Run docs/your_data.md step by step, with the embedded CLIP instead of ViT-B/16."""
 
 import ast
 import json
@@ -25,7 +25,7 @@ def blocks(language):
 
 
 @pytest.mark.slow
-def test_from_a_folder_of_pictures_to_a_prediction(tmp_path):
+def test_from_a_folder_of_images_to_a_prediction(tmp_path):
     names = ("espresso", "green_tea", "latte")
     for number, name in enumerate(names):
         (tmp_path / "drinks" / name).mkdir(parents=True)
@@ -73,7 +73,7 @@ def env():
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def test_class_of_ones_own(tmp_path):
+def test_custom_data_set_class(tmp_path):
     for path in ("latte/a.jpg", "espresso/b.jpg"):
         (tmp_path / "drinks" / path).parent.mkdir(parents=True)
         (tmp_path / "drinks" / path).touch()
@@ -84,7 +84,7 @@ def test_class_of_ones_own(tmp_path):
     assert code["Drinks"](cfg).classnames == ["latte", "espresso"]
 
 
-def test_table_of_data_sets_says_what_the_code_does():
+def test_table_of_data_sets_matches_the_layouts():
     page = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.count("|") == 8]
     table = {row[0]: row for row in rows if row[0] in LAYOUTS}

@@ -1,8 +1,8 @@
-"""Same items, labels, class names, order and draws as CoOp's data set files, for 15 data sets and 2,700 settings.
+"""Items, labels, class names, order and draws equal those of CoOp's data set files: 15 data sets, 2,700 settings.
 
-The golden file holds digests of what upstream gave on the trees of `trees.build`; with QPROMPT_COOP and QPROMPT_DASSL
-set to checkouts, upstream runs again and must still give them. ``python tests/test_datasets_golden.py`` writes the
-file from those checkouts.
+The golden file holds digests of upstream's results on the trees of `trees.build`. If QPROMPT_COOP and QPROMPT_DASSL are
+set to checkouts, upstream runs again and is compared too. ``python tests/test_datasets_golden.py`` writes the file from
+these checkouts.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""How trainers read images: safely, decoded once, with no change to Dassl."""
+"""The data set of the trainers: safe reading, a decode cache, no change to Dassl."""
 
 import importlib
 import pickle
@@ -53,7 +53,7 @@ print(len(before) > 40, changed)
 """
 
 
-def test_importing_data_sets_and_trainers_changes_nothing_in_dassl():
+def test_imports_change_no_attribute_of_dassl():
     done = subprocess.run([sys.executable, "-c", SNAPSHOT], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "True []"
 
@@ -87,14 +87,14 @@ def equal(one, other):
 
 
 class OnDassl(ImageDataset):
-    """As ImageDataset is where Dassl has no hook."""
+    """ImageDataset as it is with Dassl, which has no method that reads a file."""
 
     __getitem__ = read_and_transform
 
 
 @pytest.mark.parametrize("kind", [ImageDataset, OnDassl])
 @pytest.mark.parametrize("transforms", [0, 1, 2])
-def test_items_are_dassls(clip_file, tmp_path, items, kind, transforms):
+def test_items_equal_dassls(clip_file, tmp_path, items, kind, transforms):
     options = ("DATALOADER.RETURN_IMG0", True, "DATALOADER.K_TRANSFORMS", 3 if transforms else 1)
     cfg = toy_cfg(tmp_path, clip_file, "CoOp", *options)
     transform = [None, build_transform(cfg), [build_transform(cfg, is_train=False)] * 2][transforms]
@@ -104,7 +104,7 @@ def test_items_are_dassls(clip_file, tmp_path, items, kind, transforms):
 
 
 @pytest.mark.bundled_only
-def test_items_are_augmented_as_the_engine_does(clip_file, tmp_path, items):
+def test_augmentation_equals_the_engines(clip_file, tmp_path, items):
     cfg = toy_cfg(tmp_path, clip_file, "CoOp", "INPUT.TRANSFORMS", "['random_resized_crop', 'random_flip']")
     made = [kind(cfg, items, transform=build_transform(cfg), is_train=True) for kind in (ImageDataset, DatasetWrapper)]
     views = []
@@ -127,14 +127,14 @@ def test_training_images_are_decoded_once(clip_file, tmp_path, items):
         testing[0]
 
 
-def test_a_worker_that_is_not_forked_decodes(clip_file, tmp_path, items):
+def test_pickled_data_set_has_no_cache_and_equal_items(clip_file, tmp_path, items):
     cfg = toy_cfg(tmp_path, clip_file, "CoOp", "DATALOADER.DECODE_CACHE_MB", 1)
     training = ImageDataset(cfg, items, transform=build_transform(cfg, is_train=False), is_train=True)
     sent = pickle.loads(pickle.dumps(training))
     assert sent.decode_cache is None and equal(sent[1], training[1])
 
 
-def test_workers_stay_between_epochs_and_share_the_decode_cache(clip_file, tmp_path):
+def test_workers_share_the_decode_cache(clip_file, tmp_path):
     options = ("DATALOADER.NUM_WORKERS", 1, "DATALOADER.DECODE_CACHE_MB", 1, "FEATURE_CACHE", "off")
     trainer = toy_trainer(tmp_path, clip_file, "CoOp", *options)
     loader = trainer.train_loader_x

@@ -1,4 +1,4 @@
-"""What the package logs, and what its programs show of it."""
+"""Logging: libraries stay silent, programs print plain lines."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""A file system that may not be written to: a real mount for root, a folder without permission for others."""
+"""Read-only file systems: a read-only mount for root, a folder without write permission for other users."""
 
 import functools
 import os
@@ -14,7 +14,7 @@ from qprompt.__main__ import main
 
 @pytest.fixture
 def read_only():
-    """read_only(folder): nothing below it can be written from then on, until the test ends."""
+    """Return a function that makes a folder read-only until the test ends."""
     undo = []
 
     def call(folder):
@@ -25,7 +25,7 @@ def read_only():
             return
         for options in (["--bind", folder], ["-o", "remount,bind,ro"]):
             if subprocess.run(["mount", *map(str, options), str(folder)], capture_output=True).returncode:
-                pytest.skip("this root may not mount")
+                pytest.skip("mounting is not permitted")
             undo.append(lambda: subprocess.run(["umount", "-l", str(folder)], capture_output=True))
 
     yield call
@@ -35,7 +35,7 @@ def read_only():
 
 @pytest.fixture
 def run(clip_file, tmp_path, monkeypatch, capsys):
-    """run(data, output, *options) -> (exit code, stdout, stderr) of train.py, a QCoOp of 2 epochs on 2 shots."""
+    """Return a function that trains QCoOp with 2 shots for 2 epochs: exit code, stdout, stderr."""
 
     def call(data, output, *options, dataset="eurosat"):
         argv = ["--root", str(data), "--trainer", "QCoOp", "--output-dir", str(output), "--seed", "1"]
@@ -48,7 +48,7 @@ def run(clip_file, tmp_path, monkeypatch, capsys):
     return call
 
 
-def test_an_output_folder_is_refused_with_one_line(run, read_only, tmp_path):
+def test_read_only_output_folder_is_refused_in_one_line(run, read_only, tmp_path):
     (tmp_path / "disk").mkdir()
     read_only(tmp_path / "disk")
     code, _, err = run(tmp_path, tmp_path / "disk" / "out")
@@ -57,13 +57,13 @@ def test_an_output_folder_is_refused_with_one_line(run, read_only, tmp_path):
 
 
 @pytest.mark.parametrize("cache", ["auto", "epochs"])
-def test_a_data_root_is_trained_on_and_nothing_is_kept_there(run, read_only, tmp_path, cache):
+def test_training_on_a_read_only_data_root_writes_nothing(run, read_only, tmp_path, cache):
     data = tmp_path / "data"
     trees.build(data, "EuroSAT", content=trees.jpeg())
     read_only(data)
     before = sorted(data.rglob("*"))
     prompts = []
-    for output in ("one", "two"):  # both draw their shots and encode their images themselves, and agree
+    for output in ("one", "two"):  # neither caches few-shot draws or features; both give the same prompt
         code, out, err = run(data, tmp_path / output, "FEATURE_CACHE", cache)
         assert code == 0, err
         assert "split_fewshot" in out and "Warning: " in out and "was not written: " in out
@@ -72,7 +72,7 @@ def test_a_data_root_is_trained_on_and_nothing_is_kept_there(run, read_only, tmp
     assert sorted(data.rglob("*")) == before
 
 
-def test_a_data_root_that_is_still_to_be_drawn_is_refused_with_one_line(run, read_only, tmp_path):
+def test_generating_into_a_read_only_data_root_is_refused_in_one_line(run, read_only, tmp_path):
     (tmp_path / "data").mkdir()
     read_only(tmp_path / "data")
     code, _, err = run(tmp_path / "data", tmp_path / "out", dataset="tiny_world")
@@ -80,7 +80,7 @@ def test_a_data_root_that_is_still_to_be_drawn_is_refused_with_one_line(run, rea
     assert "cannot generate TinyWorld in" in err and "Choose another folder with --root" in err
 
 
-def test_reports_and_sweeps_are_refused_with_one_line(read_only, tmp_path, capsys, monkeypatch):
+def test_reports_and_sweeps_are_refused_in_one_line(read_only, tmp_path, capsys, monkeypatch):
     runs, disk = write_base2new(tmp_path / "runs"), tmp_path / "disk"
     disk.mkdir()
     read_only(disk)

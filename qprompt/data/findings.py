@@ -1,4 +1,4 @@
-"""What a check of a data set finds, and the commands that fix it."""
+"""Findings of a data check, and the commands that fix them."""
 
 import shlex
 from pathlib import Path
