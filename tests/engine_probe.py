@@ -1,13 +1,14 @@
-"""Facts about whichever ``dassl`` is on the path, as JSON; run as a script in its own process.
+"""Print results of the ``dassl`` on the Python path as JSON. Run it as a script, in a new process.
 
     PYTHONPATH=qprompt/engine:. python tests/engine_probe.py      (bundled)
     PYTHONPATH=<checkout of Dassl> python tests/engine_probe.py   (real)
 
-"stable" facts hold on every machine: tests/golden/dassl.json has those of real Dassl 0.6.3. "here" are for comparing
-two engines on one machine: pictures after augmentation depend on the versions of Pillow and torchvision.
+The results under "stable" are the same on every machine; tests/golden/dassl.json contains those of real Dassl 0.6.3.
+Those under "here" serve to compare two engines on one machine: augmented images depend on the versions of Pillow and
+torchvision.
 """
 
-# ruff: noqa: NPY002 (numpy's global state is what Dassl draws from)
+# ruff: noqa: NPY002 (Dassl draws from numpy's global generator)
 
 import contextlib
 import hashlib
@@ -103,7 +104,7 @@ def learning_rates():
 
 
 def updates():
-    """Weights after three steps of each optimizer."""
+    """Return the weights after three steps of each optimizer."""
     from dassl.optim import build_optimizer
 
     out = {}
@@ -119,7 +120,7 @@ def updates():
 
 
 def items(folder, classes=5, images=9, domains=3):
-    """Datums of pictures that differ; labels do not come in order."""
+    """Return `Datum`s of different images, with labels in no order."""
     from dassl.data.datasets import Datum
 
     out = []
@@ -136,7 +137,7 @@ def items(folder, classes=5, images=9, domains=3):
 
 
 def draws(data):
-    """What the samplers and the few-shot draw choose, and the random states that they leave."""
+    """Return what the samplers and the few-shot draw choose, and the next random number after each."""
     from dassl.data.datasets import DatasetBase
     from dassl.data.samplers import build_sampler
 
@@ -203,7 +204,7 @@ def distances():
 
 
 def augmented(data):
-    """Digest of a picture after each transform, and the lines printed for it."""
+    """Return the digests of images after each transform, the lines that it prints, and the next random numbers."""
     from dassl.data.transforms import build_transform
 
     out = {}
@@ -222,7 +223,7 @@ def augmented(data):
 
 
 def batches(data):
-    """Order of the pictures in two epochs of training and one of testing, with workers; pixels without augmentation."""
+    """Return the order of images in two training epochs and a test epoch, with workers, and pixels of the test."""
     import dassl.data.data_manager as dm
 
     out = []
@@ -244,7 +245,7 @@ def batches(data):
 
 
 def names():
-    """The public names of each module that prompt learning uses."""
+    """Return the public names of each module that prompt learning uses."""
     import dassl.config
     import dassl.data
     import dassl.data.data_manager
@@ -271,7 +272,7 @@ def names():
 
 def main():
     warnings.simplefilter("ignore")
-    vars(np).setdefault("int", int)  # real Dassl's policies ask for this old name
+    vars(np).setdefault("int", int)  # real Dassl's policies use this old name
     stdout = sys.stdout
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         data = items(folder)

@@ -1,4 +1,4 @@
-"""A data set of small pictures and a trainer of one linear layer, for the engine's own tests."""
+"""A data set of small images and a trainer with one linear layer, for the tests of the engine."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 
 def pictures(folder, classes=4, images=8):
-    """`Datum`s of pictures with noise, `images` a class."""
+    """Return `Datum`s of noisy images, `images` per class."""
     out = []
     for label in range(classes):
         for k in range(images):
@@ -29,7 +29,7 @@ def pictures(folder, classes=4, images=8):
 
 @DATASET_REGISTRY.register()
 class EnginePictures(DatasetBase):
-    """Four classes; five shots to train on."""
+    """A data set with four classes and five training images per class."""
 
     def __init__(self, cfg):
         items = pictures(cfg.DATASET.ROOT)
@@ -68,7 +68,7 @@ class EngineLinear(_Linear, TrainerX):
 
 @TRAINER_REGISTRY.register()
 class EngineLinearXU(_Linear, TrainerXU):
-    """The same with unlabelled pictures beside."""
+    """A linear classifier of pixels that also uses unlabelled images."""
 
     def forward_backward(self, batch_x, batch_u):
         image, label, unlabelled = self.parse_batch_train(batch_x, batch_u)
@@ -77,7 +77,7 @@ class EngineLinearXU(_Linear, TrainerXU):
 
 
 def engine_cfg(data, output, trainer="EngineLinear", **options):
-    """A frozen configuration; options as OPTIM__LR=0.1."""
+    """Return a frozen config; options are given as OPTIM__LR=0.1."""
     cfg = get_cfg_default()
     settings = {
         "DATASET__NAME": "EnginePictures",
@@ -111,18 +111,18 @@ def engine_cfg(data, output, trainer="EngineLinear", **options):
 
 
 def engine_trainer(data, output, trainer="EngineLinear", **options):
-    """A trainer built after seeding, as a train.py does."""
+    """Return a trainer that is built after seeding, as a train.py does."""
     cfg = engine_cfg(data, output, trainer, **options)
     set_random_seed(cfg.SEED)
     return build_trainer(cfg)
 
 
 class Killed(Exception):
-    """Stands for a run that ends unexpectedly."""
+    """Simulates the end of a killed run."""
 
 
 def train_until(trainer, epoch):
-    """Train, and die at the beginning of the epoch numbered `epoch` from 0."""
+    """Train and stop at the start of the epoch `epoch` (from 0), as if killed."""
 
     def before_epoch():
         if trainer.epoch == epoch:

@@ -1,4 +1,4 @@
-"""Which Dassl `activate()` chooses and what it says; and what the bundled one leaves out."""
+"""The Dassl that `activate()` chooses, its messages, and the parts that the bundled engine does not include."""
 
 import importlib
 import sys
@@ -26,7 +26,7 @@ def resume_from_checkpoint(folder, *parts): {body}
 
 @pytest.fixture
 def clean(monkeypatch):
-    """As in a new process: no engine chosen, no dassl imported, none on the path. Everything is put back."""
+    """A state as in a new process: no engine chosen, no dassl imported or on the path. It is restored afterwards."""
     saved = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "dassl"}
     for name in saved:
         del sys.modules[name]
@@ -42,7 +42,7 @@ def clean(monkeypatch):
 
 
 def install(clean, folder, scheduler="pass", resume="pass", extra=""):
-    """Put a pretended dassl on the path; returns its folder."""
+    """Put a fake dassl on the path and return its folder."""
     files = {
         "__init__.py": "__version__ = '9.9'\n",
         "optim/__init__.py": extra,
@@ -56,7 +56,7 @@ def install(clean, folder, scheduler="pass", resume="pass", extra=""):
     return folder / "dassl"
 
 
-def test_bundled_when_none_is_installed(clean):
+def test_bundled_engine_is_used_if_no_dassl_is_installed(clean):
     info = activate()
     assert str(info) == "engine: bundled Dassl (no 'dassl' is installed)"
     assert info.name == "bundled" and info.path == str(BUNDLED)
@@ -64,13 +64,13 @@ def test_bundled_when_none_is_installed(clean):
     assert activate() is info
 
 
-def test_prints_nothing(clean, tmp_path, capfd):
+def test_activation_prints_nothing(clean, tmp_path, capfd):
     install(clean, tmp_path)
     activate()
     assert capfd.readouterr() == ("", "")
 
 
-def test_installed_one_when_it_works(clean, tmp_path):
+def test_installed_dassl_is_used_if_it_works(clean, tmp_path):
     folder = install(clean, tmp_path)
     info = activate()
     assert (info.name, info.path) == ("dassl", str(folder))
@@ -87,7 +87,7 @@ def test_installed_one_when_it_works(clean, tmp_path):
         ({"extra": "import qprompt.no_such_module"}, "No module named"),
     ],
 )
-def test_installed_one_that_fails_here(clean, tmp_path, fault, said):
+def test_installed_dassl_that_fails_is_replaced_and_named(clean, tmp_path, fault, said):
     folder = install(clean, tmp_path, **fault)
     info = activate()
     assert info.name == "bundled" and str(folder) in info.reason and said in info.reason
@@ -99,7 +99,7 @@ def test_installed_one_that_fails_here(clean, tmp_path, fault, said):
         activate()
 
 
-def test_asked_for_an_installed_one_that_fails(clean, tmp_path):
+def test_requested_dassl_that_fails_is_an_error(clean, tmp_path):
     install(clean, tmp_path, resume="raise RuntimeError('weights_only')")
     clean.setenv(engine.VARIABLE, "dassl")
     with pytest.raises(UserError, match="QPROMPT_ENGINE=dassl, but .* weights_only; unset QPROMPT_ENGINE"):
@@ -107,55 +107,55 @@ def test_asked_for_an_installed_one_that_fails(clean, tmp_path):
     assert "dassl" not in sys.modules
 
 
-def test_asked_for_one_that_is_not_installed(clean):
+def test_requested_dassl_that_is_not_installed_is_an_error(clean):
     clean.setenv(engine.VARIABLE, "dassl")
     with pytest.raises(UserError, match="no 'dassl' is installed: pip install git"):
         activate()
 
 
-def test_bundled_on_request(clean, tmp_path):
+def test_bundled_engine_is_used_on_request(clean, tmp_path):
     install(clean, tmp_path)
     clean.setenv(engine.VARIABLE, "bundled")
     assert activate().reason == "QPROMPT_ENGINE=bundled"
     assert importlib.import_module("dassl").__file__.startswith(str(BUNDLED))
 
 
-def test_bad_choice(clean):
+def test_unknown_engine_is_an_error(clean):
     clean.setenv(engine.VARIABLE, "bundeld")
     with pytest.raises(UserError, match="'bundeld', expected one of auto, dassl, bundled. Did you mean 'bundled'?"):
         activate()
 
 
-def test_another_dassl_imported_before(clean, tmp_path):
+def test_dassl_imported_before_is_used_if_it_works(clean, tmp_path):
     install(clean, tmp_path)
     importlib.import_module("dassl")
-    assert activate().name == "dassl"  # it works: take it
+    assert activate().name == "dassl"  # it works
     clean.setattr(engine, "_active", None)
     clean.setenv(engine.VARIABLE, "bundled")
     with pytest.raises(UserError, match="another dassl was imported before"):
         activate()
 
 
-def test_another_dassl_imported_before_that_fails(clean, tmp_path):
+def test_dassl_imported_before_that_fails_is_an_error(clean, tmp_path):
     install(clean, tmp_path, resume="raise RuntimeError('weights_only')")
     importlib.import_module("dassl")
     with pytest.raises(UserError, match="another dassl was imported before.*weights_only.*activate the engine first"):
         activate()
 
 
-def test_a_folder_named_dassl_is_no_dassl(clean, tmp_path):
+def test_empty_folder_named_dassl_is_ignored(clean, tmp_path):
     (tmp_path / "dassl").mkdir()
     clean.syspath_prepend(str(tmp_path))
     assert activate().reason == "no 'dassl' is installed"
 
 
-def test_bundled_one_on_the_path_is_bundled(clean):
+def test_bundled_engine_on_the_path_is_recognized(clean):
     clean.syspath_prepend(str(engine.HERE))  # as PYTHONPATH or a parent process may do
     importlib.import_module("dassl")
     assert activate().name == "bundled"
 
 
-def test_left_out_parts_name_real_dassl(clean):
+def test_missing_parts_name_real_dassl(clean):
     activate()
     for module in ("dassl.modeling", "dassl.modeling.ops", "dassl.engine.da", "dassl.data.datasets.dg"):
         with pytest.raises(ModuleNotFoundError, match="pip install git.*Dassl"):
@@ -181,7 +181,7 @@ def test_left_out_parts_name_real_dassl(clean):
         SimpleNet(cfg, cfg.MODEL, 3)
 
 
-def test_only_under_its_own_name(clean):
+def test_engine_is_imported_only_as_dassl(clean):
     with pytest.raises(ImportError, match="activate"):
         importlib.import_module("qprompt.engine.dassl")
     sys.modules.pop("qprompt.engine.dassl", None)

@@ -1,4 +1,4 @@
-"""The bundled engine's checkpoints: plain, whole, read without running them; schedules that go on after a resume."""
+"""The bundled engine's checkpoints: plain values, atomic, read without executing them; resumed schedules."""
 
 import collections
 import os
@@ -26,14 +26,14 @@ from engine_probe import SCHEDULES, config_with  # noqa: E402
 
 
 class Payload:
-    """What a hostile file would do."""
+    """An object with a pickle that runs a command."""
 
     def __reduce__(self):
         return os.system, ("echo run > /nonexistent/should-never-be",)
 
 
 class LiveScheduler:
-    """A live object with the attributes of the scheduler that real Dassl leaves in its checkpoints."""
+    """A live object with the attributes of the scheduler in a checkpoint of real Dassl."""
 
     def __init__(self, **state):
         self.__dict__.update(state)
@@ -57,7 +57,7 @@ def rates(optimizer, scheduler, epochs):
 
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_resumed_schedule_goes_on(tmp_path, schedule, capsys):
+def test_resumed_schedule_continues(tmp_path, schedule, capsys):
     _, optimizer, scheduler, epochs = scheduled(**SCHEDULES[schedule])
     whole = rates(optimizer, scheduler, epochs)
     for cut in range(1, epochs):
@@ -72,8 +72,8 @@ def test_resumed_schedule_goes_on(tmp_path, schedule, capsys):
     assert "Loaded scheduler" in capsys.readouterr().out
 
 
-def test_checkpoint_with_a_live_scheduler(tmp_path):
-    """As real Dassl writes it: read without running it, and the schedule goes on."""
+def test_checkpoint_with_a_live_scheduler_is_resumed(tmp_path):
+    """Real Dassl writes such checkpoints. They are read without executing them, and the schedule continues."""
     _, optimizer, scheduler, epochs = scheduled(**SCHEDULES["coop"])
     whole = rates(optimizer, scheduler, epochs)
     model, optimizer, scheduler, _ = scheduled(**SCHEDULES["coop"])
@@ -96,7 +96,7 @@ def test_checkpoint_with_a_live_scheduler(tmp_path):
     assert rates(optimizer, scheduler, epochs - 5) == pytest.approx(whole[5:], rel=1e-12)
 
 
-def test_nothing_in_a_checkpoint_is_run(tmp_path, monkeypatch):
+def test_nothing_in_a_checkpoint_is_executed(tmp_path, monkeypatch):
     path = tmp_path / "hostile.pth"
     torch.save({"state_dict": {"w": torch.ones(2)}, "x": Payload(), "y": np.float64(3), "z": slice(1)}, path)
     monkeypatch.setattr(os, "system", lambda command: pytest.fail("ran code from a checkpoint"))
@@ -105,7 +105,7 @@ def test_nothing_in_a_checkpoint_is_run(tmp_path, monkeypatch):
     assert f"{content['x']:.1f}".endswith("not loaded>")
 
 
-def test_unreadable_checkpoints(tmp_path):
+def test_damaged_checkpoints_are_user_errors(tmp_path):
     path = tmp_path / "model.pth"
     torch.save({"a": torch.arange(3000), "b": Payload()}, path)
     whole = path.read_bytes()
@@ -120,7 +120,7 @@ def test_unreadable_checkpoints(tmp_path):
         path.write_bytes(content)
         with pytest.raises(UserError, match="not a readable checkpoint") as error:
             load_checkpoint(str(path))
-            raise UserError("not a readable checkpoint")  # the damage may be where it does not matter
+            raise UserError("not a readable checkpoint")  # the damage may be in bytes that do not matter
         assert "\n" not in str(error.value)
     with pytest.raises(FileNotFoundError, match="File is not found"):
         load_checkpoint(str(tmp_path / "missing"))
@@ -130,7 +130,7 @@ def test_unreadable_checkpoints(tmp_path):
         load_checkpoint(None)
 
 
-def test_saved_values_are_plain_and_views_small(tmp_path, capsys):
+def test_checkpoint_contains_plain_values_and_only_the_entries_of_a_view(tmp_path, capsys):
     table = torch.randn(1000, 8)
     state = {
         "state_dict": collections.OrderedDict({"module.prefix": table[:2], "odd": nn.Parameter(table[3:4])}),
@@ -149,7 +149,7 @@ def test_saved_values_are_plain_and_views_small(tmp_path, capsys):
     assert sorted(os.listdir(folder)) == ["checkpoint", "model-best.pth.tar", "model.pth.tar-1"]
 
 
-def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+def test_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
     state = {"state_dict": {"w": torch.ones(1)}, "epoch": 1}
     save_checkpoint(dict(state), str(tmp_path))
     before = {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
@@ -164,7 +164,7 @@ def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == before
 
 
-def test_pretrained_weights(tmp_path, capsys):
+def test_matching_entries_of_pretrained_weights_are_loaded(tmp_path, capsys):
     source, target = nn.Linear(3, 2), nn.Linear(3, 2)
     weights = {"module.weight": source.weight, "bias": torch.ones(5), "other": torch.ones(1)}
     torch.save({"state_dict": weights}, tmp_path / "weights")

@@ -27,7 +27,10 @@ from engine_toys import engine_cfg, pictures  # noqa: E402
 
 
 def epochs(cfg, items, count=2):
-    """Order and pixels of `count` epochs after seeding, one begun before the last, and the next global draw."""
+    """Return the order and the pixels of `count` epochs after seeding, and the next global random numbers.
+
+    Before the last epoch another one is started and abandoned.
+    """
     set_random_seed(4)
     loader = build_data_loader(cfg, "RandomSampler", items, batch_size=8, tfm=build_transform(cfg))
     out = []
@@ -51,7 +54,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(tmp_path, workers, monke
         assert torch.equal(a, b)
 
 
-def test_augmentation_differs_between_epochs_and_leaves_the_global_states(tmp_path):
+def test_augmentation_differs_between_epochs_and_keeps_the_global_random_states(tmp_path):
     items = pictures(tmp_path, classes=1)
     order, images, _ = epochs(engine_cfg(tmp_path, tmp_path), items)
     assert sorted(order[:8].tolist()) == sorted(order[8:].tolist()) == list(range(8))
@@ -67,14 +70,14 @@ def test_augmentation_differs_between_epochs_and_leaves_the_global_states(tmp_pa
     assert (random.random(), np.random.get_state()[1].tolist(), torch.rand(1)) == expected  # noqa: NPY002
 
 
-def test_wrapper_options(tmp_path):
+def test_dataset_wrapper_options(tmp_path):
     items = pictures(tmp_path, classes=1)
     cfg = engine_cfg(tmp_path, tmp_path, DATALOADER__K_TRANSFORMS=3, DATALOADER__RETURN_IMG0=True)
     tfm = build_transform(cfg)
     item = DatasetWrapper(cfg, items, transform=[tfm, tfm], is_train=True)[5]
     assert len(item["img"]) == len(item["img2"]) == 3 and item["img0"].shape == (3, 16, 16)
     assert (item["label"], item["domain"], item["impath"], item["index"]) == (0, 1, items[5].impath, 5)
-    assert DatasetWrapper(cfg, items, transform=tfm)[0]["img"].shape == (3, 16, 16)  # one outside training
+    assert DatasetWrapper(cfg, items, transform=tfm)[0]["img"].shape == (3, 16, 16)  # one view outside training
     with pytest.raises(ValueError, match="Cannot augment the image 3 times"):
         DatasetWrapper(cfg, items, is_train=True)
     plain = engine_cfg(tmp_path, tmp_path, INPUT__NO_TRANSFORM=True)
@@ -92,7 +95,7 @@ def test_unreadable_image_is_named(tmp_path):
         DatasetWrapper(cfg, items, transform=build_transform(cfg))[2]
 
 
-def test_workers_are_no_more_than_processors(tmp_path):
+def test_number_of_workers_is_limited_to_processors(tmp_path):
     cfg = engine_cfg(tmp_path, tmp_path, DATALOADER__NUM_WORKERS=64)
     loader = build_data_loader(cfg, "RandomSampler", pictures(tmp_path), tfm=build_transform(cfg))
     assert 1 <= loader.num_workers < 64 and not loader.drop_last or loader.num_workers == 64
@@ -114,17 +117,17 @@ def test_labels_that_start_at_one_are_refused(tmp_path):
         DatasetBase(train_x=[i for i in pictures(tmp_path) if i.label != 2])
 
 
-def test_datum(tmp_path):
+def test_datum_is_pickled_with_dassls_attributes(tmp_path):
     item = pictures(tmp_path)[9]
     assert vars(pickle.loads(pickle.dumps(item))) == vars(item)
-    assert set(vars(item)) == {"_impath", "_label", "_domain", "_classname"}  # as in people's cached draws
+    assert set(vars(item)) == {"_impath", "_label", "_domain", "_classname"}  # those in cached few-shot splits
     with pytest.raises(UserError, match='No file found at .*gone.png.*class "cat"'):
         Datum(str(tmp_path / "gone.png"), 0, 0, "cat")
     with pytest.raises(TypeError):
         Datum(tmp_path)
 
 
-def test_splits_and_domains(tmp_path):
+def test_splitting_by_label_and_domain(tmp_path):
     items = pictures(tmp_path)
     base = DatasetBase(train_x=items, val=items[:2], test=items)
     assert {label: len(part) for label, part in base.split_dataset_by_label(items).items()} == dict.fromkeys(
@@ -142,7 +145,7 @@ def test_splits_and_domains(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "rar"])
-def test_download_and_extract(tmp_path, kind):
+def test_archive_is_downloaded_and_extracted(tmp_path, kind):
     source = tmp_path / f"source.{kind}"
     (tmp_path / "cat.txt").write_text("meow")
     if kind == "zip":
@@ -160,7 +163,7 @@ def test_download_and_extract(tmp_path, kind):
     assert (tmp_path / "data" / "pets" / "cat.txt").read_text() == "meow"
 
 
-def test_archive_that_would_escape(tmp_path):
+def test_archive_with_a_path_outside_its_folder_is_refused(tmp_path):
     source = tmp_path / "source.tar"
     (tmp_path / "cat.txt").write_text("meow")
     with tarfile.open(source, "w") as archive:
@@ -171,7 +174,7 @@ def test_archive_that_would_escape(tmp_path):
         )
 
 
-def test_sampler_errors(tmp_path):
+def test_samplers_refuse_impossible_batches(tmp_path):
     items = pictures(tmp_path)
     with pytest.raises(ValueError, match="Unknown sampler type: Random"):
         build_sampler("Random", data_source=items)
@@ -183,7 +186,7 @@ def test_sampler_errors(tmp_path):
         build_sampler("RandomClassSampler", data_source=items, batch_size=10, n_ins=2)
 
 
-def test_every_transform_gives_an_image(tmp_path, capsys):
+def test_every_transform_returns_an_image(tmp_path, capsys):
     image = Image.open(pictures(tmp_path)[0].impath)
     for choice in AVAI_CHOICES:
         cfg = engine_cfg(tmp_path, tmp_path, INPUT__TRANSFORMS=(choice,), INPUT__GB_K=3)
@@ -192,7 +195,7 @@ def test_every_transform_gives_an_image(tmp_path, capsys):
     capsys.readouterr()
 
 
-def test_data_manager_summary(tmp_path, capsys):
+def test_data_manager_prints_a_summary(tmp_path, capsys):
     options = {"DATASET__ALL_AS_UNLABELED": True, "DATASET__SOURCE_DOMAINS": ("a", "b"), "DATALOADER__NUM_WORKERS": 0}
     cfg = engine_cfg(tmp_path, tmp_path, **options)
     manager = DataManager(cfg, custom_tfm_train=build_transform(cfg), custom_tfm_test=build_transform(cfg))

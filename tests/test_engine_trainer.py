@@ -27,7 +27,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_log_lines(tmp_path, capsys):
+def test_log_lines_are_dassls(tmp_path, capsys):
     trainer = engine_trainer(tmp_path, tmp_path / "out", OPTIM__MAX_EPOCH=2)
     trainer.train()
     log = capsys.readouterr().out
@@ -94,13 +94,13 @@ def test_resumed_run_is_bit_identical(tmp_path, died_in, final):
     assert whole.best_result == resumed.best_result
     steps = len(resumed.seen)
     assert steps < len(whole.seen) or died_in == 1 and final == "last_step"
-    assert resumed.seen == whole.seen[-steps:]  # the same pictures at the same learning rates
+    assert resumed.seen == whole.seen[-steps:]  # the same images at the same learning rates
     last = [torch.load(tmp_path / run / "linear" / "model.pth.tar-6", weights_only=True) for run in ("whole", "killed")]
     assert torch.equal(last[0]["run"]["random"]["torch"], last[1]["run"]["random"]["torch"])
     assert last[0]["scheduler"] == last[1]["scheduler"]
 
 
-def test_resume_goes_on_with_unlabelled_data(tmp_path):
+def test_resumed_run_with_unlabelled_data_is_bit_identical(tmp_path):
     options = {"trainer": "EngineLinearXU", "DATASET__ALL_AS_UNLABELED": True, "TRAIN__COUNT_ITER": "train_u"}
     whole = engine_trainer(tmp_path, tmp_path / "whole", **options)
     whole.train()
@@ -111,13 +111,13 @@ def test_resume_goes_on_with_unlabelled_data(tmp_path):
     assert same(weights(whole), weights(resumed))
 
 
-def test_wrong_resume_folder_is_refused(tmp_path):
+def test_resume_folder_without_a_checkpoint_is_refused(tmp_path):
     trainer = engine_trainer(tmp_path, tmp_path / "out", RESUME=str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="nothing to resume in .*nowhere: expected linear/checkpoint"):
         trainer.train()
 
 
-def test_other_settings_are_refused(tmp_path):
+def test_resuming_with_other_settings_is_refused(tmp_path):
     train_until(engine_trainer(tmp_path, tmp_path / "out"), 3)
     other = engine_trainer(tmp_path, tmp_path / "out", OPTIM__LR=0.5, DATASET__NUM_SHOTS=1)
     with pytest.raises(UserError, match="OPTIM.LR was 0.01 and is 0.5") as error:
@@ -127,7 +127,7 @@ def test_other_settings_are_refused(tmp_path):
     engine_trainer(tmp_path, tmp_path / "out", TRAIN__PRINT_FREQ=1, TEST__NO_TEST=True).train()
 
 
-def test_trainer_says_what_else_a_resumed_run_may_change(tmp_path):
+def test_trainer_names_further_settings_that_may_change_on_resume(tmp_path):
     train_until(engine_trainer(tmp_path, tmp_path / "out"), 3)
     changes = {"OPTIM__RMSPROP_ALPHA": 0.5, "OPTIM__ADAM_BETA1": 0.5}  # of other optimizers
     with pytest.raises(UserError, match="OPTIM.RMSPROP_ALPHA was 0.99 and is 0.5; OPTIM.ADAM_BETA1 was 0.9 and is 0.5"):
@@ -142,8 +142,8 @@ def test_trainer_says_what_else_a_resumed_run_may_change(tmp_path):
     assert run["config"]["OPTIM.ADAM_BETA1"] == 0.5 and "OPTIM.RMSPROP_ALPHA" not in run["config"]
 
 
-def test_engine_ignores_what_does_not_make_another_run():
-    """Whatever the trainer, a resumed run may change the settings of Dassl that the same-run rule ignores."""
+def test_engine_ignores_the_settings_that_the_same_run_rule_ignores():
+    """Any trainer, also a third-party one, may be resumed after a change of these settings of Dassl."""
     settings = flatten(to_dict(get_cfg_default()))
     ignored = settings.keys() - training_settings(get_cfg_default()).keys()
     assert len(settings.keys() & identity.WITHOUT_EFFECT) > 4 and settings.keys() & identity.WITHOUT_EFFECT <= ignored
@@ -157,8 +157,8 @@ def test_damaged_checkpoint_is_refused(tmp_path):
         engine_trainer(tmp_path, tmp_path / "out").train()
 
 
-def test_newest_epoch_that_all_models_have(tmp_path):
-    """A kill between the files of two models leaves one of them ahead."""
+def test_run_resumes_from_the_newest_epoch_saved_for_all_models(tmp_path):
+    """A run may be killed after it saved one model and before it saved the next."""
 
     def two_models(folder):
         trainer = engine_trainer(tmp_path, folder)
@@ -176,7 +176,7 @@ def test_newest_epoch_that_all_models_have(tmp_path):
         two_models(tmp_path / "out").resume_model_if_exist(str(tmp_path / "out"))
 
 
-def test_load_model(tmp_path, capsys):
+def test_model_is_loaded_from_a_run(tmp_path, capsys):
     trained = engine_trainer(tmp_path, tmp_path / "out")
     trained.train()
     fresh = engine_trainer(tmp_path, tmp_path / "other")
@@ -194,13 +194,13 @@ def test_load_model(tmp_path, capsys):
         fresh.load_model(str(tmp_path / "out"), epoch=6)
 
 
-def test_infinite_loss_stops(tmp_path):
+def test_infinite_loss_stops_training(tmp_path):
     trainer = engine_trainer(tmp_path, tmp_path / "out", OPTIM__LR=1e38)
     with pytest.raises(FloatingPointError, match=r"Loss is infinite or NaN! epoch \d, batch \d"):
         trainer.train()
 
 
-def test_registering_models(tmp_path):
+def test_models_are_registered_once(tmp_path):
     trainer = engine_trainer(tmp_path, tmp_path / "out")
     with pytest.raises(AssertionError, match="duplicate"):
         trainer.register_model("linear")
@@ -217,7 +217,7 @@ def test_evaluation_draws_one_seed_and_writes_nothing(tmp_path):
     torch.set_rng_state(before)
     assert trainer.test() == first
     torch.set_rng_state(before)
-    torch.empty((), dtype=torch.int64).random_()  # what a DataLoader draws for its workers
+    torch.empty((), dtype=torch.int64).random_()  # the seed that a DataLoader draws for its workers
     expected = torch.rand(3)
     torch.set_rng_state(before)
     trainer.test()
@@ -225,7 +225,7 @@ def test_evaluation_draws_one_seed_and_writes_nothing(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_runs_without_tensorboard(tmp_path, monkeypatch, capsys):
+def test_training_without_tensorboard(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     engine_trainer(tmp_path, tmp_path / "out", OPTIM__MAX_EPOCH=1).train()
     assert "tensorboard is not installed" in capsys.readouterr().out

@@ -1,6 +1,6 @@
-"""Unmodified upstream checkouts on the bundled engine, and beside real Dassl where that runs.
+"""Unmodified upstream checkouts on the bundled engine, compared with real Dassl if it runs.
 
-Needs QPROMPT_COOP, QPROMPT_MAPLE and, for the comparison, QPROMPT_DASSL with a torch that real Dassl supports.
+Needs QPROMPT_COOP, QPROMPT_MAPLE and, for the comparison, QPROMPT_DASSL a torch that real Dassl supports.
 """
 
 import re
@@ -49,17 +49,17 @@ def prompts(folder, epoch, name="prompt_learner"):
 
 
 def facts(log):
-    """The lines from the trainer's on, without times, paths, progress bars and warnings."""
+    """Return the lines of a log from the trainer on, without times, paths, progress bars and warnings."""
     log = log[log.index("Loading trainer") :]
     log = re.sub(r"time \S+ \(\S+\) data \S+ \(\S+\) ", "", log)
     log = re.sub(r"eta \S+|Elapsed: \S+|(?<=[ =\"])/[^ \n]*/", "", log)
-    # losses agree to rounding: the last digit may not
+    # losses are equal up to rounding: the last digit may differ
     log = re.sub(r"(loss \d\.\d{3})\d \((\d\.\d{3})\d\)", r"\1 (\2)", log)
     return [line for line in log.splitlines() if not re.search(r"it/s|s/it|Warning|warn|^\s*$|torch\.load", line)]
 
 
 def rates(log):
-    """The rate printed with the last batch of each epoch, after the scheduler's step."""
+    """Return the rates printed with the last batch of each epoch, after the step of the scheduler."""
     return [rate for _, rate in re.findall(r"batch \[(\d+)/\1\].* lr (\S+)", log)]
 
 
@@ -90,16 +90,16 @@ def test_coop_trains_resumes_and_evaluates(data, clip, tmp_path):
     torch.load(folder / "model.pth.tar-4", weights_only=True)
 
 
-def test_coop_base_to_new(data, clip, tmp_path):
+def test_coop_generalizes_from_base_to_new(data, clip, tmp_path):
     coop = checkout("coop")
     run_checkout(coop, train_args(data, tmp_path, "CoOp", "DATASET.SUBSAMPLE_CLASSES", "base"), clip=clip)
     flags = ["--eval-only", "--model-dir", tmp_path, "--load-epoch", 2, "DATASET.SUBSAMPLE_CLASSES", "new"]
     assert "* total: 12" in run_checkout(coop, train_args(data, tmp_path / "new", "CoOp", *flags), clip=clip)
 
 
-def test_zero_shot_and_cocoop(data, clip, tmp_path):
+def test_zero_shot_and_cocoop_run(data, clip, tmp_path):
     coop = checkout("coop")
-    # its zero-shot trainer stays in fp16
+    # its zero-shot trainer computes in fp16
     log = run_checkout(coop, train_args(data, tmp_path / "zs", "ZeroshotCLIP2", "--eval-only"), clip=clip, check=False)
     assert "* total: 24" in log or "not implemented for 'Half'" in log
     options = ["TRAINER.COCOOP.PREC", "fp32", "DATALOADER.TRAIN_X.BATCH_SIZE", 1, "OPTIM.MAX_EPOCH", 1]
@@ -108,7 +108,7 @@ def test_zero_shot_and_cocoop(data, clip, tmp_path):
 
 
 def test_maple_trains_and_evaluates(tmp_path):
-    """In fp16: the checkout's MaPLe halves its projection whatever PREC says, and so fails in fp32 on a CPU."""
+    """In fp16, because the checkout's MaPLe halves its projection regardless of PREC, and so fails in fp32 on a CPU."""
     maple = checkout("maple")
     data = make_caltech_tree(tmp_path / "data", classes=2, images=6)
     clip = save_tiny_clip_archive(tmp_path / "wide.pt", WIDE)
@@ -122,11 +122,11 @@ def test_maple_trains_and_evaluates(tmp_path):
     assert accuracy(run_checkout(maple, args, clip=clip, timeout=900)) == accuracy(trained)
 
 
-def test_coop_gives_the_same_as_on_real_dassl(data, clip, tmp_path, real_dassl):
+def test_coop_gives_the_same_results_as_on_real_dassl(data, clip, tmp_path, real_dassl):
     options = ["INPUT.TRANSFORMS", "['normalize']", "DATALOADER.NUM_WORKERS", 1, "TRAIN.PRINT_FREQ", 1]
     logs = {}
     for engine in ("dassl", "bundled"):
-        shutil.rmtree(data / "caltech-101" / "split_fewshot", ignore_errors=True)  # each draws its own
+        shutil.rmtree(data / "caltech-101" / "split_fewshot", ignore_errors=True)  # each engine draws its own shots
         args = train_args(data, tmp_path / engine, "CoOp", *options)
         logs[engine] = run_checkout(checkout("coop"), args, clip=clip, engine=engine)
     assert facts(logs["bundled"]) == facts(logs["dassl"])
@@ -136,7 +136,7 @@ def test_coop_gives_the_same_as_on_real_dassl(data, clip, tmp_path, real_dassl):
         torch.testing.assert_close(bundled[key], real[key], rtol=0, atol=1e-7)
 
 
-def test_checkpoints_go_both_ways(data, clip, tmp_path, real_dassl):
+def test_each_engine_evaluates_checkpoints_of_the_other(data, clip, tmp_path, real_dassl):
     coop, accuracies = checkout("coop"), {}
     for writer, reader in (("dassl", "bundled"), ("bundled", "dassl")):
         args = train_args(data, tmp_path / writer, "CoOp", "INPUT.TRANSFORMS", "['normalize']")
@@ -148,8 +148,8 @@ def test_checkpoints_go_both_ways(data, clip, tmp_path, real_dassl):
     assert accuracies["dassl"] == accuracies["bundled"]
 
 
-def test_resumes_a_run_of_real_dassl_on_the_cosine(data, clip, tmp_path, real_dassl):
-    """Real Dassl's own resumption stays at the rate at which it stopped."""
+def test_run_of_real_dassl_resumes_along_the_cosine_schedule(data, clip, tmp_path, real_dassl):
+    """A run that real Dassl resumes keeps the learning rate of the checkpoint."""
     coop = checkout("coop")
     options = ["OPTIM.MAX_EPOCH", 4, "TRAIN.CHECKPOINT_FREQ", 2, "DATASET.SUBSAMPLE_CLASSES", "all"]
     args = train_args(data, tmp_path, "CoOp", *options)

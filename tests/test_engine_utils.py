@@ -1,4 +1,4 @@
-"""The bundled engine's optimizers, metrics, logging and small helpers."""
+"""The bundled engine's optimizers, metrics, logging and helpers."""
 
 import collections
 import sys
@@ -34,7 +34,7 @@ from dassl.utils import (  # noqa: E402
 from engine_probe import config_with  # noqa: E402
 
 
-def test_layers():
+def test_layers_are_opened_counted_and_initialized():
     model = nn.Sequential(collections.OrderedDict(body=nn.Linear(2, 2), head=nn.Linear(2, 1)))
     open_specified_layers(model, "head")
     assert [p.requires_grad for p in model.parameters()] == [False, False, True, True]
@@ -56,7 +56,7 @@ def test_layers():
         init_network_weights(net, "uniform")
 
 
-def test_optimizers_and_schedulers_refuse_what_they_do_not_know():
+def test_unknown_optimizers_and_schedules_are_errors():
     cfg = get_cfg_default().OPTIM
     cfg.NAME = "lion"
     with pytest.raises(ValueError, match="optim must be one of .* but got lion"):
@@ -76,7 +76,7 @@ def test_optimizers_and_schedulers_refuse_what_they_do_not_know():
         build_lr_scheduler(optimizer, cfg)
 
 
-def test_staged_rates():
+def test_staged_learning_rates():
     cfg = get_cfg_default().OPTIM
     cfg.STAGED_LR, cfg.NEW_LAYERS, cfg.LR = True, ("head",), 1.0
     model = nn.Sequential(collections.OrderedDict(body=nn.Linear(2, 2), head=nn.Linear(2, 1)))
@@ -88,12 +88,12 @@ def test_staged_rates():
         build_optimizer(None, cfg, param_groups=model.parameters())
 
 
-def test_logger(tmp_path, capsys, monkeypatch):
+def test_logger_writes_console_and_file(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     setup_logger(None)
     setup_logger(str(tmp_path / "run"))
     print("first")
-    assert (tmp_path / "run" / "log.txt").read_text() == "first\n"  # at once: a killed run has its lines
+    assert (tmp_path / "run" / "log.txt").read_text() == "first\n"  # immediately, for a run that is killed
     setup_logger(str(tmp_path / "run"))
     print("second")
     sys.stdout.flush()
@@ -107,7 +107,7 @@ def test_logger(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out == "first\nsecond\nthird\n"
 
 
-def test_files(tmp_path):
+def test_file_helpers(tmp_path):
     path = tmp_path / "a" / "x.json"
     write_json({"b": [1, 2]}, str(path))
     assert path.read_text() == '{\n    "b": [\n        1,\n        2\n    ]\n}'
@@ -122,7 +122,7 @@ def test_files(tmp_path):
     assert f"PyTorch version: {torch.__version__}" in collect_env_info()
 
 
-def test_registry():
+def test_registry_refuses_duplicates():
     registry = Registry("ANIMAL")
 
     @registry.register()
@@ -137,7 +137,7 @@ def test_registry():
         registry.get("Dog")
 
 
-def test_accuracy_by_brute_force():
+def test_accuracy_equals_brute_force():
     logits, labels = torch.randn(40, 6), torch.randint(6, (40,))
     for k, accuracy in zip((1, 3, 6), compute_accuracy((logits, None), labels, topk=(1, 3, 6)), strict=True):
         hits = [label in row.argsort(descending=True)[:k] for row, label in zip(logits, labels, strict=True)]
@@ -153,7 +153,7 @@ def test_confusion_matrix_and_empty_evaluation(tmp_path, capsys):
         evaluator.evaluate()
     evaluator.process(torch.eye(4)[[0, 0, 1, 3]], torch.tensor([0, 0, 0, 2]))
     evaluator.evaluate()
-    # classes 0, 1, 2, 3 occur; two thirds of class 0 are right, class 2 is taken for 3
+    # classes 0, 1, 2, 3 occur; two thirds of class 0 are correct, class 2 is predicted as 3
     expected = torch.tensor([[2 / 3, 1 / 3, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]], dtype=torch.float64)
     assert torch.equal(torch.load(tmp_path / "cmat.pt", weights_only=True), expected)
     capsys.readouterr()

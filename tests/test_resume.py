@@ -1,4 +1,4 @@
-"""A run that was cut off and started again ends as if nothing had happened, bit for bit."""
+"""An interrupted and resumed run gives bit-identical results."""
 
 import json
 import subprocess
@@ -27,12 +27,12 @@ def arguments(root, clip_file, output, trainer):
         *("--root", str(root), "--trainer", trainer, "--output-dir", str(output), "--seed", "1"),
         *("--dataset-config-file", "configs/datasets/eurosat.yaml", "--backbone", "ViT-B/16"),
         *("MODEL.BACKBONE.PATH", str(clip_file), "INPUT.SIZE", "(32, 32)", "INPUT.TRANSFORMS"),
-        "['random_resized_crop', 'random_flip', 'normalize']",  # random states of every kind are in play
+        "['random_resized_crop', 'random_flip', 'normalize']",  # they use all random generators
         *("DATASET.NUM_SHOTS", "8", "OPTIM.NAME", "sgd", "OPTIM.LR", "0.1", "OPTIM.MAX_EPOCH", "4"),
         *("OPTIM.WARMUP_EPOCH", "1", "OPTIM.WARMUP_TYPE", "constant", "OPTIM.WARMUP_CONS_LR", "1e-3"),
         *("DATALOADER.TRAIN_X.BATCH_SIZE", "16", "DATALOADER.NUM_WORKERS", "0", "TRAIN.CHECKPOINT_FREQ", "1"),
         *("TRAINER.COOP.PREC", "fp32", "TRAINER.COOP.N_CTX", "4", "TRAINER.QUANT.BITS", "2"),
-        *("TRAINER.QUANT.MIN_INTERVAL", "2", "TRAINER.QUANT.KL_THRESHOLD", "0"),  # re-fits happen
+        *("TRAINER.QUANT.MIN_INTERVAL", "2", "TRAINER.QUANT.KL_THRESHOLD", "0"),  # the levels are fitted again
     ]
 
 
@@ -42,7 +42,7 @@ def last_checkpoint(output):
 
 @pytest.fixture(scope="module")
 def whole(root, clip_file, tmp_path_factory):
-    """The output folder of a run that nothing disturbed."""
+    """The output folder of an uninterrupted run."""
     output = tmp_path_factory.mktemp("runs") / "whole"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(train.HERE)
@@ -70,29 +70,34 @@ def test_resumed_run_equals_an_uninterrupted_one(root, clip_file, whole, tmp_pat
     monkeypatch.chdir(train.HERE)
     after_epoch = QCoOp.after_epoch
 
-    def cut_off(self):
+    def interrupt(self):
         after_epoch(self)
         if self.epoch == 1:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(QCoOp, "after_epoch", cut_off)
+        patch.setattr(QCoOp, "after_epoch", interrupt)
         assert train.main(arguments(root, clip_file, tmp_path / "cut", "QCoOp")) == 130
     assert "resumes the run" in capsys.readouterr().err
     assert not (tmp_path / "cut" / "metrics.json").exists()
-    exact = ("FEATURE_CACHE", "off", "FEATURE_CACHE_MB", "5", "DATALOADER.DECODE_CACHE_MB", "1")  # makes no other run
+    exact = (
+        "FEATURE_CACHE",
+        "off",
+        "FEATURE_CACHE_MB",
+        "5",
+        "DATALOADER.DECODE_CACHE_MB",
+        "1",
+    )  # it is still the same run
     assert train.main([*arguments(root, clip_file, tmp_path / "cut", "QCoOp"), *exact]) == 0
     assert_same(tmp_path / "cut", whole)
 
 
-def test_run_on_a_full_disk_says_so_and_goes_on_once_there_is_room(
-    root, clip_file, whole, tmp_path, monkeypatch, capsys
-):
+def test_run_names_a_full_disk_and_resumes_when_there_is_space(root, clip_file, whole, tmp_path, monkeypatch, capsys):
     resource = pytest.importorskip("resource")  # not on Windows
     monkeypatch.chdir(train.HERE)
     output, before = tmp_path / "full", resource.getrlimit(resource.RLIMIT_FSIZE)
     size = (whole / "prompt_learner" / "model.pth.tar-1").stat().st_size
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, before[1]))  # writes beyond it fail as on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, before[1]))  # larger files fail as on a full disk
     try:
         assert train.main(arguments(root, clip_file, output, "QCoOp")) == 2
     finally:
@@ -104,7 +109,7 @@ def test_run_on_a_full_disk_says_so_and_goes_on_once_there_is_room(
     assert_same(output, whole)
 
 
-def test_file_in_the_way_of_checkpoints_is_named(root, clip_file, tmp_path, monkeypatch, capsys):
+def test_file_in_place_of_the_checkpoint_folder_is_named(root, clip_file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(train.HERE)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "prompt_learner").write_text("mine")
@@ -115,7 +120,7 @@ def test_file_in_the_way_of_checkpoints_is_named(root, clip_file, tmp_path, monk
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
 @pytest.mark.parametrize("workers", [1, 2])
-def test_same_bits_with_any_number_of_workers(root, clip_file, whole, tmp_path, monkeypatch, workers):
+def test_results_do_not_depend_on_the_number_of_workers(root, clip_file, whole, tmp_path, monkeypatch, workers):
     monkeypatch.chdir(train.HERE)
     monkeypatch.setattr("dassl.data.data_manager._num_workers", lambda cfg: cfg.DATALOADER.NUM_WORKERS)
     settings = arguments(root, clip_file, tmp_path / "out", "QCoOp")
@@ -124,13 +129,13 @@ def test_same_bits_with_any_number_of_workers(root, clip_file, whole, tmp_path, 
 
 
 @pytest.mark.slow
-def test_killed_runs_equal_untouched_ones():
+def test_killed_runs_equal_uninterrupted_ones():
     command = [sys.executable, "tools/kill_runs.py", "--kills", "6", "--scenarios", "QCoOp", "QMaPLe"]
     done = subprocess.run(command, cwd=train.HERE, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_run_cut_off_while_a_checkpoint_is_written_takes_up_the_one_before(root, clip_file, tmp_path, monkeypatch):
+def test_run_interrupted_while_it_saves_resumes_from_the_previous_checkpoint(root, clip_file, tmp_path, monkeypatch):
     import qprompt.io.files
     from trainers.coop import CoOp
 

@@ -1,6 +1,6 @@
-"""Finds a usable Dassl for ``import dassl``: the installed one, else the bundled one.
+"""Choose the Dassl that ``import dassl`` gives: the installed one if it works, otherwise the bundled one.
 
-This folder goes on `sys.path` for the bundled engine, so it holds nothing importable but ``dassl``.
+For the bundled engine this folder is added to `sys.path`, so it must contain no other importable name than ``dassl``.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from qprompt.errors import UserError, did_you_mean
 
@@ -28,7 +29,13 @@ _active: "EngineInfo | None" = None
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """Which Dassl ``import dassl`` gives: name ("dassl" or "bundled"), its folder, and why this one."""
+    """The Dassl that ``import dassl`` gives.
+
+    Attributes:
+        name: "dassl" (installed) or "bundled".
+        path: its folder.
+        reason: why it was chosen.
+    """
 
     name: str
     path: str
@@ -39,11 +46,17 @@ class EngineInfo:
 
 
 def activate() -> EngineInfo:
-    """Make ``import dassl`` work in this process and say what it gives.
+    """Make ``import dassl`` work in this process. Further calls return the first result.
 
-    The environment variable QPROMPT_ENGINE chooses: ``dassl`` (the installed one or an error), ``bundled``, or ``auto``
-    (the default: the installed one where it works with this torch). Further calls return the first answer. Raises
-    UserError for a bad choice, for ``dassl`` where it cannot be had, or when another dassl was imported before.
+    The environment variable QPROMPT_ENGINE selects ``dassl`` (the installed one, or an error), ``bundled``, or ``auto``
+    (the default: the installed one if it works with this torch).
+
+    Returns:
+        What ``import dassl`` gives.
+
+    Raises:
+        UserError: the variable has another value, the installed Dassl is selected but does not work, or another dassl
+            was imported before.
     """
     global _active
     choice = os.environ.get(VARIABLE, "") or "auto"
@@ -86,7 +99,7 @@ def _choose(choice: str) -> EngineInfo:
     return _use_bundled(fault)
 
 
-def _folder_of(module) -> Path | None:
+def _folder_of(module: ModuleType) -> Path | None:
     file = getattr(module, "__file__", None)
     return Path(file).resolve().parent if file else None
 
@@ -99,7 +112,7 @@ def _use_bundled(reason: str) -> EngineInfo:
 
 
 def _installed_dassl() -> Path | None:
-    """The folder of a dassl on the path that is not ours, without importing it."""
+    """Return the folder of a dassl on the path other than the bundled one, without importing it."""
     importlib.invalidate_caches()
     hidden = [entry for entry in sys.path if Path(entry or ".").resolve() != HERE]
     spec = importlib.machinery.PathFinder.find_spec("dassl", hidden)
@@ -107,10 +120,10 @@ def _installed_dassl() -> Path | None:
 
 
 def why_unusable(folder: Path) -> str | None:
-    """Why the dassl in `folder` does not work here, or None when it does.
+    """Return why the dassl in `folder` does not work here, or None if it works.
 
-    Two things break with time: what it imports is not installed, and current torch refuses its schedulers and
-    checkpoints. Both are tried without importing the whole of it, which takes seconds. Leaves it imported if usable.
+    Two things fail over time: packages that it imports are not installed, and current torch rejects its schedulers and
+    checkpoints. Both are tried without importing all of it, which takes seconds. It stays imported if it works.
     """
     missing = _missing_imports(folder)
     if missing:
@@ -130,7 +143,7 @@ def why_unusable(folder: Path) -> str | None:
 
 
 def _missing_imports(folder: Path) -> list[str]:
-    """Top-level modules that its files import unconditionally and that are not here."""
+    """Return the top-level modules that its files import unconditionally and that are not installed."""
     statement = re.compile(r"^(?:import|from)\s+(\w+)", re.MULTILINE)
     names: set[str] = set()
     for file in folder.rglob("*.py"):
@@ -138,8 +151,8 @@ def _missing_imports(folder: Path) -> list[str]:
     return sorted(name for name in names - {"dassl"} if importlib.util.find_spec(name) is None)
 
 
-def _schedule_save_and_resume(torch) -> None:
-    """A warm-up schedule, a checkpoint and its loading, by the installed dassl."""
+def _schedule_save_and_resume(torch: ModuleType) -> None:
+    """Build a warm-up schedule, save a checkpoint and load it, with the installed dassl."""
     from dassl.optim.lr_scheduler import ConstantWarmupScheduler
     from dassl.utils import resume_from_checkpoint, save_checkpoint
 

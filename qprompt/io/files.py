@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files that are complete or do not exist, and JSON."""
 
 import contextlib
 import errno
@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from qprompt.errors import UserError
 
-# What a full disk, a quota, a read-only folder, a file in the way or a failing disk raises.
+# Errors of a full disk, a quota, a read-only folder, a file in place of a folder, and a failing disk.
 _OF_THE_DISK = {"ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EEXIST", "ENOTDIR", "EISDIR", "EIO"}
 _PREFIX = 32  # characters of the final name in the temporary one: a name that a file system takes must not get too long
 
@@ -37,7 +37,7 @@ def atomic_open(path: str | os.PathLike[str], *, overwrite: bool = True, durable
     prefix = f".{path.name[:_PREFIX]}."
     fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=".tmp")
     try:
-        # mkstemp makes files only their owner can read; results are for sharing like any other file.
+        # Only the owner can read the files of mkstemp; others should be able to read results.
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
@@ -54,7 +54,7 @@ def atomic_open(path: str | os.PathLike[str], *, overwrite: bool = True, durable
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a write that fails does not say to which file
+            error.filename = str(path)  # the error of a failed write does not name the file
         raise
 
 
@@ -73,31 +73,31 @@ def _move_to_free_name(temporary: str, path: Path) -> None:
 
 @contextlib.contextmanager
 def disk_errors_named() -> Iterator[None]:
-    """A disk that is full or may not be written to is a UserError with the file's name. Around a whole program."""
+    """Turn errors of a disk (full, read-only, ...) in the block, a whole program, into a UserError with the path."""
     try:
         yield
     except OSError as error:
         if isinstance(error, UserError) or errno.errorcode.get(error.errno or 0) not in _OF_THE_DISK:
             raise
         raise UserError(
-            f"{error.filename or 'a file'}: {error.strerror}. No file is left half-written; "
-            "what was written before stays, and the same command goes on from there."
+            f"{error.filename or 'a file'}: {error.strerror}. No file is left half-written. "
+            "Files written before are kept; the same command resumes from them."
         ) from None
 
 
 def remove_unfinished(folder: str | os.PathLike[str]) -> None:
-    """Remove what killed processes left half-written in `folder`; no live one may be writing there."""
+    """Remove the temporary files of killed processes from `folder`. No process may be writing there."""
     for temporary in Path(folder).glob(".*.tmp"):
         temporary.unlink(missing_ok=True)
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """The JSON value in a file. OSError, or ValueError for whatever is not JSON."""
+    """Return the JSON value in a file; OSError if it cannot be read, ValueError if it is not JSON."""
     return parse_json(Path(path).read_text(encoding="utf-8"))
 
 
 def parse_json(text: str) -> Any:
-    """`json.loads` with one kind of error for all that is not JSON."""
+    """Return the JSON value of `text`; ValueError, and no other error, if it is not JSON."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -105,7 +105,7 @@ def parse_json(text: str) -> Any:
 
 
 def write_json(path: str | os.PathLike[str], data: Any) -> None:
-    """Write `data` as indented JSON, atomically. NaN is refused: it is not JSON."""
+    """Write `data` as indented JSON, atomically; ValueError for NaN and infinity, which JSON does not have."""
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_open(path) as file:
         file.write(text.encode("utf-8") + b"\n")

@@ -1,8 +1,8 @@
-"""Reading what `torch.save` wrote without running what is in it, and without believing what it says of its sizes.
+"""Read files of `torch.save` without executing their content and without trusting the sizes that they claim.
 
-A pickle can name any function and have it called: here every name but a few is replaced by an inert placeholder
-(checkpoints of real Dassl hold a live scheduler, SLIP's an argparse.Namespace). torch's own weights-only reader refuses
-such files, and with files of its old format it asks for as much memory as they say.
+A pickle can call any function. Here all names except a few are replaced by inert placeholders: checkpoints of real
+Dassl contain a live scheduler, those of SLIP an argparse.Namespace. torch's weights-only reader refuses such files, and
+for files in its old format it allocates as much memory as they claim.
 """
 
 import io
@@ -22,40 +22,55 @@ from qprompt.io.pickles import BoundedUnpickler
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """All that a checkpoint holds, and the state dict in it; a state dict saved by itself is both.
+    """Read a checkpoint without executing its content.
 
-    Nothing in the file is run. Raises UserError where it is no checkpoint.
+    Returns:
+        The whole content, and the state dict in it. For a file with only a state dict both are the state dict.
+
+    Raises:
+        UserError: the file does not exist or is not a checkpoint.
     """
     if not os.path.isfile(path):
-        raise UserError(f"no checkpoint {path}.")
+        raise UserError(f"there is no checkpoint {path}.")
     try:
         content = read_torch_file(path, map_location="cpu")
     except ValueError as error:
         raise UserError(f"{path} is not a readable checkpoint: {error}") from None
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict):
-        raise UserError(f"{path} holds no state dict, so it is no checkpoint.")
+        raise UserError(f"{path} is not a checkpoint: it does not contain a state dict.")
     return content, state
 
 
 def read_torch_file(path: str | os.PathLike[str] | bytes, map_location: Any = None) -> Any:
-    """What `torch.save` wrote to a file, or its bytes; live objects are `Inert`. ValueError where it is none."""
+    """Return the content of a file of `torch.save`, or of its bytes.
+
+    Args:
+        path: path or content of the file.
+        map_location: see `torch.load`.
+
+    Returns:
+        The content. Objects other than tensors, plain values and containers are `Inert`.
+
+    Raises:
+        ValueError: the file is damaged or was not written by `torch.save`.
+    """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's advice to the author of the file
+            warnings.simplefilter("ignore")  # they are for the author of the file
             size = len(path) if isinstance(path, bytes) else os.path.getsize(path)
             unpickler = _reader(_sizes(_opened(path), size), size)
             reader = SimpleNamespace(Unpickler=unpickler, __name__="restricted_pickle")
             reader.load = lambda file, **kwargs: unpickler(file, **kwargs).load()
             return torch.load(_opened(path), map_location=map_location, weights_only=False, pickle_module=reader)
-    # A damaged file can raise nearly anything on its way.
+    # Reading a damaged file can raise almost any error.
     except Exception as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ValueError(f"it is truncated, damaged or something else ({reason})") from error
+        raise ValueError(f"it is truncated, damaged or of another kind ({reason})") from error
 
 
 class Inert:
-    """Stands for an object that was not admitted: keeps its attributes, does nothing."""
+    """A placeholder for an object that is not admitted: it has the attributes of the object and does nothing."""
 
     def __new__(cls, *args: Any, **kwargs: Any):
         return super().__new__(cls)
@@ -83,7 +98,7 @@ class Inert:
 
 
 def _rebuild_tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: Any) -> Any:
-    """torch's, for a tensor that lies within its storage."""
+    """Return a tensor, as torch's function does, after checking that it lies within its storage."""
     numbers = (offset, *size, *stride)
     if len(size) != len(stride) or not all(isinstance(n, int) and n >= 0 for n in numbers):
         raise pickle.UnpicklingError("a tensor's shape is malformed")
@@ -113,14 +128,14 @@ def _opened(path: str | os.PathLike[str] | bytes) -> Any:
 
 
 def _sizes(path: Any, size: int) -> dict[str, int] | int:
-    """Bytes of each storage by its key; of the whole file in torch's old format, which does not say."""
+    """Return the bytes of each storage by key; for torch's old format, which lacks them, the size of the file."""
     if not zipfile.is_zipfile(path):
         return size
     found = {}
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if info.compress_type != zipfile.ZIP_STORED or info.header_offset + info.file_size > size:
-                raise ValueError(f"{info.filename} in it is not as large as it says")
+                raise ValueError(f"{info.filename} in it is smaller than it claims")
             found[info.filename.rpartition("/data/")[2]] = info.file_size
     return found
 

@@ -1,8 +1,9 @@
 """The part of Dassl's public interface that prompt learning uses, written for current PyTorch.
 
-Same names, signatures, log lines, random draws and learning rates as Dassl 0.6.3, so that trainers and data sets
+Names, signatures, log lines, random draws and learning rates are those of Dassl 0.6.3, so trainers and data sets
 written for Dassl import and run unchanged. `qprompt.engine.activate()` makes this package importable as ``dassl``.
-Left out: the domain-adaptation, domain-generalization and semi-supervised trainers, their data sets, and the backbones.
+Not included: the domain-adaptation, domain-generalization and semi-supervised trainers, their data sets, and the
+backbones.
 """
 
 from ._left_out import refuse_left_out_modules
@@ -10,7 +11,7 @@ from ._left_out import refuse_left_out_modules
 __version__ = "0.6.3"
 
 if __name__ != "dassl":
-    # Under two names there would be two registries, and a trainer registered in one is unknown to the other.
+    # Imported under two names it would have two registries, and a trainer in one would be unknown to the other.
     raise ImportError("call qprompt.engine.activate(), then 'import dassl'")
 
 refuse_left_out_modules()

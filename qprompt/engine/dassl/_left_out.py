@@ -1,4 +1,4 @@
-"""What real Dassl has and this engine does not: asked for, it says where to get it."""
+"""Errors for the parts of real Dassl that this engine does not include: they name real Dassl."""
 
 import sys
 from collections.abc import Callable
@@ -19,7 +19,7 @@ DATASETS = frozenset(_DATASETS.split())
 
 
 def advice(what: str) -> str:
-    """One sentence on `what` being missing here and how to have it."""
+    """Return one sentence: `what` is not included here, and how to get it."""
     return (
         f"{what} is not in the bundled engine; real Dassl has it: "
         f"pip install git+{REAL_DASSL} and run with QPROMPT_ENGINE=dassl (torch 2.5 or older)"
@@ -27,7 +27,10 @@ def advice(what: str) -> str:
 
 
 def module_getattr(module: str, names: frozenset[str]) -> Callable[[str], object]:
-    """A module's ``__getattr__`` that explains `names`. ImportError, so that ``from module import name`` shows it."""
+    """Return a ``__getattr__`` for a module that explains that `names` are not included.
+
+    It raises ImportError, because ``from module import name`` hides the message of an AttributeError.
+    """
 
     def __getattr__(name: str) -> object:
         if name in names:
@@ -38,15 +41,14 @@ def module_getattr(module: str, names: frozenset[str]) -> Callable[[str], object
 
 
 class _LeftOutModules(MetaPathFinder):
-    """Asked last for a ``dassl.*`` module, hence for one that nobody has."""
+    """The last finder, so it is only asked for ``dassl.*`` modules that do not exist."""
 
-    def find_spec(self, fullname, path=None, target=None):
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
         if fullname.startswith("dassl."):
             raise ModuleNotFoundError(advice(fullname), name=fullname)
-        return
 
 
 def refuse_left_out_modules() -> None:
-    """Give ``import dassl.modeling`` and its like an error that names real Dassl."""
+    """Make ``import dassl.modeling`` and similar imports raise an error that names real Dassl."""
     if not any(isinstance(finder, _LeftOutModules) for finder in sys.meta_path):
         sys.meta_path.append(_LeftOutModules())

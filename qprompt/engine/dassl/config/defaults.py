@@ -1,6 +1,6 @@
 """Every key and default of Dassl 0.6.3, so that existing yaml files merge.
 
-The nodes of trainers that this engine leaves out are here too: a yaml that sets one must not fail to load.
+This includes the nodes of trainers that the engine does not have: a yaml file that sets them must load.
 """
 
 from yacs.config import CfgNode
@@ -9,7 +9,7 @@ INPUT = {
     "SIZE": (224, 224),  # height, width
     "INTERPOLATION": "bilinear",
     "TRANSFORMS": (),  # names listed in dassl.data.transforms.transforms.AVAI_CHOICES
-    "NO_TRANSFORM": False,  # the data set then yields PIL images
+    "NO_TRANSFORM": False,  # True: the data set returns PIL images
     "PIXEL_MEAN": [0.485, 0.456, 0.406],
     "PIXEL_STD": [0.229, 0.224, 0.225],
     "CROP_PADDING": 4,
@@ -24,9 +24,9 @@ INPUT = {
     "COLORJITTER_C": 0.4,
     "COLORJITTER_S": 0.4,
     "COLORJITTER_H": 0.1,
-    "RGS_P": 0.2,  # probability of gray scale
+    "RGS_P": 0.2,  # probability of grayscale
     "GB_P": 0.5,  # probability of Gaussian blur
-    "GB_K": 21,  # its kernel size, odd
+    "GB_K": 21,  # kernel size of Gaussian blur, odd
 }
 
 DATASET = {
@@ -35,7 +35,7 @@ DATASET = {
     "SOURCE_DOMAINS": (),
     "TARGET_DOMAINS": (),
     "NUM_LABELED": -1,
-    "NUM_SHOTS": -1,  # images a class; below 1 means all
+    "NUM_SHOTS": -1,  # images per class; all if below 1
     "VAL_PERCENT": 0.1,
     "STL10_FOLD": -1,
     "CIFAR_C_TYPE": "",
@@ -45,9 +45,9 @@ DATASET = {
 
 DATALOADER = {
     "NUM_WORKERS": 4,
-    "K_TRANSFORMS": 1,  # augmented copies of one training image
+    "K_TRANSFORMS": 1,  # augmented copies per training image
     "RETURN_IMG0": False,  # also return the image without augmentation
-    # N_DOMAIN belongs to RandomDomainSampler (0: all), N_INS (images a class) to RandomClassSampler
+    # N_DOMAIN (0: all) is for RandomDomainSampler, N_INS (images per class) for RandomClassSampler
     "TRAIN_X": {"SAMPLER": "RandomSampler", "BATCH_SIZE": 32, "N_DOMAIN": 0, "N_INS": 16},
     "TRAIN_U": {"SAME_AS_X": True, "SAMPLER": "RandomSampler", "BATCH_SIZE": 32, "N_DOMAIN": 0, "N_INS": 16},
     "TEST": {"SAMPLER": "SequentialSampler", "BATCH_SIZE": 32},
@@ -69,24 +69,24 @@ OPTIM = {
     "RMSPROP_ALPHA": 0.99,
     "ADAM_BETA1": 0.9,
     "ADAM_BETA2": 0.999,
-    "STAGED_LR": False,  # all but NEW_LAYERS then learn at LR * BASE_LR_MULT
+    "STAGED_LR": False,  # True: all layers except NEW_LAYERS train at LR * BASE_LR_MULT
     "NEW_LAYERS": (),
     "BASE_LR_MULT": 0.1,
     "LR_SCHEDULER": "single_step",
     "STEPSIZE": (-1,),  # in epochs; -1 or 0: MAX_EPOCH
     "GAMMA": 0.1,
     "MAX_EPOCH": 10,
-    "WARMUP_EPOCH": -1,  # above 0: warm up for so many epochs
+    "WARMUP_EPOCH": -1,  # number of warm-up epochs; none if below 1
     "WARMUP_TYPE": "linear",
-    "WARMUP_CONS_LR": 1e-5,  # of a constant warm-up
-    "WARMUP_MIN_LR": 1e-5,  # where a linear warm-up starts
-    "WARMUP_RECOUNT": True,  # the schedule after the warm-up starts at its epoch 0
+    "WARMUP_CONS_LR": 1e-5,  # rate of a constant warm-up
+    "WARMUP_MIN_LR": 1e-5,  # first rate of a linear warm-up
+    "WARMUP_RECOUNT": True,  # the schedule after the warm-up starts at epoch 0
 }
 
 TRAIN = {
-    "CHECKPOINT_FREQ": 0,  # in epochs; 0: the last one only
+    "CHECKPOINT_FREQ": 0,  # in epochs; 0: after the last epoch only
     "PRINT_FREQ": 10,  # in batches
-    "COUNT_ITER": "train_x",  # what an epoch is with unlabelled data: train_x, train_u or smaller_one
+    "COUNT_ITER": "train_x",  # length of an epoch with unlabelled data: train_x, train_u or smaller_one
 }
 
 TEST = {
@@ -94,7 +94,7 @@ TEST = {
     "PER_CLASS_RESULT": False,
     "COMPUTE_CMAT": False,  # confusion matrix to OUTPUT_DIR/cmat.pt
     "NO_TEST": False,
-    "SPLIT": "test",  # of the final evaluation: test or val
+    "SPLIT": "test",  # split of the final evaluation: test or val
     "FINAL_MODEL": "last_step",  # or best_val, which evaluates every epoch
 }
 
@@ -135,8 +135,8 @@ _C = CfgNode(
     {
         "VERSION": 1,
         "OUTPUT_DIR": "./output",
-        "RESUME": "",  # folder of an earlier run
-        "SEED": -1,  # negative: not fixed
+        "RESUME": "",  # output folder of the run to resume
+        "SEED": -1,  # negative: random
         "USE_CUDA": True,
         "VERBOSE": True,
         "INPUT": INPUT,

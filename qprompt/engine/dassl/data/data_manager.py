@@ -1,12 +1,12 @@
-"""From a data set to batches.
+"""Data loaders: batches of images from a data set.
 
-Random numbers. Per epoch a loader draws what Dassl's draws from the global torch generator: one seed for its workers
-and, if it shuffles, one for the order. Augmentation has its own random state for each (epoch, image), seeded from the
-epoch's worker seed, where Dassl augments with whatever state the worker that gets the image is in. So batches do not
-depend on the number of workers, and their order is that of Dassl with any NUM_WORKERS above 0.
+Random numbers: per epoch, a loader draws the same numbers from the global torch generator as Dassl does, one seed for
+its workers and, if it shuffles, one for the order. Dassl augments an image with the current random state of the worker
+that loads it. Here each (epoch, image) pair has its own random state, seeded from the epoch's worker seed. Batches
+therefore do not depend on the number of workers, and their order is that of Dassl with any NUM_WORKERS above 0.
 """
 
-# ruff: noqa: NPY002 (numpy's global random state is the one that Dassl's seed sets)
+# ruff: noqa: NPY002 (set_random_seed seeds numpy's global generator)
 
 import os
 import random
@@ -40,21 +40,21 @@ def _own_random_state(*seed):
 
 
 class EpochDataLoader(DataLoader):
-    """A loader that tells its data set the seed of each epoch."""
+    """A data loader that sets `epoch_seed` of its data set at the start of each epoch."""
 
     def __iter__(self):
         if hasattr(self.dataset, "epoch_seed"):
             state = torch.get_rng_state()
             self.dataset.epoch_seed = int(torch.empty((), dtype=torch.int64).random_())
             if self._iterator is None:
-                # DataLoader is about to draw this number for its workers. Where they stay it would not: the epoch's
-                # order is then that of an epoch with new workers only because it was drawn here.
+                # DataLoader is about to draw this number for its new workers. It does not draw it for persistent
+                # workers; having drawn it here gives both the same order of images.
                 torch.set_rng_state(state)
         return super().__iter__()
 
 
 def _num_workers(cfg):
-    """NUM_WORKERS, but no more than the processors that this process may use: more only wait for each other."""
+    """Return NUM_WORKERS, limited to the processors that this process may use: more would wait for each other."""
     if hasattr(os, "sched_getaffinity"):
         available = len(os.sched_getaffinity(0))
     else:
@@ -73,9 +73,23 @@ def build_data_loader(
     is_train=True,
     dataset_wrapper=None,
 ):
-    """A loader of dictionaries with "img" (B, 3, H, W), "label", "domain", "impath" and "index" (B each).
+    """Return a loader of batches: dicts of "img" (B, 3, H, W) and "label", "domain", "impath", "index" (B each).
 
-    In training the last, smaller batch of an epoch is dropped, unless it is the only one.
+    In training the last, smaller batch of an epoch is dropped unless it is the only one.
+
+    Args:
+        cfg: the config.
+        sampler_type: name of a sampler (see `dassl.data.samplers`).
+        data_source: list of `Datum`.
+        batch_size: B.
+        n_domain: domains per batch, for RandomDomainSampler.
+        n_ins: images per class, for RandomClassSampler.
+        tfm: transform, or list of transforms.
+        is_train: whether the loader is for training.
+        dataset_wrapper: class to use instead of `DatasetWrapper`.
+
+    Raises:
+        UserError: the data set is empty, or too small for one batch.
     """
     if not data_source:
         raise UserError(f"the {'training' if is_train else 'evaluation'} set of {cfg.DATASET.NAME} has no image")
@@ -90,7 +104,7 @@ def build_data_loader(
         batch_size=batch_size,
         sampler=sampler,
         num_workers=workers,
-        # To start one takes up to 0.1 s. One's own data set may draw from what a new worker is seeded with.
+        # Starting a worker takes up to 0.1 s. A third-party data set may use the seed that a new worker gets.
         persistent_workers=is_train and workers > 0 and engines_own,
         drop_last=is_train and len(data_source) >= batch_size,
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
@@ -101,10 +115,17 @@ def build_data_loader(
 
 
 class DataManager:
-    """The data set that the configuration names, with a loader for each of its splits.
+    """The data set named by the config, and a data loader per split.
 
-    Attributes: dataset, train_loader_x, train_loader_u (None without unlabelled data), val_loader (None without
-    validation data), test_loader, num_classes, num_source_domains, lab2cname.
+    Attributes:
+        dataset: the data set.
+        train_loader_x: labelled training data.
+        train_loader_u: unlabelled training data, or None.
+        val_loader: validation data, or None.
+        test_loader: test data.
+        num_classes: number of classes.
+        num_source_domains: number of DATASET.SOURCE_DOMAINS.
+        lab2cname: class name by label.
     """
 
     def __init__(self, cfg, custom_tfm_train=None, custom_tfm_test=None, dataset_wrapper=None):
@@ -172,7 +193,7 @@ class DataManager:
         return self._lab2cname
 
     def show_dataset_summary(self, cfg):
-        """Print name, domains, and the number of classes and images."""
+        """Print the name, the domains and the numbers of classes and images."""
         rows = [("Dataset", cfg.DATASET.NAME)]
         if cfg.DATASET.SOURCE_DOMAINS:
             rows.append(("Source", cfg.DATASET.SOURCE_DOMAINS))
@@ -190,10 +211,16 @@ class DataManager:
 
 
 class DatasetWrapper(TorchDataset):
-    """`Datum` items as dictionaries with the transformed image.
+    """A data set of dicts: the transformed image under "img", and "label", "domain", "impath", "index".
 
-    `transform` may be a list: its results are then "img", "img2", ... With DATALOADER.K_TRANSFORMS above 1 each
-    is a list of so many training images; with DATALOADER.RETURN_IMG0 "img0" is the image without augmentation.
+    With DATALOADER.K_TRANSFORMS above 1 a training "img" is a list of that many augmented images. With
+    DATALOADER.RETURN_IMG0 "img0" is the image without augmentation.
+
+    Args:
+        cfg: the config.
+        data_source: list of `Datum`.
+        transform: a transform; a list of transforms gives "img", "img2", ...; None gives PIL images.
+        is_train: whether to augment with a random state per (epoch, image), and K_TRANSFORMS times.
     """
 
     def __init__(self, cfg, data_source, transform=None, is_train=False):
@@ -205,7 +232,7 @@ class DatasetWrapper(TorchDataset):
         self.return_img0 = cfg.DATALOADER.RETURN_IMG0
         self._epoch_seed = torch.zeros((), dtype=torch.int64)
         if cfg.DATALOADER.NUM_WORKERS:
-            self._epoch_seed.share_memory_()  # with workers that stay
+            self._epoch_seed.share_memory_()  # with persistent workers
         if self.k_tfm > 1 and transform is None:
             raise ValueError(f"Cannot augment the image {self.k_tfm} times because transform is None")
 
@@ -217,7 +244,7 @@ class DatasetWrapper(TorchDataset):
 
     @property
     def epoch_seed(self):
-        """What the random numbers of each image come from, together with its index."""
+        """The seed of the epoch; it seeds the augmentation of each image, together with the image's index."""
         return int(self._epoch_seed)
 
     @epoch_seed.setter
@@ -243,7 +270,7 @@ class DatasetWrapper(TorchDataset):
         return output
 
     def read_image(self, path):
-        """Hook: the image file as an RGB PIL image."""
+        """Hook: return the image file as an RGB PIL image."""
         return read_image(path)
 
     def _transform_image(self, tfm, img0):

@@ -1,10 +1,10 @@
-"""Orders in which a loader visits the training items.
+"""Samplers: the order in which a loader visits the training items.
 
-The domain and class samplers draw from python's and numpy's global random states, in Dassl's order of draws; they run
-through once when they are made, to know their length, and that draws as well.
+The domain and class samplers draw from the global generators of Python and numpy in the same order as Dassl's. They
+iterate once on construction to determine their length; this draws random numbers too.
 """
 
-# ruff: noqa: NPY002 (numpy's global random state is the one that Dassl's seed sets)
+# ruff: noqa: NPY002 (set_random_seed seeds numpy's global generator)
 
 import random
 from collections import defaultdict
@@ -16,7 +16,7 @@ from qprompt.errors import UserError
 
 
 class _DomainSampler(Sampler):
-    """Batches of the same number of images from each of `n_domain` domains, until one has too few left."""
+    """Batches with the same number of images from each of `n_domain` domains, until one domain has too few left."""
 
     length: int
 
@@ -33,7 +33,7 @@ class _DomainSampler(Sampler):
         self.batch_size = batch_size
 
     def select_domains(self):
-        """The domains of the next batch."""
+        """Return the domains of the next batch."""
         raise NotImplementedError
 
     def __iter__(self):
@@ -54,19 +54,19 @@ class _DomainSampler(Sampler):
 
 
 class RandomDomainSampler(_DomainSampler):
-    """Batches from `n_domain` domains drawn anew for each batch; 0 or None means all."""
+    """Batches from `n_domain` random domains per batch; 0 or None for all."""
 
     def __init__(self, data_source, batch_size, n_domain):
         super().__init__(data_source, batch_size, n_domain)
         self.length = sum(1 for _ in self)
 
     def select_domains(self):
-        """A random choice."""
+        """Return a random choice of domains."""
         return random.sample(self.domains, self.n_domain)
 
 
 class SeqDomainSampler(_DomainSampler):
-    """Batches from all domains, in sorted order."""
+    """Batches from all domains in sorted order."""
 
     def __init__(self, data_source, batch_size):
         super().__init__(data_source, batch_size, n_domain=None)
@@ -74,14 +74,15 @@ class SeqDomainSampler(_DomainSampler):
         self.length = sum(1 for _ in self)
 
     def select_domains(self):
-        """All."""
+        """Return all domains."""
         return self.domains
 
 
 class RandomClassSampler(Sampler):
     """Batches of `n_ins` images from each of ``batch_size // n_ins`` random classes.
 
-    A class with fewer images repeats some; what does not fill `n_ins` is left out of the epoch.
+    Images of a class with fewer than `n_ins` are repeated. Images that do not fill a group of `n_ins` are skipped in
+    this epoch.
     """
 
     def __init__(self, data_source, batch_size, n_ins):
@@ -122,7 +123,7 @@ class RandomClassSampler(Sampler):
 
 
 def build_sampler(sampler_type, cfg=None, data_source=None, batch_size=32, n_domain=0, n_ins=16):
-    """The sampler of that name over `data_source`, a list of `Datum`."""
+    """Return the sampler with the name `sampler_type` over `data_source`, a list of `Datum`."""
     samplers = {
         "RandomSampler": lambda: RandomSampler(data_source),
         "SequentialSampler": lambda: SequentialSampler(data_source),

@@ -1,4 +1,4 @@
-"""The registry of trainers and the classes that trainers derive from."""
+"""The registry and the base classes of trainers."""
 
 from .._left_out import TRAINERS, module_getattr
 

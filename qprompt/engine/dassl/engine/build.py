@@ -7,7 +7,12 @@ TRAINER_REGISTRY = Registry("TRAINER")
 
 
 def build_trainer(cfg):
-    """The trainer that ``cfg.TRAINER.NAME`` names, with its data and model built."""
+    """Return the trainer named by ``cfg.TRAINER.NAME``, with its data and its model.
+
+    Raises:
+        UserError: no trainer with this name is registered.
+        ImportError: only real Dassl has it.
+    """
     name, names = cfg.TRAINER.NAME, TRAINER_REGISTRY.registered_names()
     if name in TRAINERS and name not in names:
         raise ImportError(advice(f"trainer {name}"))

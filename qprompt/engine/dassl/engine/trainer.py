@@ -1,4 +1,4 @@
-"""The trainers that methods derive from: data, evaluation, checkpoints and the loop over batches."""
+"""Trainers with data, evaluation, checkpoints and the loop over batches. Methods derive from `TrainerX`."""
 
 import datetime
 import itertools
@@ -24,19 +24,29 @@ from .trainer_base import TrainerBase
 
 
 class SimpleNet(nn.Module):
-    """Real Dassl's backbone, head and classifier; backbones are left out here."""
+    """Real Dassl's backbone with a classifier. The bundled engine has no backbones: it raises ImportError."""
 
     def __init__(self, cfg, model_cfg, num_classes, **kwargs):
         raise ImportError(advice(f"SimpleNet with the backbone {model_cfg.BACKBONE.NAME or '(none named)'}"))
 
 
 class SimpleTrainer(TrainerBase):
-    """Data, model, evaluator, checkpoints and tests as the configuration says."""
+    """A trainer with data, model, evaluator and checkpoints according to the config.
+
+    Attributes:
+        cfg: the config.
+        device: where the model runs.
+        dm: the `DataManager`; its loaders, num_classes, num_source_domains and lab2cname are attributes here too.
+        epoch, start_epoch, max_epoch: epochs, from 0.
+        batch_idx, num_batches: batches of the epoch, from 0.
+        best_result: best result on the validation split so far, with TEST.FINAL_MODEL best_val.
+        settings_without_effect: dotted names of settings, beside Dassl's own, that may change when a run is resumed.
+    """
 
     model: nn.Module
     train_loader_u: Any  # a DataLoader, or None
-    num_batches: int  # in an epoch
-    settings_without_effect: tuple[str, ...] = ()  # that a resumed run may change, beside Dassl's own
+    num_batches: int
+    settings_without_effect: tuple[str, ...] = ()
 
     def __init__(self, cfg):
         super().__init__()
@@ -52,10 +62,10 @@ class SimpleTrainer(TrainerBase):
         self.best_result = -np.inf
 
     def check_cfg(self, cfg):
-        """Hook: refuse settings that the trainer cannot work with."""
+        """Hook: raise an error for settings that the trainer does not support."""
 
     def build_data_loader(self):
-        """Set the loaders, num_classes, num_source_domains and lab2cname; one that replaces it sets the same."""
+        """Set dm, the loaders, num_classes, num_source_domains and lab2cname. An override must set the same."""
         dm = DataManager(self.cfg)
         self.train_loader_x = dm.train_loader_x
         self.train_loader_u = dm.train_loader_u
@@ -67,7 +77,7 @@ class SimpleTrainer(TrainerBase):
         self.dm = dm
 
     def build_model(self):
-        """Build and register the model; the default one is real Dassl's classifier, whose backbones are not here."""
+        """Build and register the model. The default model needs a backbone of real Dassl, so override this."""
         cfg = self.cfg
         print("Building model")
         self.model = SimpleNet(cfg, cfg.MODEL, self.num_classes)
@@ -81,14 +91,17 @@ class SimpleTrainer(TrainerBase):
 
     @staticmethod
     def same_setting(key, a, b):
-        """Return whether two values of a setting train the same; a trainer may know values that do."""
+        """Hook: return whether a run that was trained with the value `a` of setting `key` may be resumed with `b`."""
         return a == b
 
     def _training_settings(self):
         return training_settings(self.cfg, self.settings_without_effect)
 
     def run_state(self):
-        """Adds the best validation result, the settings and the class names."""
+        """Return the state of the run; see `TrainerBase.run_state`.
+
+        Adds "best_result", "config" (the settings that decide what is trained) and "classnames" in label order.
+        """
         return {
             **super().run_state(),
             "best_result": float(self.best_result),
@@ -97,27 +110,35 @@ class SimpleTrainer(TrainerBase):
         }
 
     def load_run_state(self, state):
-        """Refuse the checkpoint of a run with other settings."""
+        """Restore what `run_state` returned.
+
+        Raises:
+            UserError: the checkpoint is of a run with other settings.
+        """
         differences = setting_differences(state["config"], self._training_settings(), self.same_setting)
         if differences:
             raise UserError(
                 f"the checkpoint is of a run with other settings: {'; '.join(differences)}. "
-                "Use another --output-dir, or the same settings."
+                "Use the same settings, or another --output-dir."
             )
         super().load_run_state(state)
         self.best_result = state["best_result"]
 
     def train(self):  # type: ignore[override]
-        """Train to the last epoch, resuming what the output folder (or cfg.RESUME) holds, and test."""
+        """Train to the last epoch and test. Resumes from the newest checkpoint in the output folder or cfg.RESUME."""
         super().train(self.start_epoch, self.max_epoch)
 
     def before_train(self):
-        """Resume if there is a checkpoint, and start the clock."""
+        """Resume if there is a checkpoint, open the tensorboard writer and start the clock.
+
+        Raises:
+            UserError: cfg.RESUME has no checkpoint.
+        """
         self.start_epoch = self.resume_model_if_exist(self.cfg.RESUME or self.cfg.OUTPUT_DIR)
         if self.cfg.RESUME and self.start_epoch == 0:
             raise CheckpointMissing(
                 f"nothing to resume in {self.cfg.RESUME}: expected {'/checkpoint, '.join(self.get_model_names())}"
-                "/checkpoint in it, as a run's output folder has"
+                "/checkpoint in it. RESUME is the output folder of a run."
             )
         writer_dir = os.path.join(self.output_dir, "tensorboard")
         mkdir_if_missing(writer_dir)
@@ -125,7 +146,7 @@ class SimpleTrainer(TrainerBase):
         self.time_start = time.time()
 
     def after_train(self):
-        """Test the last model, or the best one with TEST.FINAL_MODEL best_val."""
+        """Test the last model, or the best model with TEST.FINAL_MODEL best_val."""
         print("Finish training")
         if not self.cfg.TEST.NO_TEST:
             if self.cfg.TEST.FINAL_MODEL == "best_val":
@@ -138,7 +159,7 @@ class SimpleTrainer(TrainerBase):
         self.close_writer()
 
     def after_epoch(self):
-        """Save what is due: the best model, every CHECKPOINT_FREQ-th and the last."""
+        """Save a checkpoint if the model is the best so far, every CHECKPOINT_FREQ epochs and after the last epoch."""
         cfg = self.cfg
         if not cfg.TEST.NO_TEST and cfg.TEST.FINAL_MODEL == "best_val":
             result = self.test(split="val")
@@ -151,7 +172,14 @@ class SimpleTrainer(TrainerBase):
 
     @torch.no_grad()
     def test(self, split=None):
-        """Evaluate on `split` ("val" or "test"; default TEST.SPLIT), print and return the first result."""
+        """Evaluate the model and print the results.
+
+        Args:
+            split: "val" or "test"; default TEST.SPLIT. Without validation data "val" is "test".
+
+        Returns:
+            The first result of the evaluator: the accuracy in percent.
+        """
         self.set_model_mode("eval")
         self.evaluator.reset()
         split = split or self.cfg.TEST.SPLIT
@@ -169,20 +197,20 @@ class SimpleTrainer(TrainerBase):
         return next(iter(results.values()))
 
     def model_inference(self, input):
-        """From images (B, 3, H, W) to logits (B, C)."""
+        """Return the logits (B, C) of images (B, 3, H, W)."""
         return self.model(input)
 
     def parse_batch_test(self, batch):
-        """Images and labels on the device."""
+        """Return the images and labels of a batch on the device."""
         return batch["img"].to(self.device, non_blocking=True), batch["label"].to(self.device, non_blocking=True)
 
     def get_current_lr(self, names=None):
-        """The rate of the first parameter group of the first (named) model."""
+        """Return the learning rate of the first parameter group of the first model of `names` (default: all)."""
         name = self.get_model_names(names)[0]
         return self._optims[name].param_groups[0]["lr"]
 
     def _run_batches(self, batches):
-        """Call `forward_backward` with the arguments that `batches` yields, with timing, progress lines and scalars."""
+        """Call `forward_backward` with each tuple of arguments in `batches`; print progress and write scalars."""
         self.set_model_mode("train")
         losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
         freq = self.cfg.TRAIN.PRINT_FREQ
@@ -211,23 +239,23 @@ class SimpleTrainer(TrainerBase):
 
 
 class TrainerX(SimpleTrainer):
-    """Trains on labelled batches."""
+    """A trainer for labelled data."""
 
     def run_epoch(self):
-        """One pass over the training loader."""
+        """Train one epoch: one pass over the training loader."""
         self.num_batches = len(self.train_loader_x)
         self._run_batches((batch,) for batch in self.train_loader_x)
 
     def parse_batch_train(self, batch):
-        """Images, labels and domains on the device."""
+        """Return the images, labels and domains of a batch on the device."""
         return tuple(batch[key].to(self.device, non_blocking=True) for key in ("img", "label", "domain"))
 
 
 class TrainerXU(SimpleTrainer):
-    """Trains on labelled and unlabelled batches together."""
+    """A trainer for labelled and unlabelled data."""
 
     def run_epoch(self):
-        """An epoch as long as TRAIN.COUNT_ITER says; a loader that ends before it starts again."""
+        """Train one epoch with the length TRAIN.COUNT_ITER. The shorter loader starts again when it ends."""
         lengths = {"train_x": len(self.train_loader_x), "train_u": len(self.train_loader_u)}
         lengths["smaller_one"] = min(lengths.values())
         if self.cfg.TRAIN.COUNT_ITER not in lengths:
@@ -237,7 +265,7 @@ class TrainerXU(SimpleTrainer):
         self._run_batches(itertools.islice(pairs, self.num_batches))
 
     def parse_batch_train(self, batch_x, batch_u):  # type: ignore[override]
-        """Labelled images, labels and unlabelled images on the device."""
+        """Return labelled images, their labels and unlabelled images on the device."""
         return (
             batch_x["img"].to(self.device, non_blocking=True),
             batch_x["label"].to(self.device, non_blocking=True),
@@ -246,7 +274,7 @@ class TrainerXU(SimpleTrainer):
 
 
 def _endless(loader):
-    """Batches of `loader` again and again. The first pass begins (and draws its seed) at once, as Dassl's does."""
+    """Yield the batches of `loader` repeatedly. The first pass starts, and draws its seed, at the call, as in Dassl."""
     first = iter(loader)
 
     def batches():

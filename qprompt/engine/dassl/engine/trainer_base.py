@@ -1,4 +1,4 @@
-"""``TrainerBase``: named models, their checkpoints, and a loop of epochs with hooks around it."""
+"""``TrainerBase``: named models, their checkpoints, and the loop over epochs with its hooks."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from ..utils.torchtools import CheckpointMissing, latest_checkpoint, load_into, 
 
 
 class TrainerBase:
-    """Named models with their optimizers and schedulers, and a loop of epochs with hooks around it."""
+    """Named models with their optimizers and schedulers, and the loop over epochs with its hooks."""
 
     def __init__(self):
         self._models = OrderedDict()
@@ -22,7 +22,14 @@ class TrainerBase:
         self._writer = None
 
     def register_model(self, name="model", model=None, optim=None, sched=None):
-        """Have `model` saved and loaded as `name`, and trained by `optim` and `sched` (None: not trained)."""
+        """Register a model: it is saved and loaded as `name`.
+
+        Args:
+            name: name of the model, and of its folder of checkpoints.
+            model: a module.
+            optim: its optimizer; None if it is not trained.
+            sched: its learning rate scheduler, or None.
+        """
         if "_models" not in self.__dict__:
             raise AttributeError("Cannot assign model before super().__init__() call")
         assert name not in self._models, "Found duplicate model names"
@@ -31,7 +38,7 @@ class TrainerBase:
         self._scheds[name] = sched
 
     def get_model_names(self, names=None):
-        """All registered names, or `names` (one or a list) after checking them."""
+        """Return `names` (a name or a list) as a list after checking that they are registered; all names for None."""
         registered = list(self._models)
         if names is None:
             return registered
@@ -43,9 +50,10 @@ class TrainerBase:
     # --- checkpoints
 
     def run_state(self):
-        """Whatever else a resumed run needs, as tensors and plain values; saved under "run" in every checkpoint.
+        """Return what a resumed run needs beside the models, as tensors and plain values.
 
-        A trainer with a state of its own extends this and `load_run_state`.
+        It is saved under "run" in every checkpoint. A trainer with more state extends this method and
+        `load_run_state`. This class saves "random" (the states of the random generators) and "scaler".
         """
         state = {"random": RandomState.current().to_checkpoint()}
         scaler = getattr(self, "scaler", None)  # of mixed precision
@@ -54,14 +62,22 @@ class TrainerBase:
         return state
 
     def load_run_state(self, state):
-        """Take back what `run_state` gave."""
+        """Restore what `run_state` returned."""
         scaler = getattr(self, "scaler", None)
         if scaler is not None and state.get("scaler"):
             scaler.load_state_dict(state["scaler"])
         RandomState.from_checkpoint(state["random"]).restore()
 
     def save_model(self, epoch, directory, is_best=False, val_result=None, model_name=""):
-        """Write each model to ``directory/NAME/model.pth.tar-{epoch + 1}`` (or `model_name`)."""
+        """Save each model to ``directory/NAME/model.pth.tar-{epoch + 1}``.
+
+        Args:
+            epoch: epoch that was trained last, from 0.
+            directory: output folder of the run.
+            is_best: whether to copy the files to ``model-best.pth.tar``.
+            val_result: result on the validation split, if any.
+            model_name: file name to use instead.
+        """
         for name in self.get_model_names():
             optim, sched = self._optims[name], self._scheds[name]
             save_checkpoint(
@@ -79,7 +95,11 @@ class TrainerBase:
             )
 
     def resume_model_if_exist(self, directory):
-        """Load the latest checkpoint in `directory`, with all that the run needs; return the number of epochs done."""
+        """Load the newest checkpoint in `directory`, if there is one, and restore the state of the run.
+
+        Returns:
+            The number of epochs trained.
+        """
         names = self.get_model_names()
         if not names or not all(os.path.exists(os.path.join(directory, name, "checkpoint")) for name in names):
             print("No checkpoint found, train from scratch")
@@ -89,15 +109,15 @@ class TrainerBase:
         for name, checkpoint in checkpoints.items():
             resume_from(checkpoint, paths[name], self._models[name], self._optims[name], self._scheds[name])
         run = checkpoints[names[-1]].get("run")
-        if run is not None:  # real Dassl's checkpoints have none
+        if run is not None:  # checkpoints of real Dassl do not have it
             self.load_run_state(run)
         return checkpoints[names[-1]]["epoch"]
 
     @staticmethod
     def _newest_checkpoints(directory, names):
-        """``({name: path}, {name: content})`` of the newest epoch that was saved for all models.
+        """Return ``{name: path}`` and ``{name: content}`` of the newest epoch that was saved for all models.
 
-        A run may be killed between the files of two models, hence the search.
+        A run may be killed after it saved one model and before it saved the next.
         """
         folders = {name: os.path.join(directory, name) for name in names}
         numbered = [f for f in os.listdir(folders[names[0]]) if re.fullmatch(r"model\.pth\.tar-\d+", f)]
@@ -112,7 +132,11 @@ class TrainerBase:
         raise CheckpointMissing(f"no epoch in {directory} was saved for all of {names}")
 
     def load_model(self, directory, epoch=None):
-        """Load each model from ``directory/NAME/model.pth.tar-{epoch}``, or the best one when `epoch` is None."""
+        """Load each model from ``directory/NAME/model.pth.tar-{epoch}``; ``model-best.pth.tar`` if `epoch` is None.
+
+        Raises:
+            UserError: a file is missing, damaged or does not fit the model.
+        """
         if not directory:
             print(
                 "Note that load_model() is skipped as no pretrained "
@@ -133,30 +157,30 @@ class TrainerBase:
     # --- modes, rates, scalars
 
     def set_model_mode(self, mode="train", names=None):
-        """Put models into "train" or "test"/"eval" mode."""
+        """Put the models `names` (default: all) into "train" or "test"/"eval" mode."""
         if mode not in ("train", "test", "eval"):
             raise KeyError(mode)
         for name in self.get_model_names(names):
             self._models[name].train(mode == "train")
 
     def update_lr(self, names=None):
-        """Step the schedulers; trainers call it after the last batch of an epoch."""
+        """Step the schedulers of the models `names` (default: all); called after the last batch of an epoch."""
         for name in self.get_model_names(names):
             if self._scheds[name] is not None:
                 self._scheds[name].step()
 
     def detect_anomaly(self, loss):
-        """Raise FloatingPointError when `loss` is not finite."""
+        """Raise FloatingPointError if `loss` is not finite."""
         if not torch.isfinite(loss).all():
             where = f"epoch {self.epoch + 1}, batch {self.batch_idx + 1}" if hasattr(self, "batch_idx") else ""
             raise FloatingPointError(f"Loss is infinite or NaN! {where}".rstrip())
 
     def init_writer(self, log_dir):
-        """Write scalars to tensorboard files in `log_dir`, where tensorboard is installed."""
+        """Open a tensorboard writer in `log_dir`, if tensorboard is installed."""
         if self._writer is not None:
             return
         try:
-            from torch.utils.tensorboard import SummaryWriter  # takes a second: evaluation goes without
+            from torch.utils.tensorboard import SummaryWriter  # takes a second, which evaluation need not spend
         except ImportError:
             print("Note: tensorboard is not installed; no scalars are written (pip install tensorboard)")
             return
@@ -169,14 +193,14 @@ class TrainerBase:
             self._writer.close()
 
     def write_scalar(self, tag, scalar_value, global_step=None):
-        """A scalar for tensorboard; nothing when there is no writer, as in evaluation."""
+        """Write a scalar to tensorboard, if there is a writer; evaluation has none."""
         if self._writer is not None:
             self._writer.add_scalar(tag, scalar_value, global_step)
 
     # --- the loop and its hooks
 
     def train(self, start_epoch, max_epoch):
-        """Epochs `start_epoch` (or where `before_train` resumes) to `max_epoch`."""
+        """Train the epochs from `start_epoch`, or from where `before_train` resumes, up to `max_epoch`."""
         self.start_epoch = start_epoch
         self.max_epoch = max_epoch
         self.before_train()
@@ -188,60 +212,60 @@ class TrainerBase:
         self.after_train()
 
     def before_train(self):
-        """Hook."""
+        """Hook: called before the first epoch."""
 
     def after_train(self):
-        """Hook."""
+        """Hook: called after the last epoch."""
 
     def before_epoch(self):
-        """Hook."""
+        """Hook: called before each epoch."""
 
     def after_epoch(self):
-        """Hook."""
+        """Hook: called after each epoch."""
 
     def run_epoch(self):
-        """One pass over the training data."""
+        """Hook: train one epoch."""
         raise NotImplementedError
 
     def test(self):
-        """Evaluate."""
+        """Hook: evaluate the model."""
         raise NotImplementedError
 
     def parse_batch_train(self, batch):
-        """From a batch to tensors on the device."""
+        """Hook: return the tensors of a training batch on the device."""
         raise NotImplementedError
 
     def parse_batch_test(self, batch):
-        """From a batch to tensors on the device."""
+        """Hook: return the images and labels of a test batch on the device."""
         raise NotImplementedError
 
     def forward_backward(self, batch):
-        """One training step; returns ``{name: number}`` to print."""
+        """Hook: make a training step; return ``{name: number}`` to print."""
         raise NotImplementedError
 
     def model_inference(self, input):
-        """From images (B, 3, H, W) to logits (B, C)."""
+        """Hook: return the logits (B, C) of images (B, 3, H, W)."""
         raise NotImplementedError
 
     def model_zero_grad(self, names=None):
-        """Clear the gradients of the named models, or all."""
+        """Clear the gradients of the models `names` (default: all)."""
         for name in self.get_model_names(names):
             if self._optims[name] is not None:
                 self._optims[name].zero_grad()
 
     def model_backward(self, loss):
-        """Back-propagate a finite `loss`."""
+        """Back-propagate `loss`; FloatingPointError if it is not finite."""
         self.detect_anomaly(loss)
         loss.backward()
 
     def model_update(self, names=None):
-        """Step the optimizers of the named models, or all."""
+        """Step the optimizers of the models `names` (default: all)."""
         for name in self.get_model_names(names):
             if self._optims[name] is not None:
                 self._optims[name].step()
 
     def model_backward_and_update(self, loss, names=None):
-        """A whole update from `loss`."""
+        """Clear gradients, back-propagate `loss` and step the optimizers of the models `names` (default: all)."""
         self.model_zero_grad(names)
         self.model_backward(loss)
         self.model_update(names)

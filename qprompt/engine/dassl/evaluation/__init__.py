@@ -1,4 +1,4 @@
-"""Evaluators: they take in batches of logits and labels and print a result."""
+"""Evaluators: they collect logits and labels by batch and print results."""
 
 from .build import EVALUATOR_REGISTRY, build_evaluator  # isort:skip
 from .evaluator import Classification, EvaluatorBase

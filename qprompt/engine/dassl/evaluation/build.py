@@ -6,7 +6,7 @@ EVALUATOR_REGISTRY = Registry("EVALUATOR")
 
 
 def build_evaluator(cfg, **kwargs):
-    """The evaluator that ``cfg.TEST.EVALUATOR`` names."""
+    """Return the evaluator named by ``cfg.TEST.EVALUATOR``; UserError if there is none with this name."""
     check_availability(cfg.TEST.EVALUATOR, EVALUATOR_REGISTRY.registered_names())
     if cfg.VERBOSE:
         print(f"Loading evaluator: {cfg.TEST.EVALUATOR}")

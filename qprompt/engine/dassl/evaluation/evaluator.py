@@ -13,26 +13,26 @@ from .build import EVALUATOR_REGISTRY
 
 
 class EvaluatorBase:
-    """``reset()``, ``process(output, labels)`` a batch, then ``evaluate()``."""
+    """Base class: call ``reset()``, ``process(output, labels)`` per batch, then ``evaluate()``."""
 
     def __init__(self, cfg):
         self.cfg = cfg
 
     def reset(self):
-        """Forget every batch."""
+        """Remove all batches."""
         raise NotImplementedError
 
     def process(self, mo, gt):
-        """Take in one batch: model output `mo` and ground truth `gt`."""
+        """Add a batch: model output `mo` and ground truth `gt`."""
         raise NotImplementedError
 
     def evaluate(self):
-        """Print and return the results, a dict whose first value is the main one."""
+        """Print the results and return them as a dict; the first value is the main result."""
         raise NotImplementedError
 
 
 def macro_f1(y_true, y_pred):
-    """Mean over the classes of `y_true` of F1 = 2 TP / (2 TP + FP + FN), from 0 to 1."""
+    """Return the mean of F1 = 2 TP / (2 TP + FP + FN) over the classes in `y_true`, from 0 to 1."""
     y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
     size = int(max(y_true.max(), y_pred.max())) + 1
     hits = np.bincount(y_true[y_true == y_pred], minlength=size)
@@ -43,7 +43,10 @@ def macro_f1(y_true, y_pred):
 
 
 def confusion_matrix(y_true, y_pred):
-    """Share of each true class (rows) predicted as each class (columns); classes are those that occur, sorted."""
+    """Return the fraction of each true class (rows) that is predicted as each class (columns).
+
+    The classes are those that occur in `y_true` or `y_pred`, sorted.
+    """
     classes, index = np.unique(np.concatenate([y_true, y_pred]), return_inverse=True)
     rows, columns = index[: len(y_true)], index[len(y_true) :]
     counts = np.zeros((len(classes), len(classes)))
@@ -53,7 +56,7 @@ def confusion_matrix(y_true, y_pred):
 
 @EVALUATOR_REGISTRY.register()
 class Classification(EvaluatorBase):
-    """Micro accuracy, error rate and macro F1 in percent; a class a line with TEST.PER_CLASS_RESULT."""
+    """Accuracy, error rate and macro F1 in percent; with TEST.PER_CLASS_RESULT also the accuracy per class."""
 
     def __init__(self, cfg, lab2cname=None, **kwargs):
         super().__init__(cfg)
@@ -62,7 +65,7 @@ class Classification(EvaluatorBase):
         self.reset()
 
     def reset(self):
-        """Forget every batch."""
+        """Remove all batches."""
         self._correct = 0
         self._total = 0
         self._y_true = []
@@ -72,7 +75,7 @@ class Classification(EvaluatorBase):
             self._per_class_res = defaultdict(list)
 
     def process(self, mo, gt):
-        """Take in logits `mo` (B, C) and labels `gt` (B,)."""
+        """Add a batch of logits `mo` (B, C) and labels `gt` (B,)."""
         pred = mo.max(1)[1]
         y_true, y_pred = gt.tolist(), pred.tolist()
         matches = [int(t == p) for t, p in zip(y_true, y_pred, strict=True)]
@@ -85,9 +88,15 @@ class Classification(EvaluatorBase):
                 self._per_class_res[label].append(match)
 
     def evaluate(self):
-        """Print the results and return accuracy, error_rate, macro_f1 and, if asked for, perclass_accuracy."""
+        """Print and return the results in percent: accuracy, error_rate, macro_f1 and, optionally, perclass_accuracy.
+
+        With TEST.COMPUTE_CMAT the confusion matrix is saved to OUTPUT_DIR/cmat.pt.
+
+        Raises:
+            UserError: no batch was added.
+        """
         if not self._total:
-            raise UserError("nothing was evaluated: the evaluation set gave no batch")
+            raise UserError("nothing was evaluated: the data loader returned no batch")
         results = OrderedDict()
         acc = results["accuracy"] = 100.0 * self._correct / self._total
         err = results["error_rate"] = 100.0 - acc

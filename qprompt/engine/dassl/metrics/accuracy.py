@@ -1,11 +1,16 @@
-"""Top-k accuracy of a batch."""
+"""Top-k accuracy."""
 
 
 def compute_accuracy(output, target, topk=(1,)):
-    """Percentage of samples whose label is among the k highest logits, for each k of `topk`.
+    """Return the percentage of samples with the label among the k highest logits.
 
-    output: logits (B, C), or a tuple that begins with them. target: labels (B,).
-    Returns a list of tensors of shape (1,), one a k.
+    Args:
+        output: logits (B, C), or a tuple with the logits first.
+        target: labels (B,).
+        topk: values of k.
+
+    Returns:
+        A list of tensors (1,), one per k.
     """
     if isinstance(output, (tuple, list)):
         output = output[0]

@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules from ``cfg.OPTIM``."""
+"""Optimizers and learning rate schedules from ``cfg.OPTIM``."""
 
 from .lr_scheduler import build_lr_scheduler
 from .optimizer import build_optimizer

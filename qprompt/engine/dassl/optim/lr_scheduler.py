@@ -1,7 +1,7 @@
-"""Learning-rate schedules with a warm-up, one step an epoch.
+"""Learning rate schedules with warm-up, one step per epoch.
 
-CoOp's: constant warm-up of one epoch, then a cosine over MAX_EPOCH that starts at the full rate:
-1e-5, 2e-3, 1.99988e-3, ... for 200 epochs.
+CoOp's schedule: one warm-up epoch at a constant rate, then a cosine over MAX_EPOCH epochs that starts at the full rate.
+For 200 epochs: 1e-5, 2e-3, 1.99988e-3, ...
 """
 
 from collections import Counter
@@ -18,17 +18,17 @@ _PLAIN = (bool, int, float, str, list, tuple, dict, Counter, type(None))
 
 
 def _plain_state(state):
-    """The plain values of a scheduler's state: a dict, or what is left of a live scheduler in an old checkpoint."""
+    """Return the plain values in a scheduler's state: a dict, or the placeholder of a live scheduler of real Dassl."""
     state = state if isinstance(state, dict) else vars(state)
     return {key: value for key, value in state.items() if isinstance(value, _PLAIN)}
 
 
 class _BaseWarmupScheduler(LRScheduler):
-    """For `warmup_epoch` epochs the rate of ``get_lr``, then that of the scheduler `successor`.
+    """The rate of `warmup_lr` for `warmup_epoch` epochs, then that of the scheduler `successor`.
 
-    Dassl keeps the live successor, and in it the optimizer, in the state dict: after a resume it drives a copy of the
-    optimizer and the rate stands still. Here the state dict holds the successor's own state, under a key that
-    real Dassl does not use.
+    Real Dassl saves the live successor, and with it the optimizer, in the state dict. A resumed scheduler then drives a
+    copy of the optimizer, and the learning rate does not change. Here the state dict contains the successor's state,
+    under a key that real Dassl does not use.
     """
 
     def __init__(self, optimizer, successor, warmup_epoch, last_epoch=-1, verbose=False):
@@ -37,17 +37,17 @@ class _BaseWarmupScheduler(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def warmup_lr(self):
-        """The rate of each parameter group in the warm-up epoch ``self.last_epoch``."""
+        """Return the rate of each parameter group in the warm-up epoch ``self.last_epoch``."""
         raise NotImplementedError
 
     def get_lr(self):
-        """The rate of each parameter group in the epoch ``self.last_epoch``."""
+        """Return the rate of each parameter group in the epoch ``self.last_epoch``."""
         if self.last_epoch >= self.warmup_epoch:
             return self.successor.get_last_lr()
         return self.warmup_lr()
 
     def step(self, epoch=None):
-        """Go on to the next epoch (or to `epoch`, which torch has deprecated)."""
+        """Set the rates of the next epoch, or of `epoch`, which torch has deprecated."""
         args = () if epoch is None else (epoch,)
         if self.last_epoch >= self.warmup_epoch:
             self.successor.step(*args)
@@ -56,11 +56,11 @@ class _BaseWarmupScheduler(LRScheduler):
             super().step(*args)
 
     def state_dict(self):
-        """Plain values only."""
+        """Return the state as plain values."""
         return {**_plain_state(self.__dict__), "successor_state": _plain_state(self.successor.state_dict())}
 
     def load_state_dict(self, state_dict):
-        """Take a state dict of ours, or of Dassl with the live successor that `load_checkpoint` made inert."""
+        """Load a state dict of this class, or of real Dassl with the placeholder that `load_checkpoint` leaves."""
         successor = state_dict.get("successor_state", state_dict.get("successor", {}))
         self.successor.load_state_dict(_plain_state(successor))
         own = _plain_state(state_dict)
@@ -70,26 +70,26 @@ class _BaseWarmupScheduler(LRScheduler):
 
 
 class ConstantWarmupScheduler(_BaseWarmupScheduler):
-    """Warm-up at the constant rate `cons_lr`."""
+    """Warm-up with the constant rate `cons_lr`."""
 
     def __init__(self, optimizer, successor, warmup_epoch, cons_lr, last_epoch=-1, verbose=False):
         self.cons_lr = cons_lr
         super().__init__(optimizer, successor, warmup_epoch, last_epoch, verbose)
 
     def warmup_lr(self):
-        """The constant, for each parameter group."""
+        """Return `cons_lr` for each parameter group."""
         return [self.cons_lr for _ in self.base_lrs]
 
 
 class LinearWarmupScheduler(_BaseWarmupScheduler):
-    """Warm-up from `min_lr` in the first epoch, then linearly to the full rate."""
+    """Warm-up with `min_lr` in the first epoch, then linearly to the full rate."""
 
     def __init__(self, optimizer, successor, warmup_epoch, min_lr, last_epoch=-1, verbose=False):
         self.min_lr = min_lr
         super().__init__(optimizer, successor, warmup_epoch, last_epoch, verbose)
 
     def warmup_lr(self):
-        """`min_lr`, then the share of the warm-up that is done."""
+        """Return `min_lr` in the first epoch, then the full rate times the completed fraction of the warm-up."""
         if self.last_epoch == 0:
             return [self.min_lr for _ in self.base_lrs]
         return [lr * self.last_epoch / self.warmup_epoch for lr in self.base_lrs]
@@ -111,7 +111,7 @@ def _after_warmup(optimizer, cfg):
 
 
 def build_lr_scheduler(optimizer, optim_cfg):
-    """The schedule that `optim_cfg` (``cfg.OPTIM``) describes, driving `optimizer`."""
+    """Return the schedule described by `optim_cfg` (``cfg.OPTIM``) for `optimizer`."""
     cfg = optim_cfg
     if cfg.LR_SCHEDULER not in AVAI_SCHEDS:
         raise ValueError(f"scheduler must be one of {AVAI_SCHEDS}, but got {cfg.LR_SCHEDULER}")

@@ -1,4 +1,4 @@
-"""``build_optimizer``: an optimizer from ``cfg.OPTIM``."""
+"""Optimizers from ``cfg.OPTIM``."""
 
 import warnings
 
@@ -38,7 +38,7 @@ OPTIMIZERS = {
     "amsgrad": _adam(torch.optim.Adam, amsgrad=True),
     "sgd": _sgd,
     "rmsprop": _rmsprop,
-    # Dassl's RAdam decays the weights apart from the gradient, as AdamW does.
+    # Dassl's RAdam has decoupled weight decay, as AdamW has.
     "radam": _adam(torch.optim.RAdam, decoupled_weight_decay=True),
     "adamw": _adam(torch.optim.AdamW),
 }
@@ -46,7 +46,7 @@ AVAI_OPTIMS = list(OPTIMIZERS)
 
 
 def _staged_groups(model, optim_cfg):
-    """Children named in NEW_LAYERS at the full rate, the others at LR * BASE_LR_MULT."""
+    """Return parameter groups: children in NEW_LAYERS with the rate LR, the others with LR * BASE_LR_MULT."""
     if not isinstance(model, nn.Module):
         raise TypeError("When staged_lr is True, model given to build_optimizer() must be an instance of nn.Module")
     if isinstance(model, nn.DataParallel):
@@ -61,9 +61,12 @@ def _staged_groups(model, optim_cfg):
 
 
 def build_optimizer(model, optim_cfg, param_groups=None):
-    """The optimizer that `optim_cfg` (``cfg.OPTIM``) describes.
+    """Return the optimizer named by ``cfg.OPTIM.NAME``.
 
-    model: a module, or an iterable of parameters or parameter groups. `param_groups`, if given, are optimized instead.
+    Args:
+        model: a module, or an iterable of parameters or parameter groups.
+        optim_cfg: ``cfg.OPTIM``.
+        param_groups: parameter groups to optimize instead of those of `model`.
     """
     if optim_cfg.NAME not in OPTIMIZERS:
         raise ValueError(f"optim must be one of {AVAI_OPTIMS}, but got {optim_cfg.NAME}")

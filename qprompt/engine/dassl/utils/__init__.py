@@ -1,4 +1,4 @@
-"""Registry, logging, meters, checkpoints, seeds and small file helpers."""
+"""Registry, logging, meters, checkpoints, seeds and file helpers."""
 
 # ruff: noqa: F403 (each module lists its names in __all__)
 from .logger import *

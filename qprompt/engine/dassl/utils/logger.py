@@ -1,4 +1,4 @@
-"""Standard output that is written to log.txt as well."""
+"""Standard output that is also written to log.txt."""
 
 import os
 import sys
@@ -9,17 +9,17 @@ __all__ = ["Logger", "setup_logger"]
 
 
 class Logger:
-    """A text stream that copies what is written to the console into the file `fpath`."""
+    """A text stream to the console that also writes to the file `fpath`."""
 
     console: TextIO
 
     def __init__(self, fpath=None):
         self.file = None
-        # A second run in the same process gets its own file; its lines are not for the first run's.
+        # The lines of a second run in the same process do not belong in the file of the first.
         self.console = sys.stdout.console if isinstance(sys.stdout, Logger) else sys.stdout
         if fpath is not None:
             os.makedirs(os.path.dirname(fpath) or ".", exist_ok=True)
-            # line by line, so that the log of a killed run ends where the run ended
+            # line by line, so that the log of a killed run is complete
             self.file = open(fpath, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
 
     def __del__(self):
@@ -32,34 +32,36 @@ class Logger:
         self.close()
 
     def __getattr__(self, name):
-        # isatty, encoding, fileno, ...: as the console has them
+        # isatty, encoding, fileno, ... are those of the console
         if name in ("console", "file"):
             raise AttributeError(name)
         return getattr(self.console, name)
 
     def write(self, msg):
-        """Write `msg` to both."""
+        """Write `msg` to the console and the file."""
         if self.file is not None:
             self.file.write(msg)
         return self.console.write(msg)
 
     def flush(self):
-        """Flush both."""
+        """Flush the console and the file."""
         self.console.flush()
         if self.file is not None:
             self.file.flush()
 
     def close(self):
-        """Close the file; the console stays open, it is not ours."""
+        """Close the file. The console stays open, because it belongs to someone else."""
         if self.file is not None:
             self.file.close()
             self.file = None
 
 
 def setup_logger(output=None):
-    """From now on copy standard output to `output` (a .txt or .log file, or a folder that gets a log.txt).
+    """Write standard output to a file too, from now on.
 
-    An existing log is kept: the new one then has the time in its name.
+    Args:
+        output: a .txt or .log file, or a folder for log.txt; None does nothing. If the file exists it is kept, and the
+            name of the new one ends with the time.
     """
     if output is None:
         return

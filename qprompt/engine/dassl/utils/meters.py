@@ -1,4 +1,4 @@
-"""Running means of what a training loop prints."""
+"""Running means of the numbers that a training loop prints."""
 
 from collections import defaultdict
 
@@ -14,7 +14,8 @@ def _number(value):
 class AverageMeter:
     """Last value (``val``), ``sum``, ``count`` and mean (``avg``) of a number.
 
-    With `ema` the mean is exponential, 0.9 of the old and 0.1 of the new, starting from 0.
+    Args:
+        ema: average exponentially, with the weights 0.9 (old) and 0.1 (new), starting from 0.
     """
 
     def __init__(self, ema=False):
@@ -22,12 +23,12 @@ class AverageMeter:
         self.reset()
 
     def reset(self):
-        """Forget everything."""
+        """Set everything to 0."""
         self.val = self.avg = self.sum = 0.0
         self.count = 0
 
     def update(self, val, n=1):
-        """Take in `val`, the mean of `n` samples."""
+        """Add `val`, the mean of `n` samples."""
         self.val = _number(val)
         self.sum += self.val * n
         self.count += n
@@ -35,18 +36,18 @@ class AverageMeter:
 
 
 class MetricMeter:
-    """A meter a name; as a string ``loss 0.1234 (0.2345) acc ...``: last value and mean."""
+    """An `AverageMeter` per name. Its string is ``loss 0.1234 (0.2345) acc ...``: last values and means."""
 
     def __init__(self, delimiter=" "):
         self.meters = defaultdict(AverageMeter)
         self.delimiter = delimiter
 
     def update(self, input_dict):
-        """Take in ``{name: number or one-element tensor}``; None is nothing."""
+        """Add ``{name: number or one-element tensor}``; None adds nothing."""
         if input_dict is None:
             return
         if not isinstance(input_dict, dict):
-            raise TypeError(f"MetricMeter.update() takes a dictionary of numbers, got {type(input_dict).__name__}")
+            raise TypeError(f"MetricMeter.update() expects a dictionary of numbers, got {type(input_dict).__name__}")
         for name, value in input_dict.items():
             self.meters[name].update(value)
 

@@ -1,12 +1,12 @@
-"""A name -> class table: the only list and the only dispatch of trainers, data sets and evaluators."""
+"""Tables of classes by name: the only lists of trainers, data sets and evaluators."""
 
 __all__ = ["Registry"]
 
 
 class Registry:
-    """Classes or functions under their own ``__name__``; a second one of the same name is an error.
+    """Classes or functions by their ``__name__``. Registering a second one with the same name is an error.
 
-    ``@REGISTRY.register()`` above a class, or ``REGISTRY.register(cls)``.
+    Use ``@REGISTRY.register()`` above a class, or ``REGISTRY.register(cls)``.
     """
 
     def __init__(self, name):
@@ -14,7 +14,7 @@ class Registry:
         self._obj_map = {}
 
     def register(self, obj=None, force=False):
-        """Add `obj`, or return a decorator that does. `force` replaces what has that name."""
+        """Add `obj`, or return a decorator that does; `force` replaces an entry with the same name."""
         if obj is None:
             return lambda decorated: self._add(decorated, force)
         return self._add(obj, force)
@@ -27,11 +27,11 @@ class Registry:
         return obj
 
     def get(self, name):
-        """The object registered as `name`; KeyError when there is none."""
+        """Return the object registered as `name`; KeyError if there is none."""
         if name not in self._obj_map:
             raise KeyError(f'Object name "{name}" does not exist in "{self._name}" registry')
         return self._obj_map[name]
 
     def registered_names(self):
-        """All names, in order of registration."""
+        """Return all names in the order of registration."""
         return list(self._obj_map)

@@ -1,6 +1,6 @@
-"""Files, seeds, and the question "did you mean"."""
+"""Files, seeds, and suggestions for misspelled names."""
 
-# ruff: noqa: NPY002 (numpy's global random state is the one that Dassl's seed sets)
+# ruff: noqa: NPY002 (set_random_seed seeds numpy's global generator)
 
 import difflib
 import json
@@ -36,7 +36,7 @@ __all__ = [
 
 
 class Unavailable(UserError, ValueError):
-    """A name that nothing is registered under (a ValueError, as Dassl raises)."""
+    """A name that is not registered. Also a ValueError, which Dassl raises."""
 
 
 class BadFile(UserError, OSError):
@@ -44,13 +44,13 @@ class BadFile(UserError, OSError):
 
 
 def mkdir_if_missing(dirname):
-    """Make the folder and its parents; an existing one (or an empty name) is fine."""
+    """Create a folder and its parents unless it exists; an empty name does nothing."""
     if dirname:
         os.makedirs(dirname, exist_ok=True)
 
 
 def check_isfile(fpath):
-    """Whether `fpath` is a file; warns when it is not."""
+    """Return whether `fpath` is a file; warn if it is not."""
     isfile = os.path.isfile(fpath)
     if not isfile:
         warnings.warn(f'No file found at "{fpath}"', stacklevel=2)
@@ -58,7 +58,7 @@ def check_isfile(fpath):
 
 
 def read_json(fpath):
-    """The content of a JSON file."""
+    """Return the content of a JSON file; UserError if it is not valid JSON."""
     with open(fpath, encoding="utf-8") as file:
         try:
             return json.load(file)
@@ -67,14 +67,14 @@ def read_json(fpath):
 
 
 def write_json(obj, fpath):
-    """Write `obj` as JSON with an indentation of 4, atomically; missing folders are made."""
+    """Write `obj` as JSON with an indentation of 4, atomically; create missing folders."""
     text = json.dumps(obj, indent=4, separators=(",", ": "))
     with atomic_open(fpath) as file:
         file.write(text.encode("utf-8"))
 
 
 def set_random_seed(seed):
-    """Seed python, numpy and torch (every device)."""
+    """Seed the generators of Python, numpy and torch (all devices)."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -82,7 +82,7 @@ def set_random_seed(seed):
 
 
 def download_url(url, dst):
-    """Download `url` to the file `dst`, which appears only when it is complete."""
+    """Download `url` to the file `dst`, which appears when it is complete."""
     print(f'* url="{url}"')
     print(f'* destination="{dst}"')
     with urllib.request.urlopen(url) as source, atomic_open(dst) as file:
@@ -98,7 +98,7 @@ def download_url(url, dst):
 
 
 def read_image(path):
-    """The image file as an RGB PIL image; an error names the file."""
+    """Return an image file as an RGB PIL image; UserError with its path if it cannot be read."""
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
@@ -107,9 +107,9 @@ def read_image(path):
 
 
 def collect_env_info():
-    """Versions and hardware that a result depends on, a line each.
+    """Return the versions and the hardware that results depend on, one per line.
 
-    Starts no process and asks no package manager: it takes milliseconds.
+    It starts no process and calls no package manager, so it takes milliseconds.
     """
     import torchvision
 
@@ -133,19 +133,19 @@ def collect_env_info():
 
 
 def listdir_nohidden(path, sort=False):
-    """Names in the folder `path` that do not begin with a dot, in the file system's order unless `sort`."""
+    """Return the names in a folder that do not start with a dot, in the order of the file system unless `sort`."""
     names = [name for name in os.listdir(path) if not name.startswith(".")]
     return sorted(names) if sort else names
 
 
 def get_most_similar_str_to_a_from_b(a, b):
-    """The string of `b` that is most like `a` (the last one of equals); None when `b` is empty."""
+    """Return the string in `b` that is most similar to `a` (the last of equals); None if `b` is empty."""
     candidates = list(b)
     return max(reversed(candidates), key=lambda name: difflib.SequenceMatcher(None, a, name).ratio(), default=None)
 
 
 def check_availability(requested, available):
-    """Raise a ValueError that names the closest one when `requested` is not in `available`."""
+    """Raise an error that names the most similar name if `requested` is not in `available`."""
     if requested not in available:
         closest = get_most_similar_str_to_a_from_b(requested, available)
         raise Unavailable(
@@ -154,5 +154,5 @@ def check_availability(requested, available):
 
 
 def tolist_if_not(x):
-    """`x` itself when it is a list, else a list that holds it."""
+    """Return `x` if it is a list, otherwise ``[x]``."""
     return x if isinstance(x, list) else [x]

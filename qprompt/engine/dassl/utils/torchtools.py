@@ -1,4 +1,4 @@
-"""Checkpoints, and opening, counting and initialising a network's layers."""
+"""Checkpoints; freezing, counting and initializing parameters."""
 
 import io
 import os
@@ -28,21 +28,21 @@ __all__ = [
 
 
 class CheckpointMissing(UserError, FileNotFoundError):
-    """No checkpoint where one was asked for."""
+    """A checkpoint that does not exist."""
 
 
 class CheckpointMismatch(UserError, RuntimeError):
-    """A checkpoint that does not fit the model, the optimizer or the configuration."""
+    """A checkpoint that does not fit the model, the optimizer or the scheduler."""
 
 
 def _plain(value, where="checkpoint"):
-    """`value` with only what torch's weights-only reader takes: tensors, numbers, strings and containers of them."""
+    """Return `value` with only what torch's weights-only reader accepts: tensors, plain values and containers."""
     if isinstance(value, torch.Tensor):
-        # A view would drag its whole storage into the file.
+        # Saving a view would save its whole storage.
         storage = value.untyped_storage() if hasattr(value, "untyped_storage") else value.storage()  # torch 1
         is_view = storage.nbytes() > value.numel() * value.element_size()
         return value.detach().clone() if is_view else value
-    if isinstance(value, np.generic):  # before float: np.float64 is one
+    if isinstance(value, np.generic):  # before float, because np.float64 is a float
         return value.item()
     if value is None or isinstance(value, (bool, int, float, str, bytes, torch.dtype, Counter)):
         return value
@@ -63,23 +63,28 @@ def _without_module_prefix(state_dict):
 
 
 def save_checkpoint(state, save_dir, is_best=False, remove_module_from_keys=True, model_name=""):
-    """Write `state` to ``save_dir/model.pth.tar-{epoch}`` (or `model_name`), and that name to ``save_dir/checkpoint``.
+    """Save a checkpoint to ``save_dir/model.pth.tar-{epoch}``, atomically, and its name to ``save_dir/checkpoint``.
 
-    state: ``{"state_dict", "epoch", ...}``; live objects in it are left out, so that the weights-only reader takes
-    the file. Files appear whole or not at all. `is_best` copies the file to ``model-best.pth.tar``.
+    Args:
+        state: ``{"state_dict", "epoch", ...}``. Live objects in it are left out, so that torch's weights-only reader
+            accepts the file.
+        save_dir: folder; created if it does not exist.
+        is_best: whether to copy the file to ``model-best.pth.tar``.
+        remove_module_from_keys: remove the prefix "module." of DataParallel from the keys of the state dict.
+        model_name: file name to use instead.
     """
     mkdir_if_missing(save_dir)
     if remove_module_from_keys:
         state["state_dict"] = _without_module_prefix(state["state_dict"])
 
     fpath = os.path.join(save_dir, model_name or f"model.pth.tar-{state['epoch']}")
-    content = io.BytesIO()  # torch.save into a file hides why the disk refused it
+    content = io.BytesIO()  # when torch.save writes to a file, it hides the error of the disk
     torch.save(_plain(state), content)
     with atomic_open(fpath) as file:
         file.write(content.getbuffer())
     print(f"Checkpoint saved to {fpath}")
 
-    # written last: it must never name a file that is not there
+    # written last, because it must name a file that exists
     with atomic_open(os.path.join(save_dir, "checkpoint")) as file:
         file.write(f"{os.path.basename(fpath)}\n".encode())
 
@@ -91,10 +96,12 @@ def save_checkpoint(state, save_dir, is_best=False, remove_module_from_keys=True
 
 
 def load_checkpoint(fpath):
-    """The content of a checkpoint file, on the CPU where there is no CUDA.
+    """Return the content of a checkpoint file, on the CPU if there is no CUDA.
 
-    Nothing in the file is executed: live objects, which real Dassl's files contain, come back as inert placeholders.
-    Raises CheckpointMissing, or BadFile when the file is damaged.
+    Nothing in the file is executed. Live objects, which checkpoints of real Dassl contain, become inert placeholders.
+
+    Raises:
+        UserError: the file does not exist or is damaged.
     """
     if fpath is None:
         raise ValueError("File path is None")
@@ -107,7 +114,7 @@ def load_checkpoint(fpath):
 
 
 def load_into(checkpoint, fpath, model, optimizer=None, scheduler=None):
-    """Put the states of a checkpoint read from `fpath` into the live objects; CheckpointMismatch if they don't fit."""
+    """Load the states in the checkpoint `fpath` into the given objects; UserError if they do not fit."""
     parts = {"state_dict": model, "optimizer": optimizer, "scheduler": scheduler}
     try:
         for key, part in parts.items():
@@ -120,7 +127,7 @@ def load_into(checkpoint, fpath, model, optimizer=None, scheduler=None):
 
 
 def resume_from(checkpoint, fpath, model, optimizer=None, scheduler=None):
-    """`load_into` with Dassl's log lines; returns the number of epochs done."""
+    """Call `load_into`, print Dassl's log lines and return the number of epochs trained."""
     print(f'Loading checkpoint from "{fpath}"')
     load_into(checkpoint, fpath, model, optimizer, scheduler)
     print("Loaded model weights")
@@ -133,7 +140,7 @@ def resume_from(checkpoint, fpath, model, optimizer=None, scheduler=None):
 
 
 def latest_checkpoint(fdir):
-    """The file that ``fdir/checkpoint`` names."""
+    """Return the path of the file named by ``fdir/checkpoint``."""
     try:
         with open(os.path.join(fdir, "checkpoint"), encoding="utf-8") as file:
             name = file.readline().strip()
@@ -143,20 +150,20 @@ def latest_checkpoint(fdir):
 
 
 def resume_from_checkpoint(fdir, model, optimizer=None, scheduler=None):
-    """Load the latest checkpoint of the folder `fdir` into the given objects; return the number of epochs done."""
+    """Load the newest checkpoint in the folder `fdir` into the given objects; return the number of epochs trained."""
     fpath = latest_checkpoint(fdir)
     return resume_from(load_checkpoint(fpath), fpath, model, optimizer, scheduler)
 
 
 def open_all_layers(model):
-    """Train every layer: training mode and gradients on."""
+    """Put all layers into training mode and enable their gradients."""
     model.train()
     for param in model.parameters():
         param.requires_grad = True
 
 
 def open_specified_layers(model, open_layers):
-    """Train the named children of `model` (a name or a list of names) and freeze the others."""
+    """Open the children of `model` named `open_layers` (a name or a list of names) for training; freeze the others."""
     if isinstance(model, nn.DataParallel):
         model = model.module
     names = [open_layers] if isinstance(open_layers, str) else open_layers
@@ -170,7 +177,7 @@ def open_specified_layers(model, open_layers):
 
 
 def count_num_param(model=None, params=None):
-    """Number of entries in all parameters of `model`, or in `params` (tensors, or groups ``{"params": tensor}``)."""
+    """Return the number of entries in the parameters of `model`, or in `params` (tensors or ``{"params": tensor}``)."""
     if model is not None:
         params = model.parameters()
     if params is None:
@@ -179,9 +186,12 @@ def count_num_param(model=None, params=None):
 
 
 def load_pretrained_weights(model, weight_path):
-    """Load the entries of a weight file whose name and shape match; CheckpointMismatch when none does.
+    """Load the entries of a weight file that match the model by name and shape.
 
-    A leading "module." is ignored, and so are entries that do not match: they are listed.
+    The prefix "module." is removed from names. Entries that do not match are skipped and listed.
+
+    Raises:
+        UserError: the file does not exist or is damaged, or no entry matches.
     """
     checkpoint = load_checkpoint(weight_path)
     state_dict = _without_module_prefix(checkpoint.get("state_dict", checkpoint))
@@ -202,18 +212,23 @@ def load_pretrained_weights(model, weight_path):
 
 
 def init_network_weights(model, init_type="normal", gain=0.02):
-    """Initialise convolutions and linear layers by `init_type` (normal, xavier, kaiming, orthogonal), biases with 0.
+    """Initialize the layers of a model.
 
-    Batch and instance norms start as the identity.
+    Biases are set to 0, and batch and instance norms to the identity.
+
+    Args:
+        model: a module.
+        init_type: normal, xavier, kaiming or orthogonal, for the weights of convolutions and linear layers.
+        gain: standard deviation (normal) or gain (xavier, orthogonal).
     """
-    initialise = {
+    initializers = {
         "normal": lambda weight: nn.init.normal_(weight, 0.0, gain),
         "xavier": lambda weight: nn.init.xavier_normal_(weight, gain=gain),
         "kaiming": lambda weight: nn.init.kaiming_normal_(weight, a=0, mode="fan_in"),
         "orthogonal": lambda weight: nn.init.orthogonal_(weight, gain=gain),
     }
-    if init_type not in initialise:
-        raise ValueError(f"init_type must be one of {list(initialise)}, but got {init_type}")
+    if init_type not in initializers:
+        raise ValueError(f"init_type must be one of {list(initializers)}, but got {init_type}")
 
     def init(module):
         kind = type(module).__name__
@@ -221,7 +236,7 @@ def init_network_weights(model, init_type="normal", gain=0.02):
         if weight is None:
             return
         if "Conv" in kind or "Linear" in kind:
-            initialise[init_type](weight.data)
+            initializers[init_type](weight.data)
         elif "BatchNorm" in kind or "InstanceNorm" in kind:
             nn.init.constant_(weight.data, 1.0)
         else:

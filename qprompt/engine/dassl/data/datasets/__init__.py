@@ -1,4 +1,4 @@
-"""The registry of data sets and the classes that a data set is made of."""
+"""The registry and the base classes of data sets."""
 
 from ..._left_out import DATASETS, module_getattr
 

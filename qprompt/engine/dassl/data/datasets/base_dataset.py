@@ -1,4 +1,4 @@
-"""``Datum``, one image with its label, and ``DatasetBase``, the splits of a data set."""
+"""``Datum``, a labelled image, and ``DatasetBase``, the splits of a data set."""
 
 import os
 import random
@@ -13,15 +13,18 @@ from ...utils.tools import BadFile
 
 
 class Datum:
-    """One labelled image.
+    """A labelled image.
 
-    The attributes keep Dassl's private names: people's cached few-shot splits are pickles of them.
+    The attributes have the private names of Dassl's, because cached few-shot splits are pickles of them.
 
     Args:
         impath: path of an existing image file.
-        label: class label from 0.
+        label: class label, from 0.
         domain: domain label.
         classname: class name.
+
+    Raises:
+        UserError: the file does not exist.
     """
 
     def __init__(self, impath="", label=0, domain=0, classname=""):
@@ -52,12 +55,19 @@ class Datum:
 
 
 class DatasetBase:
-    """Lists of `Datum`: labelled and unlabelled training items, validation and test items.
+    """The splits of a data set. A subclass reads its files, then calls this constructor.
 
-    A subclass reads its files, then calls this constructor. Classes are those of `train_x`.
+    Args:
+        train_x: labelled training items, a list of `Datum`; they define the classes.
+        train_u: unlabelled training items, or None.
+        val: validation items, or None.
+        test: test items.
+
+    Raises:
+        UserError: there are no training items, or their labels are not 0 to C - 1.
     """
 
-    dataset_dir = ""  # folder of the data set below cfg.DATASET.ROOT
+    dataset_dir = ""  # folder of the data set in cfg.DATASET.ROOT
     domains: list[str] = []  # names of all domains
 
     def __init__(self, train_x=None, train_u=None, val=None, test=None):
@@ -106,17 +116,17 @@ class DatasetBase:
 
     @staticmethod
     def get_num_classes(data_source):
-        """The highest label plus one."""
+        """Return the highest label plus one."""
         return max(item.label for item in data_source) + 1
 
     @staticmethod
     def get_lab2cname(data_source):
-        """``({label: class name}, [class name in order of labels])``."""
+        """Return ``{label: class name}`` and the list of class names in the order of labels."""
         mapping = {item.label: item.classname for item in data_source}
         return mapping, [mapping[label] for label in sorted(mapping)]
 
     def check_input_domains(self, source_domains, target_domains):
-        """Both must be non-empty lists of names in ``self.domains``."""
+        """Raise unless both are non-empty lists of names in ``self.domains``."""
         for kind, domains in (("source", source_domains), ("target", target_domains)):
             assert len(domains) > 0, f"{kind}_domains (list) is empty"
             self.is_input_domain_valid(domains)
@@ -128,7 +138,13 @@ class DatasetBase:
                 raise ValueError(f"Input domain must belong to {self.domains}, but got [{domain}]")
 
     def download_data(self, url, dst, from_gdrive=True):
-        """Download the archive `url` to `dst` (.zip, .tar or .tar.gz) and extract it beside itself."""
+        """Download an archive and extract it into its folder.
+
+        Args:
+            url: address of the archive.
+            dst: path of the downloaded archive: .zip, .tar or .tar.gz.
+            from_gdrive: download from Google Drive, with gdown.
+        """
         folder = os.path.dirname(dst)
         mkdir_if_missing(folder)
         if from_gdrive:
@@ -152,10 +168,18 @@ class DatasetBase:
         print(f"File extracted to {folder}")
 
     def generate_fewshot_dataset(self, *data_sources, num_shots=-1, repeat=False):
-        """`num_shots` random items of each class, from each list of items; all items when `num_shots` is below 1.
+        """Return `num_shots` random items per class.
 
-        Classes come in order of first appearance and python's `random` draws, so a seed gives Dassl's choice. A class
-        with fewer items gives them all, or repeats some with `repeat`. Returns a list, or a list of lists.
+        Classes are in the order of first appearance, and Python's `random` draws: a seed gives the items that it gives
+        in Dassl.
+
+        Args:
+            data_sources: lists of `Datum`.
+            num_shots: items per class; all items if below 1.
+            repeat: repeat items of a class that has fewer. Otherwise such a class contributes all its items.
+
+        Returns:
+            A list of `Datum`, or one such list per data source.
         """
         if num_shots < 1:
             return data_sources[0] if len(data_sources) == 1 else data_sources
@@ -172,14 +196,14 @@ class DatasetBase:
         return output[0] if len(output) == 1 else output
 
     def split_dataset_by_label(self, data_source):
-        """``{label: [item, ...]}`` in order of first appearance."""
+        """Return ``{label: [item, ...]}`` in the order of first appearance."""
         output = defaultdict(list)
         for item in data_source:
             output[item.label].append(item)
         return output
 
     def split_dataset_by_domain(self, data_source):
-        """``{domain: [item, ...]}`` in order of first appearance."""
+        """Return ``{domain: [item, ...]}`` in the order of first appearance."""
         output = defaultdict(list)
         for item in data_source:
             output[item.domain].append(item)

@@ -7,7 +7,12 @@ DATASET_REGISTRY = Registry("DATASET")
 
 
 def build_dataset(cfg):
-    """The data set that ``cfg.DATASET.NAME`` names."""
+    """Return the data set named by ``cfg.DATASET.NAME``.
+
+    Raises:
+        UserError: no data set with this name is registered.
+        ImportError: only real Dassl has it.
+    """
     name, names = cfg.DATASET.NAME, DATASET_REGISTRY.registered_names()
     if name in DATASETS and name not in names:
         raise ImportError(advice(f"data set {name}"))

@@ -1,6 +1,6 @@
-"""The policies that AutoAugment found for ImageNet, CIFAR-10 and SVHN (Cubuk et al., CVPR 2019, appendix tables).
+"""AutoAugment's policies for ImageNet, CIFAR-10 and SVHN (Cubuk et al., CVPR 2019, tables in the appendix).
 
-A policy is 25 pairs of steps; an image gets one pair at random, and each of its steps with its own probability.
+A policy has 25 sub-policies of two steps. A random sub-policy is applied to an image, each step with its probability.
 """
 
 import random
@@ -8,7 +8,7 @@ import random
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-# a pair a line: operation, probability, magnitude (0 to 9)
+# one sub-policy per line: operation, probability, magnitude (0 to 9)
 IMAGENET = """
 posterize 0.4 8, rotate 0.6 9
 solarize 0.6 5, autocontrast 0.6 5
@@ -101,7 +101,7 @@ def _affine(img, coefficients, fillcolor, resample=Image.Resampling.NEAREST):
 
 
 def _rotate(img, degrees, fillcolor):
-    """Rotated; the corners that come into sight are gray."""
+    """Return the image rotated, with gray corners."""
     rotated = img.convert("RGBA").rotate(degrees)
     gray = Image.new("RGBA", rotated.size, (128, 128, 128, 128))
     return Image.composite(rotated, gray, rotated).convert(img.mode)
@@ -112,7 +112,7 @@ def _enhance(kind):
 
 
 _BICUBIC = Image.Resampling.BICUBIC
-# operation -> (its strength at the magnitudes 0 to 9, function of image, strength and fill colour)
+# operation -> (strength by magnitude, function of image, strength and fill color)
 OPERATIONS = {
     "shearX": (
         np.linspace(0, 0.3, 10),
@@ -144,7 +144,7 @@ OPERATIONS = {
 
 
 class SubPolicy:
-    """Two steps, each with its probability; magnitudes 0 to 9."""
+    """Two operations with their probabilities (0 to 1) and magnitudes (0 to 9)."""
 
     def __init__(self, p1, operation1, magnitude_idx1, p2, operation2, magnitude_idx2, fillcolor=(128, 128, 128)):
         self.steps = [(p1, operation1, magnitude_idx1), (p2, operation2, magnitude_idx2)]
@@ -159,7 +159,7 @@ class SubPolicy:
 
 
 class _Policy:
-    """One of the sub-policies at random."""
+    """Applies a random sub-policy."""
 
     table = ""
     name = ""

@@ -1,6 +1,6 @@
-"""RandAugment (Cubuk et al., NeurIPS 2020), its variant with a random strength, and FixMatch's (arXiv 2001.07685)."""
+"""RandAugment (Cubuk et al., NeurIPS 2020), a variant with random strength, and FixMatch's (arXiv 2001.07685)."""
 
-# ruff: noqa: NPY002 (numpy's global random state is the one that Dassl's seed sets)
+# ruff: noqa: NPY002 (set_random_seed seeds numpy's global generator)
 
 import random
 
@@ -17,13 +17,13 @@ def _affine(img, coefficients):
 
 
 def _solarize_add(img, addition, threshold=128):
-    """Brightened by `addition`, then solarized."""
+    """Return the image brightened by `addition`, then solarized."""
     brighter = np.clip(np.asarray(img).astype(int) + addition, 0, 255).astype(np.uint8)
     return ImageOps.solarize(Image.fromarray(brighter), threshold)
 
 
 def _cutout(img, side):
-    """A brownish square at a random centre."""
+    """Return the image with a brownish square at a random center."""
     if side < 0:
         return img
     width, height = img.size
@@ -58,7 +58,7 @@ OPERATIONS = {
     "TranslateYabs": lambda img, v: _affine(img, (1, 0, 0, 0, 1, _signed(v))),
 }
 
-# (operation, its weakest, its strongest)
+# (operation, smallest strength, largest strength)
 RANDAUGMENT = [
     ("AutoContrast", 0, 1),
     ("Equalize", 0, 1),
@@ -113,7 +113,7 @@ FIXMATCH = [
 
 
 class RandAugment:
-    """`n` random operations at the strength `m` of 30."""
+    """Applies `n` random operations with magnitude `m`, from 0 (weakest) to 30 (strongest)."""
 
     def __init__(self, n=2, m=10):
         assert 0 <= m <= 30
@@ -127,7 +127,7 @@ class RandAugment:
 
 
 class RandAugment2:
-    """`n` random operations, each with probability `p` at a random strength."""
+    """Applies `n` random operations, each with probability `p` and a random strength."""
 
     def __init__(self, n=2, p=0.6):
         self.n = n
@@ -142,7 +142,7 @@ class RandAugment2:
 
 
 class RandAugmentFixMatch:
-    """`n` random operations of FixMatch's list at random strengths."""
+    """Applies `n` random operations of FixMatch's list with random strengths."""
 
     def __init__(self, n=2):
         self.n = n

@@ -1,6 +1,6 @@
-"""``build_transform``: the steps named in ``cfg.INPUT.TRANSFORMS``, in a fixed order whatever their order there."""
+"""``build_transform``: the transforms named in ``cfg.INPUT.TRANSFORMS``, in an order that does not depend on theirs."""
 
-# ruff: noqa: NPY002 (numpy's global random state is the one that Dassl's seed sets)
+# ruff: noqa: NPY002 (set_random_seed seeds numpy's global generator)
 
 import random
 
@@ -22,7 +22,7 @@ AVAI_CHOICES = [
     "instance_norm",
     "random_crop",
     "random_translation",
-    "center_crop",  # done in every test, named or not
+    "center_crop",  # always applied in evaluation
     "cutout",
     "imagenet_policy",
     "cifar10_policy",
@@ -44,7 +44,7 @@ INTERPOLATION_MODES = {
 
 
 class Random2DTranslation:
-    """With probability `p` a random crop (height, width) of the image resized to 1.125 times that, else a resize."""
+    """With probability `p` resizes to 1.125 times (height, width) and crops randomly; otherwise resizes only."""
 
     def __init__(self, height, width, p=0.5, interpolation=InterpolationMode.BILINEAR):
         self.height = height
@@ -63,7 +63,7 @@ class Random2DTranslation:
 
 
 class InstanceNormalization:
-    """Each channel of an image (C, H, W) to mean 0 and standard deviation 1."""
+    """Normalizes each channel of an image (C, H, W) to mean 0 and standard deviation 1."""
 
     def __init__(self, eps=1e-8):
         self.eps = eps
@@ -75,7 +75,7 @@ class InstanceNormalization:
 
 
 class Cutout:
-    """`n_holes` squares of side `length` of an image (C, H, W) set to 0, at random centres."""
+    """Sets `n_holes` squares with side `length` and random centers to 0, in an image (C, H, W)."""
 
     def __init__(self, n_holes=1, length=16):
         self.n_holes = n_holes
@@ -92,7 +92,7 @@ class Cutout:
 
 
 class GaussianNoise:
-    """With probability `p` adds noise of the given mean and standard deviation."""
+    """Adds Gaussian noise with the given mean and standard deviation, with probability `p`."""
 
     def __init__(self, mean=0, std=0.15, p=0.5):
         self.mean = mean
@@ -106,9 +106,17 @@ class GaussianNoise:
 
 
 def build_transform(cfg, is_train=True, choices=None):
-    """PIL image -> tensor (3, H, W) as `choices` says (default ``cfg.INPUT.TRANSFORMS``); None with NO_TRANSFORM.
+    """Return a transform from a PIL image to a tensor (3, H, W), or None with INPUT.NO_TRANSFORM.
 
-    In tests the shorter side is resized to the input size and the centre cropped, then only normalizations apply.
+    For evaluation it resizes the shorter side to the input size, crops the center and applies normalizations only.
+
+    Args:
+        cfg: the config.
+        is_train: whether to augment.
+        choices: names of transforms; default ``cfg.INPUT.TRANSFORMS``.
+
+    Raises:
+        UserError: there is no transform with one of these names.
     """
     if cfg.INPUT.NO_TRANSFORM:
         print("Note: no transform is applied!")
@@ -117,8 +125,8 @@ def build_transform(cfg, is_train=True, choices=None):
     for choice in choices:
         if choice not in AVAI_CHOICES:
             raise UserError(
-                f"INPUT.TRANSFORMS has {choice!r}.{did_you_mean(choice, AVAI_CHOICES)} "
-                f"Known are {', '.join(AVAI_CHOICES)}."
+                f"INPUT.TRANSFORMS has an unknown {choice!r}.{did_you_mean(choice, AVAI_CHOICES)} "
+                f"Expected names among {', '.join(AVAI_CHOICES)}."
             )
     print(f"Building transform_{'train' if is_train else 'test'}")
     steps = _train_steps(cfg.INPUT, choices) if is_train else _test_steps(cfg.INPUT, choices)
@@ -130,7 +138,7 @@ def build_transform(cfg, is_train=True, choices=None):
 
 
 def _train_steps(cfg, choices):
-    """(line to print, transform) of each step."""
+    """Yield the line to print and the transform of each step."""
     size = cfg.SIZE
     mode = INTERPOLATION_MODES[cfg.INTERPOLATION]
     if "random_crop" not in choices and "random_resized_crop" not in choices:
@@ -184,7 +192,7 @@ def _train_steps(cfg, choices):
 
 
 def _test_steps(cfg, choices):
-    """(line to print, transform) of each step."""
+    """Yield the line to print and the transform of each step."""
     size = cfg.SIZE
     mode = INTERPOLATION_MODES[cfg.INTERPOLATION]
     yield f"resize the smaller edge to {max(size)}", T.Resize(max(size), interpolation=mode)
