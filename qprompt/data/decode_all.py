@@ -2,7 +2,6 @@
 
 import hashlib
 import multiprocessing
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from qprompt.data.images import ImageError, read_image
+from qprompt.io.cores import available_cores
 
 
 class Decoded(NamedTuple):
@@ -25,11 +25,6 @@ class Decoded(NamedTuple):
     path: str
     fault: str
     digest: str
-
-
-def available_cores() -> int:
-    """Return the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _decode_some(paths: Sequence[str], with_digest: bool) -> list[Decoded]:

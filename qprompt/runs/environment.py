@@ -1,7 +1,6 @@
 """What a result was measured with: versions of libraries, hardware, memory."""
 
 import contextlib
-import os
 import platform
 import sys
 from importlib import metadata
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from qprompt import __version__
+from qprompt.io.cores import available_cores
 
 
 def versions(engine: str) -> dict[str, str]:
@@ -26,7 +26,7 @@ def hardware(device: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "machine": platform.machine(),
         "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": available_cores(),
         "threads": torch.get_num_threads(),
         "device": device,
     }

@@ -4,6 +4,7 @@ import dataclasses
 import os
 
 from qprompt.errors import UserError
+from qprompt.io.cores import available_cores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,7 @@ def local_slots(jobs: int | None = None, gpus: str | None = None) -> list[Slot]:
     if jobs is not None and jobs < 1:
         raise UserError(f"--jobs expects 1 or more, got {jobs}.")
     devices = visible_gpus() if gpus is None else chosen_gpus(gpus)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     count = jobs or len(devices) or cores
     threads = max(1, cores // count)
     no_gpu = "" if gpus == "none" else None

@@ -8,7 +8,6 @@ therefore do not depend on the number of workers, and their order is that of Das
 
 # ruff: noqa: NPY002 (set_random_seed seeds numpy's global generator)
 
-import os
 import random
 from contextlib import contextmanager, nullcontext
 
@@ -19,6 +18,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from qprompt.errors import UserError
+from qprompt.io.cores import available_cores
 from qprompt.io.random_state import random_state_kept
 
 from ..utils import read_image
@@ -55,11 +55,7 @@ class EpochDataLoader(DataLoader):
 
 def _num_workers(cfg):
     """Return NUM_WORKERS, limited to the processors that this process may use: more would wait for each other."""
-    if hasattr(os, "sched_getaffinity"):
-        available = len(os.sched_getaffinity(0))
-    else:
-        available = os.cpu_count() or 1
-    return min(cfg.DATALOADER.NUM_WORKERS, available)
+    return min(cfg.DATALOADER.NUM_WORKERS, available_cores())
 
 
 def build_data_loader(
