@@ -1,4 +1,4 @@
-"""``TRAINER.QUANT`` in the config of an unmodified script: checked when it is merged, kept when others are deleted."""
+"""``TRAINER.QUANT`` in the config of an unmodified script: checked in merges, and not deleted with other nodes."""
 
 import contextlib
 import re
