@@ -10,7 +10,7 @@ from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import Registry, set_random_seed
 
-from qprompt.dropin.launcher import offer_quantized, quantized_class
+from qprompt.dropin.registry import offer_quantized, quantized_class
 from qprompt.errors import UserError
 from qprompt.io.logs import show_logs
 from qprompt.quantization.api import quantized_parameters

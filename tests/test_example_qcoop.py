@@ -61,9 +61,9 @@ def short_clip(example, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data_root(tmp_path_factory):
-    """A data root, and few test pictures in it."""
+    """A data root. There are fewer pictures than usual to draw."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fewshot, "COUNTS", {**fewshot.COUNTS, "val": 4, "test": 2})
+        patch.setattr(fewshot, "COUNTS", {"train": 20, "val": 4, "test": 2})
         yield tmp_path_factory.mktemp("data")
 
 
