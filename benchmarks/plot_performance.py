@@ -1,19 +1,26 @@
 #!/usr/bin/env python3
-"""The plot and the tables of docs/internals/performance.md, from benchmarks/results/*.json.
+"""The plots and tables of docs/internals/performance.md and the plot of ablations.md, from benchmarks/results/.
 
-python benchmarks/plot_performance.py            # writes docs/internals/images/performance.png, prints the tables
+python benchmarks/plot_performance.py            # writes docs/internals/images/*.png, prints the tables
 """
 
+import csv
 import json
+import sys
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
 HERE = Path(__file__).resolve().parent
-STYLE = {"upstream": "C3o-", "plain": "C7s--", "fast": "C0o-", "bounded": "C0v:", "floor": "k:"}
+sys.path.insert(0, str(HERE.parent))
+
+from qprompt.report.plotting import legend_below, marker_style, matplotlib, new_figure, styled, to_bytes  # noqa: E402
+
+IMAGES = HERE.parent / "docs" / "internals" / "images"
+LABELS = {
+    "upstream": "upstream: CoOp's code",
+    "plain": "plain: unmodified model",
+    "fast": "fast: the default",
+    "bounded": "fast, a quarter of the memory",
+}
 
 
 def results(name):
@@ -54,21 +61,55 @@ def text_encoding():
             )
         )
     table(head, cells)
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), constrained_layout=True)
-    rows = [row for row in rows if row["context"] == 4]
-    for name, style in STYLE.items():
-        with_it = [row for row in rows if name in row]
-        classes = [row["classes"] for row in with_it]
-        if name == "floor":
-            axes[0].plot([row["classes"] for row in rows], [row["floor_s"] for row in rows], style, label="arithmetic")
-            continue
-        axes[0].plot(classes, [row[name]["median_s"] for row in with_it], style, label=name)
-        axes[1].plot(classes, [row[name]["kept_bytes"] / 1e6 for row in with_it], style, label=name)
-    for axis, label in zip(axes, ("CPU seconds, forward and backward", "MB kept for backward"), strict=True):
-        axis.set(xscale="log", yscale="log", xlabel="classes", title=label)
-        axis.grid(True, which="both", alpha=0.25)
-    axes[0].legend()
-    figure.savefig(HERE.parent / "docs" / "internals" / "images" / "performance.png", dpi=120)
+    plot_text_encoding([row for row in rows if row["context"] == 4])
+
+
+def plot_text_encoding(rows):
+    """Draw time and memory by number of classes."""
+    with styled():
+        figure, axes = new_figure(1, 2, 3.9, 3.2, sharex=True)
+        time, memory = axes[0]
+        for index, (name, label) in enumerate(LABELS.items()):
+            with_it = [row for row in rows if name in row]
+            classes = [row["classes"] for row in with_it]
+            style = {"label": label, "linestyle": "--" if name == "plain" else "-", **marker_style(index)}
+            time.plot(classes, [row[name]["median_s"] for row in with_it], **style)
+            memory.plot(classes, [row[name]["kept_bytes"] / 1e6 for row in with_it], **style)
+        floor = {"label": "floor: matrix products alone", "color": "#000000", "linestyle": ":"}
+        time.plot([row["classes"] for row in rows], [row["floor_s"] for row in rows], **floor)
+        time.set(title="Time of text encoding", ylabel="CPU time, forward and backward (s)")
+        memory.set(title="Memory of text encoding", ylabel="kept for the backward pass (MB)")
+        ticker = matplotlib().ticker
+        for axis in axes.flat:
+            axis.set(xscale="log", yscale="log", xlabel="number of classes")
+            axis.set_xticks([row["classes"] for row in rows])
+            axis.xaxis.set_minor_locator(ticker.NullLocator())
+            for each in (axis.xaxis, axis.yaxis):
+                each.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
+        legend_below(figure, axes, columns=3)
+        (IMAGES / "text_encoding_time_and_memory.png").write_bytes(to_bytes(figure, "png"))
+
+
+def noise():
+    """Draw the paired differences of the ablation of noise, a panel per accuracy."""
+    with open(HERE / "results" / "ablations" / "noise.csv", encoding="utf-8") as file:
+        blocks = [block.splitlines() for block in file.read().split("\n\n")]
+    rows = [row for block in blocks for row in csv.DictReader(block) if row["table"] == "Paired differences"]
+    methods = list(dict.fromkeys(row["comparison"].removesuffix(" - CoOp") for row in rows))
+    with styled():
+        figure, axes = new_figure(1, 3, 2.6, 2.4, sharex=True, sharey=True)
+        for axis, (accuracy, title) in zip(
+            axes.flat, {"Base": "base classes", "New": "new classes", "H": "H"}.items(), strict=True
+        ):
+            for place, method in enumerate(methods):
+                (row,) = [r for r in rows if (r["comparison"], r["accuracy"]) == (f"{method} - CoOp", accuracy)]
+                mean, low, high = (float(row[key]) for key in ("difference", "95%_interval_low", "95%_interval_high"))
+                style = {**marker_style(place), "capsize": 3, "linestyle": "none", "markersize": 6}
+                axis.errorbar([mean], [place], xerr=[[mean - low], [high - mean]], **style)
+            axis.axvline(0, color="#000000", linewidth=1, linestyle=":")
+            axis.set_yticks(range(len(methods)), [method.replace("NoisyCoOp SIGMA=", "noise ") for method in methods])
+            axis.set(title=title, xlabel="points above CoOp", ylim=(len(methods) - 0.5, -0.5))
+        (IMAGES / "noise_and_quantization.png").write_bytes(to_bytes(figure, "png"))
 
 
 def training_step():
@@ -131,3 +172,4 @@ if __name__ == "__main__":
     evaluation()
     memory()
     base_to_new()
+    noise()

@@ -1,5 +1,7 @@
 """The figures: their files, and lines at the values of the records."""
 
+import itertools
+
 import numpy as np
 import pytest
 from report_runs import write_base2new, write_run
@@ -17,16 +19,41 @@ def scores_of(path):
     return pair(read_runs([path])[0])[0]
 
 
-def test_epochs_figure_draws_the_mean_over_seeds(tmp_path):
+def test_epochs_figure_has_a_panel_per_method_with_the_mean_over_seeds(tmp_path):
     scores = scores_of(write_base2new(tmp_path, curves=True))
     _, figure = make_figures(scores, ["epochs"])["epochs"]
-    base, new = figure.axes
-    lines = {line.get_label(): line for line in base.lines}
-    assert set(lines) == {"CoOp", "QCoOp", "ZeroshotCLIP (no training)"}
-    expected = [s.curves["base"][-1][1] for s in scores if s.method == "CoOp"]
-    assert lines["CoOp"].get_ydata()[-1] == pytest.approx(sum(expected) / 3)
-    assert list(lines["CoOp"].get_xdata())[-1] == 200
-    assert len(base.collections) == len(new.collections) == 2  # a band each
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["CoOp", "QCoOp"] * 2
+    assert [axis.get_ylabel() for axis in figure.axes[::2]] == [
+        "base classes\naccuracy (%)",
+        "new classes\naccuracy (%)",
+    ]
+    for axis, (kind, method) in zip(figure.axes, itertools.product(("base", "new"), ("CoOp", "QCoOp")), strict=True):
+        lines = {line.get_label(): line for line in axis.lines}
+        assert set(lines) == {"_method", "the other methods", "ZeroshotCLIP (no training)"}
+        expected = {name: [s.curves[kind][-1][1] for s in scores if s.method == name] for name in ("CoOp", "QCoOp")}
+        other = "QCoOp" if method == "CoOp" else "CoOp"
+        assert lines["_method"].get_ydata()[-1] == pytest.approx(sum(expected[method]) / 3)
+        assert lines["the other methods"].get_ydata()[-1] == pytest.approx(sum(expected[other]) / 3)
+        assert list(lines["_method"].get_xdata())[-1] == 200
+        (band,) = axis.collections  # of the panel's own method only
+        low, high = band.get_datalim(axis.transData).intervaly
+        assert axis.get_ylim()[0] <= low < high <= axis.get_ylim()[1]
+    assert [text.get_text() for text in figure.legends[0].texts] == ["the other methods", "ZeroshotCLIP (no training)"]
+
+
+def test_epochs_figure_breaks_many_methods_into_rows_of_one_scale(tmp_path):
+    """Six methods: two rows of three for base classes, then two for new classes."""
+    for number, method in enumerate(("A", "B", "C", "D", "E", "F")):
+        train = write_run(tmp_path / f"{method}t", method, prompt={"payload_bytes": 10})
+        for classes in ("base", "new"):
+            accuracy = 50 + 5 * number
+            curve = [{"epoch": 0, "accuracy": 50}, {"epoch": 9, "accuracy": accuracy}]
+            where = {"mode": "eval", "classes": classes, "accuracy": accuracy, "model_dir": str(train), "curve": curve}
+            write_run(tmp_path / f"{method}{classes}", method, **where)
+    _, figure = make_figures(scores_of(tmp_path), ["epochs"])["epochs"]
+    assert [axis.get_title(loc="left") for axis in figure.axes] == list("ABCDEF") * 2
+    assert len({axis.get_ylim() for axis in figure.axes[:6]}) == 1
+    assert [axis.get_xlabel() for axis in figure.axes] == [""] * 9 + ["epoch"] * 3
 
 
 def test_long_names_do_not_collapse_the_axes(tmp_path):

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from qprompt.errors import UserError
 from qprompt.quantization.codebook import assign, count, count_by_comparison, make_table
-from qprompt.quantization.kmeans import boundaries, fit_sorted, kmeans
+from qprompt.quantization.kmeans import boundaries, fit_sorted, kmeans, spread
 
 
 def cost(x, levels):
@@ -318,3 +318,44 @@ def test_levels_of_few_distinct_values_are_these(values, k):
         return
     levels = kmeans(torch.tensor(values, dtype=torch.float64), k)
     assert levels.unique().tolist() == distinct and len(levels) == k
+
+
+@pytest.mark.parametrize("shape", ["normal", "uniform", "clumps"])
+def test_levels_of_a_sample_are_near_the_optimum_and_nearer_with_more_values(shape):
+    x = torch.tensor(SHAPES[shape](np.random.default_rng(0), 400_000))
+    best = cost(x, kmeans(x, 16))
+    small, large = (cost(x, kmeans(x, 16, sample=size)) / best - 1 for size in (2_000, 100_000))
+    assert 0 < large < small and large < 0.01
+
+
+def test_a_sample_is_deterministic_and_all_values_are_the_default():
+    x = torch.randn(3, 5_000, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(kmeans(x, 4, sample=700), kmeans(x.clone(), 4, sample=700))
+    assert torch.equal(kmeans(x, 4, sample=700)[1], kmeans(x[1], 4, sample=700))
+    assert torch.equal(kmeans(x, 4, sample=5_000), kmeans(x, 4)) and torch.equal(
+        kmeans(x, 4, sample=9_999), kmeans(x, 4)
+    )
+    assert not torch.equal(kmeans(x, 4, sample=700), kmeans(x, 4))
+
+
+@pytest.mark.parametrize("columns", [2, 16, 512, 768, 1000])
+def test_a_sample_of_a_matrix_contains_every_column_equally_often(columns):
+    """A constant step would take few columns, or one, of a flattened matrix."""
+    chosen = spread(columns * 2_000, columns * 100)
+    assert len(chosen.unique()) == columns * 100 and chosen.diff().min() > 0
+    often = torch.bincount(chosen % columns, minlength=columns)
+    assert often.min() >= 75 and often.max() <= 125
+
+
+def test_a_value_outside_the_sample_that_is_not_finite_is_refused():
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        x = torch.linspace(0, 1, 1_000)
+        outside = next(i for i in range(1_000) if i not in spread(1_000, 10))
+        x[outside] = bad
+        with pytest.raises(UserError, match="NaN or infinite"):
+            kmeans(x, 2, sample=10)
+
+
+def test_a_sample_smaller_than_the_codebook_is_refused():
+    with pytest.raises(UserError, match="sample=3 and k=4"):
+        kmeans(torch.randn(100), 4, sample=3)

@@ -10,7 +10,7 @@ from PIL import Image
 
 import train
 from qprompt.__main__ import main
-from qprompt.report.look.classes import class_table, confusion
+from qprompt.report.look.classes import class_table, confusion, confusion_figure
 from qprompt.report.look.mistakes import contact_sheet, mistakes_table, most_confident_errors
 from qprompt.report.look.rebuild import Predictions, predict, rebuild
 from qprompt.report.look.words import words_table
@@ -56,13 +56,13 @@ def test_other_classes_and_a_moved_data_root(runs, tmp_path):
     assert all(path.startswith(str(tmp_path)) for path in found.paths)
 
 
-def test_quantized_run_is_compared_with_its_full_precision_weights(runs, tmp_path, capsys):
+def test_quantized_run_is_compared_with_its_latent_weights(runs, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     assert main(["look", str(runs / "QCoOp"), "--out", str(tmp_path / "out"), "--mistakes", "3"]) == 0
     shown, logged = capsys.readouterr()
     assert logged.startswith("Written to ") and logged.count("\n") == 1
-    assert "Full precision" in shown and "Quantized" in shown and "[V]4" in shown
-    assert "Classes: QCoOp against full precision" in shown and "McNemar" in shown
+    assert "Latent weights" in shown and "Quantized" in shown and "[V]4" in shown
+    assert "Classes: QCoOp against latent weights" in shown and "McNemar" in shown
     assert "Dassl" not in shown and "Loading" not in shown
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names >= {"look.html", "look.csv", "confusion.pdf", "mistakes.png"}
@@ -127,6 +127,24 @@ def test_class_table_counts(predictions):
     assert table.rows[0][:2] == ["cat", 3] and table.rows[0][2].mean == pytest.approx(100 / 3)
     assert table.rows[0][3] == "dog (2)" and table.rows[2][1:] == [0, None, "-"]
     assert confusion(predictions).tolist() == [[1, 2, 0], [1, 1, 0], [0, 0, 0]]
+
+
+def test_confusion_matrix_has_counts_in_its_cells(predictions):
+    pytest.importorskip("matplotlib")
+    axis = confusion_figure(predictions, "title").axes[0]
+    cells = {tuple(map(int, text.get_position())): text for text in axis.texts}
+    assert {(row, column): text.get_text() for (column, row), text in cells.items()} == {
+        (0, 0): "1", (0, 1): "2", (1, 0): "1", (1, 1): "1",
+    }  # fmt: skip
+    assert cells[1, 0].get_color() == "white" and cells[0, 0].get_color() == "black"  # 67% and 33% of the class
+
+
+def test_confusion_matrix_of_many_classes_has_no_counts(predictions):
+    """A number would not fit into its cell."""
+    pytest.importorskip("matplotlib")
+    names = [f"class {number}" for number in range(100)]
+    many = Predictions(names, predictions.paths, predictions.labels, torch.eye(100)[predictions.predicted])
+    assert len(confusion_figure(many, "title").axes[0].texts) == 0
 
 
 def test_images_won_and_lost_are_counted(predictions):

@@ -1,6 +1,6 @@
 """Inspect a run: nearest words of its context, accuracy per class, confusion, most confident errors.
 
-A quantized run is compared with its own full-precision weights: which classes did quantization help? With --against it
+A quantized run is compared with its own latent weights: which classes did quantization help? With --against it
 is compared with another run, on the same images.
 
 Examples:
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     ours = predict(trainer)
     name, other_name, other = one.trainer, "", None
     tables = []
-    words, full = _words_and_full_precision(trainer, one)
+    words, latent = _words_and_latent_predictions(trainer, one)
     tables += words
     if args.against:
         two = _read(args.against)
@@ -68,8 +68,8 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(
                 f"{args.run} and {args.against} were not tested on the same images, so they cannot be compared."
             )
-    elif full is not None:
-        other_name, other = "full precision", full
+    elif latent is not None:
+        other_name, other = "latent weights", latent
     tables.append(classes.class_table(name, ours, other_name, other))
     tables.append(mistakes.mistakes_table(ours, args.mistakes))
     print(render.FORMATS[args.format](tables), end="")
@@ -95,26 +95,26 @@ def _names(one: Any, two: Any) -> tuple[str, str]:
     return f"{one.trainer} ({one.folder.name})", f"{two.trainer} ({two.folder.name})"
 
 
-def _words_and_full_precision(trainer: Any, run: Any) -> tuple[list, Any]:
-    """The table of words, if a context is learned, and the predictions in full precision of a quantized run.
+def _words_and_latent_predictions(trainer: Any, run: Any) -> tuple[list, Any]:
+    """The table of words, if a context is learned, and the predictions with the latent weights of a quantized run.
 
-    Afterwards the trainer's model is in full precision.
+    Afterwards the trainer's model has the latent weights.
     """
     from qprompt.quantization.api import dequantize_, quantized_parameters
     from qprompt.report.look.rebuild import predict
     from qprompt.report.look.words import context_of, known_tokens, words_table
 
     contexts = {"Nearest words": context_of(trainer)}
-    full = None
+    latent = None
     if quantized_parameters(trainer.model):
         contexts = {"Quantized": contexts["Nearest words"]}
         dequantize_(trainer.model, keep="original")
         trainer.set_model_mode("eval")
-        full = predict(trainer)
-        contexts = {"Full precision": context_of(trainer), **contexts}
+        latent = predict(trainer)
+        contexts = {"Latent weights": context_of(trainer), **contexts}
     learned = {name: context for name, context in contexts.items() if context is not None}
     if not learned:
-        return [], full
+        return [], latent
     clip_model = getattr(trainer.model, "clip_model", None)
     if clip_model is None:
         from qprompt.backbones import load_clip
@@ -122,7 +122,7 @@ def _words_and_full_precision(trainer: Any, run: Any) -> tuple[list, Any]:
         clip_model = load_clip(run.backbone, run.flat_config.get("MODEL.BACKBONE.PATH", ""))
     known = known_tokens(run.backbone, run.flat_config.get("MODEL.BACKBONE.PATH", ""))
     names = [trainer.lab2cname[label] for label in sorted(trainer.lab2cname)]
-    return [words_table(learned, clip_model, names, known)], full
+    return [words_table(learned, clip_model, names, known)], latent
 
 
 def _write(folder: Path, tables: list, predictions: Any, count: int, runs: list) -> None:
@@ -136,7 +136,7 @@ def _write(folder: Path, tables: list, predictions: Any, count: int, runs: list)
         with styled():
             title = f"{runs[0].trainer} on {runs[0].dataset}"
             figures["confusion"] = (
-                "Confusion matrix, each row in percent of its class",
+                "Confusion matrix: numbers of images, each row coloured in percent of its class",
                 confusion_figure(predictions, title),
             )
     except UserError as error:

@@ -31,33 +31,59 @@ COARSE, PER_LEVEL, BAND, REACH = 192, 12, 48, 16
 CHUNK = 2**24  # entries of the largest intermediate tensor
 
 
-def kmeans(x: Tensor, k: int, init: Tensor | None = None) -> Tensor:
+def kmeans(x: Tensor, k: int, init: Tensor | None = None, sample: int | None = None) -> Tensor:
     """Return the k levels that minimize the sum of squared distances of x to its nearest level. Deterministic.
 
-    No cluster is empty. If a row has fewer than k distinct values, they are its levels, and some are repeated.
+    No cluster is empty (with `sample`: of the sample). If a row has fewer than k distinct values, they are its levels,
+    and some are repeated.
 
     Args:
         x: (..., n) values of any floating type.
         k: number of levels, 1 to 65536.
         init: (..., k), such as the previous codebook. It starts a local search in place of the global one: faster for
             large k, and as good as the data still resemble those that `init` was fitted to.
+        sample: fit to this many values of each row (all, if there are fewer). They are spread evenly over the row and
+            always the same. Faster for millions of values, at a slightly larger squared error
+            (docs/internals/performance.md has the curve). Not for heavy tails: a sample misses the few values that make
+            up most of their error. By default all values are used.
 
     Returns:
         (..., k) ascending, in float32 (float64 for float64).
 
     Raises:
-        UserError: there are no values, a value is NaN or infinite, or k is out of range.
+        UserError: there are no values, a value is NaN or infinite, k is out of range, or the sample has fewer than k
+            values.
     """
     if x.numel() == 0 or not x.is_floating_point() or not 1 <= k <= 65536:
         raise UserError(
             f"kmeans got {x.dtype} values of shape {tuple(x.shape)} and k={k}; "
             "expected at least one floating-point value and k from 1 to 65536"
         )
-    rows = sort(x.detach().reshape(-1, x.shape[-1]))
-    if not bool(torch.isfinite(rows[:, :: max(1, x.shape[-1] - 1)]).all()):  # first and last: NaN sorts last
-        raise UserError("kmeans got NaN or infinite values; expected finite ones (did training diverge?)")
+    if sample is not None and sample < k:
+        raise UserError(f"kmeans got sample={sample} and k={k}; expected a sample of at least k values")
+    rows = x.detach().reshape(-1, x.shape[-1])
+    if sample is not None and sample < x.shape[-1]:
+        _require_finite(torch.stack(rows.aminmax()))  # the sample alone would miss a NaN
+        rows = rows[:, spread(x.shape[-1], sample).to(x.device)]
+    rows = sort(rows)
+    _require_finite(rows[:, :: max(1, rows.shape[-1] - 1)])  # first and last: NaN sorts last
     start = None if init is None else init.reshape(-1, k).to(rows)
     return fit_sorted(rows, k, start).reshape(*x.shape[:-1], k).to(rows.dtype)
+
+
+def _require_finite(values: Tensor) -> None:
+    if not bool(torch.isfinite(values).all()):
+        raise UserError("kmeans got NaN or infinite values; expected finite ones (did training diverge?)")
+
+
+def spread(n: int, m: int) -> Tensor:
+    """Return m ascending indices below n, one in each of m equal parts of the range.
+
+    The place within a part follows the multiples of the golden ratio. A constant place would take the same columns of
+    every row wherever the step divides the length of the rows of a flattened matrix.
+    """
+    part = torch.arange(m, dtype=torch.float64)
+    return ((part + (part * ((5**0.5 - 1) / 2)).frac()) * (n / m)).long().clamp_(max=n - 1)
 
 
 def sort(x: Tensor) -> Tensor:

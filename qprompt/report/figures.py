@@ -12,12 +12,12 @@ from qprompt.report.size import h_over_bytes
 
 FIGURES: dict[str, tuple[str, Callable[[Sequence[Score]], Any]]] = {
     "epochs": (
-        "Accuracy over epochs: mean over runs, band of one standard deviation; dotted: zero-shot",
+        "Accuracy over epochs, a panel per method: mean over runs, band of one standard deviation; dotted: zero-shot",
         accuracy_over_epochs,
     ),
     "size": ("H against the bytes of the stored prompt; bars of one standard deviation", h_over_bytes),
     "weights": (
-        "Histograms of the full-precision weights during training, each with its own scale; one run per method",
+        "Histograms of the latent weights during training, each with its own scale; one run per method",
         weights_over_steps,
     ),
     "kl": (

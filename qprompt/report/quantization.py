@@ -97,14 +97,14 @@ def divergence_over_steps(scores: Sequence[Score]) -> Any:
         column[0].set_title(record.title, loc="left")
         column[2].set_xlabel("step")
         column[2].locator_params(axis="x", nbins=5)
-    for axis, label in zip(axes[:, 0], ("KL to the last fit", "std of the weights", "SNR (dB)"), strict=True):
+    for axis, label in zip(axes[:, 0], ("KL to the last fit", "std of latent weights", "SNR (dB)"), strict=True):
         axis.set_ylabel(label)
     legend_below(figure, axes)
     return figure
 
 
 def weights_over_steps(scores: Sequence[Score]) -> Any:
-    """Return a figure of histograms of the full-precision weights: a column per method, a row per tensor.
+    """Return a figure of histograms of the latent weights: a column per method, a row per tensor.
 
     The first histogram is at the bottom. Each has its own scale, so that shapes can be compared while the spread grows.
     The outermost weights (one in two hundred on either side) may be outside the axes.
@@ -134,7 +134,7 @@ def weights_over_steps(scores: Sequence[Score]) -> Any:
                 axis.set_xlim(*_middle(stages))
             axis.set_title(f"{record.title}\n{name}" if len(record.tensors) > 1 else record.title, loc="left")
             axis.set_yticks(range(len(stages)), [f"{step:,}" for step, _, _ in stages])
-            axis.set_xlabel("weight")
+            axis.set_xlabel("latent weight")
             axis.locator_params(axis="x", nbins=5)
     for axis in axes[:, 0]:
         axis.set_ylabel("step")

@@ -9,7 +9,7 @@ from qprompt.report.look.rebuild import Predictions
 from qprompt.report.plotting import new_figure
 from qprompt.report.tables import Column, Stat, Table
 
-_LABELLED = 60  # the confusion matrix has names up to this number of classes
+_LABELLED = 60  # up to this number of classes the confusion matrix has names and numbers
 
 
 def class_table(name: str, ours: Predictions, other_name: str = "", other: Predictions | None = None) -> Table:
@@ -74,12 +74,16 @@ def confusion(predictions: Predictions) -> torch.Tensor:
 
 
 def confusion_figure(predictions: Predictions, title: str) -> Any:
-    """Return a figure of the confusion matrix, with each row in percent of its class."""
+    """Return a figure of the confusion matrix: colours in percent of the true class, numbers of images in the cells.
+
+    With more than `_LABELLED` classes the cells are too small for numbers, and the axes for names.
+    """
     counts = confusion(predictions)
     share = 100 * counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
     size = len(predictions.classnames)
-    named = size <= _LABELLED
-    side = max(3.2, 0.19 * size) if named else 7.0
+    labelled = size <= _LABELLED
+    digits = len(str(int(counts.max())))
+    side = max(3.2, max(0.19, 0.07 * digits) * size) if labelled else 7.0
     figure, axes = new_figure(1, 1, side + 1.2, side)
     axis = axes[0, 0]
     image = axis.imshow(share.numpy(), cmap="Blues", vmin=0, vmax=100)
@@ -87,8 +91,12 @@ def confusion_figure(predictions: Predictions, title: str) -> Any:
     axis.set_title(title, loc="left")
     axis.set_xlabel("predicted class")
     axis.set_ylabel("true class")
-    if named:
+    if labelled:
         axis.set_xticks(range(size), predictions.classnames, rotation=90, fontsize=7)
         axis.set_yticks(range(size), predictions.classnames, fontsize=7)
+        for row, column in counts.nonzero().tolist():
+            colour = "white" if share[row, column] > 50 else "black"
+            number = str(int(counts[row, column]))
+            axis.text(column, row, number, ha="center", va="center", color=colour, fontsize=6)
     figure.colorbar(image, ax=axis, label="% of the class", shrink=0.8)
     return figure

@@ -31,7 +31,7 @@ def words_table(contexts: dict[str, Tensor], clip_model: Any, classnames: Sequen
     """Return a table with a row per context vector and its nearest words by Euclidean distance.
 
     Args:
-        contexts: Name of a column -> context, (M, D) or (C, M, D); for instance in full precision and quantized.
+        contexts: Name of a column -> context, (M, D) or (C, M, D); for instance latent and quantized.
         clip_model: The CLIP model with the token embedding.
         classnames: Names of the classes, for class-specific contexts.
         known: The token ids to choose from; None for all.
