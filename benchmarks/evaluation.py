@@ -32,7 +32,7 @@ def measure(weights, clip_model, n_classes, batches, module, repeat):
         features = [model.image_features(batch) for batch in batches]
 
     def run(plain, given):
-        model.forget()
+        model.invalidate_cache()
         with reference(plain):
             return evaluate(model, given)
 

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from qprompt.backbones import import_clip  # noqa: E402
 from qprompt.io.files import write_json  # noqa: E402
-from qprompt.prompted_clip import products  # noqa: E402
+from qprompt.prompted_clip import onednn_linear  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -53,7 +53,7 @@ def side_by_side(calls, repeat, warm=True):
     return {name: (statistics.median(s), min(s), max(s)) for name, s in seconds.items()}
 
 
-def kept_for_backward(forward, frozen=()):
+def saved_for_backward(forward, frozen=()):
     """Bytes that autograd keeps between `forward()` and its backward pass, the weights in `frozen` apart."""
     ours = {p.untyped_storage().data_ptr() for p in frozen}
     sizes = {}
@@ -117,7 +117,7 @@ def matrix_rates(size=1024, seconds=1.0):
     that and of the library that our encoders take on this CPU."""
     a, b, bias = torch.randn(size, size), torch.randn(size, size), torch.zeros(size)
     rates = []
-    for multiply in (torch.nn.functional.linear, products.linear):
+    for multiply in (torch.nn.functional.linear, onednn_linear.linear):
         best, end = float("inf"), clock() + seconds
         while clock() < end:
             start = clock()
@@ -129,7 +129,7 @@ def matrix_rates(size=1024, seconds=1.0):
 
 def with_mkl_alone(call):
     """`call` where no product takes oneDNN, as on Intel's CPUs and on those without AVX-512."""
-    with mock.patch.object(products, "onednn_is_faster", lambda: False):
+    with mock.patch.object(onednn_linear, "onednn_is_faster", lambda: False):
         return call()
 
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Products with a frozen weight, forward and to the input: PyTorch's own (MKL) and oneDNN's, in the shapes of ViT-B/16
-and of the embedded CLIP.
+"""Linear layers with frozen weights, forward and backward: PyTorch's default library (MKL) and oneDNN, in the shapes of
+ViT-B/16 and of the embedded CLIP.
 
     python benchmarks/products.py
 
-Which of the two our encoders take is decided by the CPU and by the size (qprompt/prompted_clip/products.py); here both
-are run. Last, 32 images of 224 pixels through ViT-B/16, whole and in the parts that stay in the cache.
+The encoders choose between the two by CPU and size (qprompt/prompted_clip/onednn_linear.py); this measures both. Then 32
+images of 224 pixels go through ViT-B/16, in one pass and in passes small enough for the CPU's cache.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from measure import save, side_by_side
 
 from qprompt.backbones.load import build_clip
 from qprompt.backbones.random_weights import random_state_dict
-from qprompt.prompted_clip import image, products
+from qprompt.prompted_clip import image, onednn_linear
 
 WIDTHS = {"tiny": 128, "text": 512, "images": 768}
 ROWS = (
@@ -44,7 +44,7 @@ def measure(kind, rows, seconds):
         def both_ways(multiply, x=x, weight=weight, bias=bias, grad=grad):
             return lambda: torch.autograd.grad(multiply(x, weight, bias), x, grad)
 
-        calls = {"torch": both_ways(F.linear), "onednn": both_ways(products._Linear.apply)}
+        calls = {"torch": both_ways(F.linear), "onednn": both_ways(onednn_linear._Linear.apply)}
         timed = side_by_side(calls, min(2000, max(5, int(seconds * 5e10 / work))))
         row |= {f"{name}_{library}": work / median for library, (median, _, _) in timed.items()}
     return row
@@ -52,7 +52,7 @@ def measure(kind, rows, seconds):
 
 @torch.no_grad()
 def image_parts(images=32, repeat=1):
-    """Seconds of `encode_image` at several numbers of images at once."""
+    """Return seconds of `encode_image` for several numbers of images per pass."""
     clip_model = build_clip(random_state_dict("ViT-B/16"), "ViT-B/16")
     pixels, tokens = torch.randn(images, 3, 224, 224), len(clip_model.visual.positional_embedding)
 
@@ -66,17 +66,19 @@ def image_parts(images=32, repeat=1):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=2.0, help="about how long each product is repeated")
+    parser.add_argument(
+        "--seconds", type=float, default=2.0, help="about how long each size is measured (default: %(default)s)"
+    )
     args = parser.parse_args()
     rows = [measure(kind, rows, args.seconds) for kind, rows in ROWS]
-    print(f"{torch.get_num_threads()} thread(s); our encoders take oneDNN here: {products.onednn_is_faster()}")
+    print(f"{torch.get_num_threads()} thread(s); the encoders use oneDNN here: {onednn_linear.onednn_is_faster()}")
     print("GFLOP/s        rows    up: torch  oneDNN        down: torch  oneDNN")
     for r in rows:
         cells = [f"{r[f'{n}_torch'] / 1e9:10.0f} {r[f'{n}_onednn'] / 1e9:8.0f}" for n in ("up", "down")]
         ratios = [f"{r[f'{n}_onednn'] / r[f'{n}_torch']:.1f}x" for n in ("up", "down")]
         print(f"{r['of']:8} {r['rows']:8,}  {cells[0]} {ratios[0]}  {cells[1]} {ratios[1]}")
     parts = image_parts()
-    print("images at once: " + ", ".join(f"{count}: {seconds:.2f} s" for count, seconds in parts.items()))
+    print("images per pass: " + ", ".join(f"{count}: {seconds:.2f} s" for count, seconds in parts.items()))
     save("products", rows, image_parts_s=parts)
 
 

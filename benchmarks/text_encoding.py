@@ -1,56 +1,57 @@
 #!/usr/bin/env python3
-"""Text encoding of prompts, forward and backward: our plain path, our fast one, upstream's.
+"""Text encoding of prompts, forward and backward: plain path, fast path, and upstream's CoOp.
 
-    python benchmarks/text_encoding.py --coop ../CoOp                  # ViT-B/16's text side, 10 and 100 classes
+    python benchmarks/text_encoding.py --coop ../CoOp                  # text branch of ViT-B/16
     python benchmarks/text_encoding.py --classes 1000 --context 16 --repeat 3
 
-"mkl" is the fast path where oneDNN is not taken (qprompt/prompted_clip/products.py). "bounded" keeps a quarter of what
-"fast" keeps for backward (TEXT_MEMORY_MB). Above --plain-up-to classes our plain path and upstream's are left out: they
-keep 27 MB a class. Rows of other cases in the results file stay.
-Random weights in the true shapes; class names of 1 to 4 words. The floor is the arithmetic that has to be done (the
-matrix products of the rows that features depend on, forward and to the inputs) at the rate measured here, that of a
-large square product in the faster library. "products" is those products alone, in their own shapes, in the library that
-takes them: few rows are slower than large squares.
+"mkl" is the fast path without oneDNN (qprompt/prompted_clip/onednn_linear.py). "bounded" saves a quarter of the memory
+that "fast" saves for backward (TEXT_MEMORY_MB). Above --plain-up-to classes, the plain path and upstream are not
+measured: they save 27 MB per class. Rows of other cases in the results file stay.
+
+Weights are random, in the true shapes; class names have 1 to 4 words. The floor is the time of the necessary arithmetic
+(matrix products of the rows that features depend on, forward and to the inputs) at the measured rate of a large square
+product in the faster library. "products" is the time of these products alone, in their own shapes and in the library
+that computes them: products with few rows are slower than large squares.
 """
 
 import argparse
 from types import SimpleNamespace
 
 import torch
-from measure import kept_for_backward, matrix_rates, reference, save, side_by_side, upstream, with_mkl_alone
+from measure import matrix_rates, reference, save, saved_for_backward, side_by_side, upstream, with_mkl_alone
 
 from qprompt.backbones.load import build_clip
 from qprompt.backbones.random_weights import SHAPES, ClipShape, random_state_dict
 from qprompt.prompted_clip import encode_text, initial_context, prompt_layout
 from qprompt.prompted_clip.memory import bound_text_memory_, training_memory
-from qprompt.prompted_clip.products import linear
+from qprompt.prompted_clip.onednn_linear import linear
 
 WORDS = ("red", "old", "small", "wooden", "bird", "tower", "river", "engine", "flower", "glass", "northern", "market")
 
 
 def class_names(count):
-    """Names of 1 to 4 words, none twice as a whole."""
+    """Return distinct names of 1 to 4 words."""
     return [" ".join(WORDS[(i * k + k * k) % len(WORDS)] for k in range(1, 2 + i % 4)) for i in range(count)]
 
 
 def text_side(name):
-    """A CLIP with the text side of `name` and an image side too small to matter."""
+    """Return a CLIP with the text branch of `name` and a tiny image branch."""
     s = SHAPES[name]
     shape = ClipShape(s.embed_dim, 32, 1, 64, 32, s.transformer_width, s.transformer_heads, s.transformer_layers)
     return build_clip(random_state_dict(shape), name)
 
 
 def floor(layout, clip_model, rate):
-    """Seconds that the unavoidable matrix products take at `rate` FLOP/s, forward and backward to the inputs."""
+    """Return the seconds of the necessary matrix products at `rate` FLOP/s, forward and backward to the inputs."""
     width, layers = clip_model.transformer.width, clip_model.transformer.layers
     rows = len(layout.rows)
-    last = 2 * rows + 10 * layout.n_classes  # of width**2: keys and values of all, the rest at EOT
+    last = 2 * rows + 10 * layout.n_classes  # in units of width**2: keys and values of all rows, the rest at EOT
     return 2 * 2 * width**2 * (12 * rows * (layers - 1) + last) / rate
 
 
 def products(layout, clip_model):
-    """The matrix products of `floor`, with numbers that mean nothing."""
-    blocks, width = list(clip_model.transformer.resblocks), clip_model.transformer.width
+    """Compute the matrix products of `floor` on zeros."""
+    resblocks, width = list(clip_model.transformer.resblocks), clip_model.transformer.width
 
     def both_ways(rows, *weights):
         for weight in weights:
@@ -58,14 +59,14 @@ def products(layout, clip_model):
             out = linear(into, weight.detach(), torch.zeros(len(weight)))
             torch.autograd.grad(out, into, torch.zeros_like(out))
 
-    def others(block):
-        return block.attn.out_proj.weight, block.mlp.c_fc.weight, block.mlp.c_proj.weight
+    def others(resblock):
+        return resblock.attn.out_proj.weight, resblock.mlp.c_fc.weight, resblock.mlp.c_proj.weight
 
-    for block in blocks[:-1]:
-        both_ways(len(layout.rows), block.attn.in_proj_weight, *others(block))
-    query, key_value = blocks[-1].attn.in_proj_weight.split([width, 2 * width])
+    for resblock in resblocks[:-1]:
+        both_ways(len(layout.rows), resblock.attn.in_proj_weight, *others(resblock))
+    query, key_value = resblocks[-1].attn.in_proj_weight.split([width, 2 * width])
     both_ways(len(layout.rows), key_value)
-    both_ways(layout.n_classes, query, *others(blocks[-1]))
+    both_ways(layout.n_classes, query, *others(resblocks[-1]))
 
 
 def measure(clip_model, n_classes, n_context, repeat, rate, theirs, plain_too):
@@ -101,8 +102,8 @@ def measure(clip_model, n_classes, n_context, repeat, rate, theirs, plain_too):
     row["floor_s"] = floor(layout, clip_model, rate)
     row["products_s"] = timed.pop("products")[0]
     for name, (median, fastest, slowest) in timed.items():
-        kept = kept_for_backward(forwards[name], weights)
-        row[name] = {"median_s": median, "fastest_s": fastest, "slowest_s": slowest, "kept_bytes": kept}
+        row[name] = {"median_s": median, "fastest_s": fastest, "slowest_s": slowest}
+        row[name]["kept_bytes"] = saved_for_backward(forwards[name], weights)
     return row
 
 
@@ -113,7 +114,7 @@ def main():
     parser.add_argument("--context", type=int, nargs="+", default=[4, 16])
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--plain-up-to", type=int, default=100, metavar="CLASSES")
-    parser.add_argument("--coop", help="path of a CoOp checkout to measure beside ours")
+    parser.add_argument("--coop", help="path of a CoOp checkout to measure too")
     args = parser.parse_args()
     if args.coop:
         from qprompt.engine import activate
@@ -122,7 +123,7 @@ def main():
     theirs = upstream(args.coop, "coop") if args.coop else None
     clip_model = text_side(args.backbone)
     rates = matrix_rates()
-    said = f"{rates['best'] / 1e9:.0f} GFLOP/s, PyTorch's own product {rates['torch'] / 1e9:.0f}"
+    said = f"{rates['best'] / 1e9:.0f} GFLOP/s, PyTorch's default {rates['torch'] / 1e9:.0f}"
     print(f"{args.backbone}, {torch.get_num_threads()} thread(s), {said}; medians of {args.repeat}")
     rows = []
     for n_classes in args.classes:
@@ -139,7 +140,7 @@ def main():
                     r = row[name]
                     print(
                         f"  {name:9} {r['median_s']:8.3f} s ({r['fastest_s']:.3f} to {r['slowest_s']:.3f}) "
-                        f"{base['median_s'] / r['median_s']:5.1f}x   kept {r['kept_bytes'] / 2**20:8.1f} MiB "
+                        f"{base['median_s'] / r['median_s']:5.1f}x   saved {r['kept_bytes'] / 2**20:8.1f} MiB "
                         f"{base['kept_bytes'] / r['kept_bytes']:5.1f}x less"
                     )
     save("text_encoding", rows, ("classes", "context"), backbone=args.backbone, rates=rates)

@@ -15,7 +15,7 @@ from qprompt.backbones import load_clip  # noqa: E402
 from qprompt.backbones.random_weights import TEST_SHAPE, random_state_dict  # noqa: E402
 from qprompt.engine import activate  # noqa: E402
 from qprompt.io.logs import LOGGER  # noqa: E402
-from qprompt.prompted_clip import products  # noqa: E402
+from qprompt.prompted_clip import onednn_linear  # noqa: E402
 
 ENGINE = activate().name
 if ENGINE != "bundled":
@@ -81,13 +81,13 @@ def onednn(monkeypatch):
     """Multiply with oneDNN on any CPU; gives the list of the shapes multiplied."""
     if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         pytest.skip("this PyTorch has no oneDNN to call")
-    multiply, shapes = products._multiply, []
+    multiply, shapes = onednn_linear._multiply, []
 
     def recorded(x, weight, bias):
         shapes.append((tuple(x.shape), tuple(weight.shape)))
         return multiply(x, weight, bias)
 
-    monkeypatch.setattr(products, "SMALLEST", 0)
-    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
-    monkeypatch.setattr(products, "_multiply", recorded)
+    monkeypatch.setattr(onednn_linear, "MIN_MULTIPLICATIONS", 0)
+    monkeypatch.setattr(onednn_linear, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(onednn_linear, "_multiply", recorded)
     return shapes

@@ -10,7 +10,7 @@ from torch import nn
 
 from qprompt.backbones import import_clip
 from qprompt.dropin import fast_text as fast
-from qprompt.prompted_clip import products
+from qprompt.prompted_clip import onednn_linear
 
 
 class TextEncoder(nn.Module):
@@ -172,7 +172,7 @@ def test_products_are_restored_where_results_would_change(make, onednn, encoder)
 @pytest.mark.parametrize("version, faster", [("1.13.1+cu117", True), ("2.4.0", False)])
 def test_products_are_not_replaced_where_nothing_is_gained(make, onednn, monkeypatch, version, faster):
     monkeypatch.setattr(torch, "__version__", version)
-    monkeypatch.setattr(products, "onednn_is_faster", lambda: faster)
+    monkeypatch.setattr(onednn_linear, "onednn_is_faster", lambda: faster)
     before = F.linear
     assert "oneDNN" not in fast.speed_up(make(TextEncoder))
     assert F.linear is before

@@ -41,7 +41,7 @@ TESTS = {
     "qprompt.quantization.straight_through": FAKE_QUANT,
     "qprompt.quantization.encoding": FAKE_QUANT,
     "qprompt.quantization.batching": FAKE_QUANT,
-    "qprompt.prompted_clip.products": ["test_products.py"],
+    "qprompt.prompted_clip.onednn_linear": ["test_onednn_linear.py"],
     "qprompt.prompt_files.bits": ["test_packing.py"],
     "qprompt.prompt_files.packing": ["test_packing.py", "test_checkpoints.py"],
     "qprompt.prompt_files.format": ["test_packing.py"],

@@ -132,20 +132,20 @@ def _shorten(encoder: Any, length: int) -> Callable[[], None]:
 
 
 def _use_onednn() -> Callable[[], None] | None:
-    """Replace ``F.linear`` by `products.linear`; return a function that undoes it, or None where nothing is gained."""
+    """Replace ``F.linear`` by `onednn_linear.linear`; return a function that undoes it, or None if not faster."""
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 4):
         return None
-    from qprompt.prompted_clip import products
+    from qprompt.prompted_clip import onednn_linear
 
-    if not products.onednn_is_faster():
+    if not onednn_linear.onednn_is_faster():
         return None
 
     def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         plain = type(input) is Tensor  # a subclass may define its own product
-        return (products.linear if plain else products.linear_of_torch)(input, weight, bias)
+        return (onednn_linear.linear if plain else onednn_linear.torch_linear)(input, weight, bias)
 
     def restore() -> None:
-        F.linear = products.linear_of_torch
+        F.linear = onednn_linear.torch_linear
 
     F.linear = linear
     return restore

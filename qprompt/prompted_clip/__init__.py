@@ -1,14 +1,15 @@
 """Prompted encoding of text and images over the unmodified openai CLIP model.
 
-QPROMPT_REFERENCE=1 takes the plain path: whole prompts through the model's own blocks. The default path skips
-what no feature depends on; tests hold the two against each other.
+With QPROMPT_REFERENCE=1, whole prompts go through the model's own layers (the plain path). The default, fast path skips
+rows that no feature depends on. Tests compare the two.
 """
 
 from qprompt.prompted_clip.conditional import ConditionalCLIP
 from qprompt.prompted_clip.image import encode_image
-from qprompt.prompted_clip.layout import PromptLayout, initial_context, prompt_layout, tokenize
+from qprompt.prompted_clip.layout import PromptLayout, prompt_layout
 from qprompt.prompted_clip.model import PromptedCLIP, Prompts, normalize, similarity
 from qprompt.prompted_clip.text import encode_text
+from qprompt.prompted_clip.tokens import initial_context, tokenize
 
 __all__ = [
     "ConditionalCLIP",

@@ -5,18 +5,17 @@ from torch import Tensor
 
 from qprompt.prompted_clip.model import PromptedCLIP, Prompts, normalize, similarity
 
-ROWS = 1 << 14  # text rows encoded at once in evaluation, over all images of a batch
+ROWS = 1 << 14  # text rows per pass in evaluation, over the images of a batch
 
 
 class ConditionalCLIP(PromptedCLIP):
-    """Every image is compared with text features of its own prompts.
+    """CLIP's classifier with text features that are computed per image.
 
-    The prompt learner's call takes normalized image features (B, E) and gives `Prompts` whose text is
-    (B, 1, n, D).
+    The prompt learner is called with normalized image features (B, E) and returns `Prompts` with text (B, 1, n, D).
     """
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits (B, C) in fp32 of images (B, 3, H, W), or of image features (B, E)."""
+        """Return logits (B, C) in fp32 for images (B, 3, H, W) or image features (B, E)."""
         image_features = normalize(self.image_features(image, Prompts()))
         at_once = len(image) if torch.is_grad_enabled() else max(1, ROWS // len(self.layout.rows))
         logits = []

@@ -1,4 +1,4 @@
-"""Image features with learned prompts over an unmodified CLIP: a plain way, and a fast one that gives the same."""
+"""Image features with learned prompts over an unmodified CLIP: a plain path, and a fast one with equal results."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,23 +8,28 @@ from torch import Tensor
 
 from qprompt.backbones import ClipModel
 from qprompt.errors import UserError
-from qprompt.prompted_clip.layers import attention, layer
 from qprompt.prompted_clip.text import use_reference
+from qprompt.prompted_clip.transformer_layer import attention, transformer_layer
 
-ROWS = 2048  # at once on a CPU: 32 of ViT-B/16 took 7 to 15 % longer (benchmarks/products.py)
+ROWS = 2048  # per pass on a CPU: 32 images of ViT-B/16 in one pass took 7 to 15% longer (benchmarks/products.py)
 
 
 def encode_image(
     clip_model: ClipModel, image: Tensor, prompts: Tensor | None = None, deep: Sequence[Tensor] = ()
 ) -> Tensor:
-    """Image features (B, E), not normalized.
+    """Compute image features, not normalized.
 
     Args:
+        clip_model: The unmodified model; its image width is V.
         image: (B, 3, H, W) pixels.
-        prompts: (n, D) vectors appended after the patch tokens, behind the position embeddings (MaPLe, VPT).
-        deep: for layers 2, 3, ...: (n, D) vectors that replace them before that layer.
+        prompts: (n, V) vectors that follow the patch tokens, without position embeddings (MaPLe, VPT).
+        deep: (n, V) vectors for layers 2, 3, ... that replace these vectors before the layer.
 
-    A ResNet takes no prompts: it has no tokens to append them to.
+    Returns:
+        (B, E)
+
+    Raises:
+        UserError: Prompts for a ResNet, which has no tokens to append them to.
     """
     visual = clip_model.visual
     image = image.type(clip_model.dtype)
@@ -40,21 +45,25 @@ def encode_image(
     if prompts is not None:
         x = torch.cat([x, prompts.type(x.dtype).expand(x.shape[0], -1, -1)], dim=1)
     x = visual.ln_pre(x)
-    blocks = list(visual.transformer.resblocks)
-    for number, block in enumerate(blocks):
+    resblocks = list(visual.transformer.resblocks)
+    for number, resblock in enumerate(resblocks):
         if 0 < number <= len(deep):
             vectors = deep[number - 1].type(x.dtype).expand(x.shape[0], -1, -1)
             x = torch.cat([x[:, : x.shape[1] - vectors.shape[1]], vectors], dim=1)
         if plain:
-            x = block(x.permute(1, 0, 2)).permute(1, 0, 2)  # blocks take (T, B, D)
-        else:  # behind the last attention, the class token alone
-            x = layer(block, x, attention, keep=slice(1) if number == len(blocks) - 1 else None)
+            x = resblock(x.permute(1, 0, 2)).permute(1, 0, 2)  # resblocks take (T, B, V)
+        else:  # after the last attention, only the class token is needed
+            x = transformer_layer(resblock, x, attention, select=slice(1) if number == len(resblocks) - 1 else None)
     x = visual.ln_post(x[:, 0])
     return x @ visual.proj
 
 
 def images_at_once(clip_model: ClipModel) -> int | None:
-    """On a CPU, as many as their hidden units stay in its cache; elsewhere, and in a graph for any batch, no bound."""
+    """Return how many images to encode in one pass; None: all of them.
+
+    On a CPU their hidden units should fit into its cache. There is no limit on a GPU, nor while a graph for any batch
+    size is compiled or exported.
+    """
     position = clip_model.visual.positional_embedding
     if position.device.type != "cpu" or torch.compiler.is_compiling():
         return None
@@ -62,7 +71,7 @@ def images_at_once(clip_model: ClipModel) -> int | None:
 
 
 def _tokens(visual: Any, image: Tensor) -> Tensor:
-    """Class token and patch tokens with their positions: (B, 1 + grid**2, D)."""
-    x = visual.conv1(image).flatten(2).permute(0, 2, 1)  # (B, grid**2, D)
+    """Class token and patch tokens with their position embeddings: (B, 1 + grid**2, V)."""
+    x = visual.conv1(image).flatten(2).permute(0, 2, 1)  # (B, grid**2, V)
     class_token = visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
     return torch.cat([class_token, x], dim=1) + visual.positional_embedding.to(x.dtype)

@@ -13,7 +13,14 @@ from qprompt.prompted_clip.text import encode_text
 
 
 class Prompts(NamedTuple):
-    """What a prompt learner hands to the two encoders. See `encode_text` and `encode_image` for the shapes."""
+    """The output of a prompt learner, for the two encoders.
+
+    Attributes:
+        text: `context` of `encode_text`.
+        text_deep: `deep` of `encode_text`.
+        image: `prompts` of `encode_image`.
+        image_deep: `deep` of `encode_image`.
+    """
 
     text: Tensor | None = None
     text_deep: Sequence[Tensor] = ()
@@ -22,16 +29,10 @@ class Prompts(NamedTuple):
 
 
 class PromptedCLIP(nn.Module):
-    """CLIP's classifier over the prompts that a `prompt_learner` gives.
+    """CLIP's classifier with prompts from a prompt learner.
 
-    Args:
-        clip_model: frozen; used, never changed. It is not a submodule: `parameters()` and `state_dict()` of this
-            module are what is learned, and nothing else.
-        layout: the prompts of the classes.
-        prompt_learner: a module whose call returns `Prompts`; None for zero-shot.
-        logit_scale: what the cosine similarities are multiplied with; 0 takes the model's own.
-
-    While no gradients flow, text features are kept until a weight changes.
+    The CLIP model is used and never changed. It is not a submodule: `parameters()` and `state_dict()` contain only what
+    is learned. Without gradients, text features are cached until a weight changes.
     """
 
     def __init__(
@@ -41,75 +42,87 @@ class PromptedCLIP(nn.Module):
         prompt_learner: nn.Module | None = None,
         logit_scale: float = 0.0,
     ):
+        """Build the classifier.
+
+        Args:
+            clip_model: A frozen model.
+            layout: The prompts of C classes.
+            prompt_learner: A module whose call returns `Prompts`; None for zero-shot.
+            logit_scale: Factor of the cosine similarities; 0: the model's own.
+        """
         super().__init__()
         self._frozen = (clip_model,)
         self.layout, self.prompt_learner = layout, prompt_learner
         self.logit_scale = logit_scale or float(clip_model.logit_scale.detach().exp())
-        self._kept: tuple[object, Tensor] | None = None
+        self._cache: tuple[object, Tensor] | None = None  # (version of the weights, text features)
 
     @property
     def clip_model(self) -> ClipModel:
         return self._frozen[0]
 
     def prompts(self) -> Prompts:
-        """The prompts of this moment."""
+        """Return the current prompts."""
         return self.prompt_learner() if self.prompt_learner is not None else Prompts()
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits (B, C) in fp32 of images (B, 3, H, W), or of image features (B, E) that were encoded before."""
+        """Return logits (B, C) in fp32 for images (B, 3, H, W) or image features (B, E)."""
         prompts = self.prompts()
         image_features = normalize(self.image_features(image, prompts))
         return similarity(self.logit_scale, image_features, self.text_features(prompts))
 
     def image_features(self, image: Tensor, prompts: Prompts | None = None) -> Tensor:
-        """(B, E) features of images, not normalized; what is features already passes through."""
+        """Return features (B, E) of images, not normalized; features are returned as they are."""
         if image.dim() == 2:
             return image
         prompts = prompts or self.prompts()
         return encode_image(self.clip_model, image, prompts.image, prompts.image_deep)
 
     def text_features(self, prompts: Prompts) -> Tensor:
-        """Normalized text features (C, E)."""
+        """Return normalized text features (C, E), from the cache if it is valid."""
         version = self._weights_version()
-        if self._kept is not None and self._kept[0] == version:
-            return self._kept[1]
+        if self._cache is not None and self._cache[0] == version:
+            return self._cache[1]
         features = self.encode_classes(prompts)
-        self._kept = None if version is None else (version, features)
+        self._cache = None if version is None else (version, features)
         return features
 
     def encode_classes(self, prompts: Prompts) -> Tensor:
-        """Normalized text features (C, E), computed."""
+        """Compute normalized text features (C, E)."""
         return normalize(encode_text(self.clip_model, self.layout, prompts.text, prompts.text_deep))
 
     def _weights_version(self) -> object:
-        """What kept text features depend on; None while gradients flow. Torch counts every change in place."""
+        """What text features depend on, or None with gradients: torch counts every in-place change of a tensor."""
         if torch.is_grad_enabled():
             return None
         return [(tensor.data_ptr(), tensor._version) for tensor in (*self.parameters(), *self.buffers())]
 
-    def forget(self) -> None:
-        """Drop kept text features: after a change that torch doesn't count (one made through ``.data``)."""
-        self._kept = None
+    def invalidate_cache(self) -> None:
+        """Drop the cached text features; needed after a change that torch does not count (one through ``.data``)."""
+        self._cache = None
 
     def train(self, mode: bool = True) -> "PromptedCLIP":
-        """As for any module; the frozen CLIP stays in eval mode (a ResNet's batch norm must not move)."""
-        self.forget()
+        """Set the mode of the learned modules; the frozen CLIP stays in eval mode (a ResNet's batch norm must not
+        change)."""
+        self.invalidate_cache()
         return super().train(mode)
 
     def _apply(self, *args, **kwargs):
-        # .to(device) and the like take the frozen model along.
-        self.forget()
+        # .to(device) and the like also move the frozen model.
+        self.invalidate_cache()
         self.clip_model._apply(*args, **kwargs)
         return super()._apply(*args, **kwargs)
 
 
 def normalize(features: Tensor) -> Tensor:
-    """Features of length one along the last dimension, in fp32 whatever the encoders compute in."""
+    """Return features of length one along the last dimension, in fp32."""
     features = features.float()
     return features / features.norm(dim=-1, keepdim=True)
 
 
 def similarity(scale: float, image_features: Tensor, text_features: Tensor) -> Tensor:
-    """Scaled cosine similarities (..., B, C), in fp32 also under autocast: logits of CLIP's scale need it."""
+    """Return scaled cosine similarities (..., B, C) of normalized features (..., B, E) and (..., C, E).
+
+    Computed in fp32 also under autocast: half precision is too coarse for logits of CLIP's scale.
+    """
     with torch.autocast(device_type=image_features.device.type, enabled=False):
         return scale * image_features @ text_features.transpose(-1, -2)

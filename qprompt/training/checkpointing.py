@@ -52,7 +52,7 @@ class PromptCheckpoints(TrainerX):
             if not osp.isfile(path):
                 raise UserError(f"no checkpoint {path}. {_available(osp.join(directory, name))}")
             self.load_prompts(path, self._models[name])
-        self.model.forget()
+        self.model.invalidate_cache()
 
     def load_prompts(self, path: str, module: nn.Module) -> None:
         """Load a checkpoint file into a registered module."""

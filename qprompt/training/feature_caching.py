@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qprompt.data.decode_cache import MB
 from qprompt.prompted_clip import PromptedCLIP, Prompts
-from qprompt.prompted_clip.products import onednn_is_faster
+from qprompt.prompted_clip.onednn_linear import onednn_is_faster
 from qprompt.prompted_clip.text import use_reference
 from qprompt.training.feature_loaders import (
     EpochLoader,

@@ -239,4 +239,4 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
 
     def set_model_mode(self, mode="train", names=None):
         super().set_model_mode(mode, names)
-        self.model.forget()
+        self.model.invalidate_cache()

@@ -1,7 +1,7 @@
-"""Products with frozen weights, through the faster of the two libraries that PyTorch has for them on a CPU.
+"""Linear layers with frozen weights through oneDNN, on CPUs where it is faster than PyTorch's default library.
 
-PyTorch multiplies fp32 matrices with MKL. On an AMD EPYC with AVX-512, oneDNN, which comes with PyTorch too, is twice
-as fast (benchmarks/products.py). No other CPU was at hand; Intel's are left to Intel's own library.
+PyTorch multiplies fp32 matrices with MKL. On an AMD EPYC with AVX-512, oneDNN, which is also part of PyTorch, is twice
+as fast (benchmarks/products.py). Other CPUs were not measured; Intel CPUs use MKL, Intel's own library.
 """
 
 import functools
@@ -11,27 +11,27 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear as linear_of_torch  # bound here: `qprompt --fast` puts ours in its place
+from torch.nn.functional import linear as torch_linear  # bound here, because `qprompt --fast` replaces it
 
 CPUINFO = Path("/proc/cpuinfo")
-SMALLEST = 1 << 22  # multiplications: in smaller products a call of oneDNN costs more than it gains
+MIN_MULTIPLICATIONS = 1 << 22  # for fewer, a call of oneDNN costs more than it saves
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``F.linear`` to rounding: rows x (..., K) with weight (N, K) and bias (N,)."""
-    if not _takes_onednn(x, weight, bias):
-        return linear_of_torch(x, weight, bias)
+    """Compute ``F.linear``, equal up to rounding: x (..., K), weight (N, K) and bias (N,) -> (..., N)."""
+    if not _use_onednn(x, weight, bias):
+        return torch_linear(x, weight, bias)
     rows = _Linear.apply(x.flatten(0, -2), weight, bias)
     return rows.unflatten(0, x.shape[:-1])
 
 
-def _takes_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+def _use_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return (
         x.device.type == "cpu"
         and x.dim() > 1
         and x.dtype == weight.dtype == torch.float32
-        and not torch.compiler.is_compiling()  # nor exporting: then any number of rows is one graph
-        and x.numel() * len(weight) >= SMALLEST
+        and not torch.compiler.is_compiling()  # nor exporting: one graph has to serve any number of rows
+        and x.numel() * len(weight) >= MIN_MULTIPLICATIONS
         and not (torch.is_grad_enabled() and (weight.requires_grad or bias is not None and bias.requires_grad))
         and not torch.is_autocast_enabled("cpu")
         and onednn_is_faster()
@@ -40,7 +40,7 @@ def _takes_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
 
 class _Linear(torch.autograd.Function):
-    """Rows (M, K) -> (M, N); no gradient for the weight."""
+    """x (M, K) -> (M, N), without a gradient for the weight."""
 
     generate_vmap_rule = True
 
@@ -63,12 +63,12 @@ def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 @functools.cache
 def onednn_is_faster() -> bool:
-    """Whether this is an AVX-512 CPU that is not Intel's, and a PyTorch with MKL, and oneDNN to call instead."""
+    """Return whether this is a CPU with AVX-512 that is not Intel's, and a PyTorch with both MKL and oneDNN."""
     return (
         torch.backends.cpu.get_cpu_capability() == "AVX512"
         and torch.backends.mkl.is_available()
         and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # what torch.compile calls; no public function does this
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # torch.compile calls it; there is no public function
         and "GenuineIntel" not in _vendor()
     )
 

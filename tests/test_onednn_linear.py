@@ -1,4 +1,4 @@
-"""Products with frozen weights: oneDNN's are F.linear's to rounding, and are taken where they are faster."""
+"""Linear layers through oneDNN equal F.linear to rounding, and are used only where they are faster."""
 
 from functools import partial
 
@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from equality import assert_close
 
-from qprompt.prompted_clip import encode_image, encode_text, image, initial_context, products, prompt_layout
+from qprompt.prompted_clip import encode_image, encode_text, image, initial_context, onednn_linear, prompt_layout
 
-decide = products.onednn_is_faster.__wrapped__
+decide = onednn_linear.onednn_is_faster.__wrapped__
 NAMES = ["cat", "big dog", "a very small red house on a hill", *(f"traffic light {i}" for i in range(40))]
 
 
@@ -19,38 +19,39 @@ def test_equals_linear(onednn, shape, strided):
     x = torch.randn(*shape[:-1], 2 * shape[-1])[..., ::2] if strided else torch.randn(shape)
     weight, bias = torch.randn(60, 24)[10:50], torch.randn(40)
     given = [x.detach().requires_grad_() for _ in range(2)]
-    results = [multiply(each, weight, bias) for multiply, each in zip((F.linear, products.linear), given, strict=True)]
+    functions = F.linear, onednn_linear.linear
+    results = [linear(x, weight, bias) for linear, x in zip(functions, given, strict=True)]
     grad = torch.randn(results[0].shape).mT.contiguous().mT
     gradients = [torch.autograd.grad(*each, grad)[0] for each in zip(results, given, strict=True)]
     assert_close([results[0], gradients[0]], [results[1], gradients[1]])
     assert len(onednn) == 2  # forward and backward
     with torch.no_grad():
-        assert torch.equal(products.linear(x, weight, bias), results[1])
+        assert torch.equal(onednn_linear.linear(x, weight, bias), results[1])
 
 
-def test_changing_the_result_in_place_is_allowed(onednn):
+def test_result_may_be_changed_in_place(onednn):
     x, weight, bias = torch.randn(2, 3, 8, requires_grad=True), torch.randn(5, 8), torch.randn(5)
-    products.linear(x, weight, bias).mul_(2).sum().backward()
+    onednn_linear.linear(x, weight, bias).mul_(2).sum().backward()
     assert torch.allclose(x.grad, 2 * weight.sum(0).expand(2, 3, -1))
 
 
-def test_a_weight_that_is_trained_gets_its_gradient(onednn):
+def test_trained_weight_gets_its_gradient(onednn):
     weight = torch.randn(5, 8, requires_grad=True)
-    products.linear(torch.randn(3, 8), weight, torch.randn(5)).sum().backward()
+    onednn_linear.linear(torch.randn(3, 8), weight, torch.randn(5)).sum().backward()
     assert weight.grad is not None and not onednn
 
 
-def test_a_bias_that_is_trained_gets_its_gradient(onednn):
+def test_trained_bias_gets_its_gradient(onednn):
     bias = torch.randn(5, requires_grad=True)
-    products.linear(torch.randn(3, 8), torch.randn(5, 8), bias).sum().backward()
+    onednn_linear.linear(torch.randn(3, 8), torch.randn(5, 8), bias).sum().backward()
     assert bias.grad is not None and not onednn
 
 
-@pytest.mark.filterwarnings("ignore:There is a performance drop")  # vmap runs it once an entry
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # vmap runs it once per entry
 def test_gradients_of_gradients_and_torch_func(onednn):
     x, weight = torch.randn(3, 8, requires_grad=True), torch.randn(5, 8)
 
-    def loss(x, multiply=products.linear):
+    def loss(x, multiply=onednn_linear.linear):
         return multiply(x, weight).square().sum()
 
     (grad,) = torch.autograd.grad(loss(x), x, create_graph=True)
@@ -61,39 +62,39 @@ def test_gradients_of_gradients_and_torch_func(onednn):
     assert torch.allclose(many, torch.stack([grad, -grad]), atol=1e-4)
 
 
-def test_a_single_row(onednn):
+def test_single_row(onednn):
     x, weight, bias = torch.randn(8), torch.randn(5, 8), torch.randn(5)
-    assert torch.equal(products.linear(x, weight, bias), F.linear(x, weight, bias))
+    assert torch.equal(onednn_linear.linear(x, weight, bias), F.linear(x, weight, bias))
 
 
-@pytest.mark.filterwarnings("ignore:TF32")  # the switch's own
+@pytest.mark.filterwarnings("ignore:TF32")  # a warning of mkldnn.flags itself
 def test_switched_off(onednn):
     with torch.backends.mkldnn.flags(enabled=False):
-        products.linear(torch.randn(3, 8), torch.randn(5, 8))
+        onednn_linear.linear(torch.randn(3, 8), torch.randn(5, 8))
     assert not onednn
 
 
-def test_small_products_are_left_to_torch(onednn, monkeypatch):
-    monkeypatch.setattr(products, "SMALLEST", 3 * 8 * 5)
+def test_small_products_use_torch(onednn, monkeypatch):
+    monkeypatch.setattr(onednn_linear, "MIN_MULTIPLICATIONS", 3 * 8 * 5)
     weight, bias = torch.randn(5, 8), torch.randn(5)
-    products.linear(torch.randn(2, 8), weight, bias)
+    onednn_linear.linear(torch.randn(2, 8), weight, bias)
     assert not onednn
-    products.linear(torch.randn(3, 8), weight, bias)
+    onednn_linear.linear(torch.randn(3, 8), weight, bias)
     assert onednn
 
 
-def test_what_is_not_fp32_is_left_to_torch(onednn):
+def test_other_types_than_fp32_use_torch(onednn):
     x, weight, bias = torch.randn(3, 8), torch.randn(5, 8), torch.randn(5)
-    assert products.linear(x.double(), weight.double(), bias.double()).dtype == torch.float64
-    assert products.linear(x.bfloat16(), weight.bfloat16(), bias.bfloat16()).dtype == torch.bfloat16
+    assert onednn_linear.linear(x.double(), weight.double(), bias.double()).dtype == torch.float64
+    assert onednn_linear.linear(x.bfloat16(), weight.bfloat16(), bias.bfloat16()).dtype == torch.bfloat16
     with torch.autocast("cpu", torch.bfloat16):
-        assert products.linear(x, weight, bias).dtype == torch.bfloat16
+        assert onednn_linear.linear(x, weight, bias).dtype == torch.bfloat16
     assert not onednn
 
 
 def test_encoders(onednn, clip_model, monkeypatch):
     layout = prompt_layout(clip_model, NAMES, "a photo of a", 4)
-    assert layout.mask.dim() == 4  # several bins
+    assert layout.mask.dim() == 4  # several blocks
     context = initial_context(clip_model, 4).requires_grad_()
     vectors = torch.randn(2, 128, requires_grad=True)
     pixels = torch.randn(3, 3, 32, 32)
@@ -103,7 +104,7 @@ def test_encoders(onednn, clip_model, monkeypatch):
         features = [encode_text(clip_model, layout, context), encode_image(clip_model, pixels, vectors)]
         loss = sum((f * torch.linspace(-1, 1, f.shape[-1])).sum() for f in features)
         results.append([*features, *torch.autograd.grad(loss, [context, vectors])])
-        assert bool(onednn) == (reference == "0")  # the plain path stays the model's own
+        assert bool(onednn) == (reference == "0")  # the plain path never uses oneDNN
     assert_close(*results)
 
 
@@ -124,10 +125,10 @@ AMD, INTEL = "AMD64 Family 25 Model 33 Stepping 0, AuthenticAMD", "Intel64 Famil
         ("vendor_id\t: AuthenticAMD\n", "", {"torch.ops.mkldnn": object()}, False),
     ],
 )
-def test_which_cpus(onednn, monkeypatch, tmp_path, cpuinfo, processor, changed, faster):
+def test_choice_of_cpus(onednn, monkeypatch, tmp_path, cpuinfo, processor, changed, faster):
     if cpuinfo:
         (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{cpuinfo}")
-    monkeypatch.setattr(products, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(onednn_linear, "CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr("platform.processor", lambda: processor)
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
     for library in ("mkl", "mkldnn"):
