@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Augmentation by the workers (torchvision on Pillow images) and on the device in batches (INPUT.AUGMENT device).
+"""Augmentation in the workers (torchvision on Pillow images) and in batches on the device (INPUT.AUGMENT device).
 
     OMP_NUM_THREADS=1 python benchmarks/augment.py
     OMP_NUM_THREADS=1 python benchmarks/augment.py --width 640 --height 480 --batch 100
 
-Pictures of noise, 224 x 224 results, bicubic. "train" is random_resized_crop, random_flip and normalize, "test"
-resizes and crops the centre. For each image: "decode" reads a JPEG, "kept" takes its pixels from the decode cache;
-"torchvision" is what a worker does behind that by default, "worker" what is left to it, "device" what the device does
-then. Without a GPU that device is the CPU: nothing here says what a GPU takes. "equal" compares the results.
+Images of noise, results of 224 x 224 pixels, bicubic. "train" is random_resized_crop, random_flip and normalize; "test"
+resizes and crops the centre. Times are per image: "decode" reads a JPEG, "kept" reads its pixels from the decode cache.
+After that, "torchvision" is the work of a worker by default, "worker" its work with INPUT.AUGMENT device, and "device"
+the work of the device. Without a GPU the device is the CPU, which does not show how long a GPU takes. "equal" compares
+the results of both ways.
 """
 
 import argparse
@@ -38,8 +39,8 @@ def transforms():
     }
 
 
-def pictures(folder, args):
-    """Paths of JPEGs: large spots with fine noise, which take about as much to decode as photographs do."""
+def make_images(folder, args):
+    """Yield paths of JPEGs: large spots with fine noise, which take about as long to decode as photographs."""
     rng = np.random.default_rng(0)
     for number in range(args.batch):
         spots = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize((args.width, args.height))
@@ -58,7 +59,7 @@ def measure(name, transform, paths, repeat):
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def seeded(call):
-        torch.manual_seed(1)  # the same crops in every turn
+        torch.manual_seed(1)  # the same crops in every call
         return call()
 
     def views():
@@ -93,16 +94,16 @@ def main():
     args = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        paths = list(pictures(folder, args))
+        paths = list(make_images(folder, args))
         for name, transform in transforms().items():
             row = measure(name, transform, paths, args.repeat)
             rows.append(row)
             print(f"{name}: {args.batch} images of {args.width} x {args.height}, equal: {row['equal']}")
             for key, ms in row["ms_an_image"].items():
-                handed = f", {row['kB'][key]:.0f} kB an image" if key in row["kB"] else ""
+                handed = f", {row['kB'][key]:.0f} kB per image" if key in row["kB"] else ""
                 print(f"  {key:12} {ms['median']:6.2f} ms ({ms['fastest']:.2f} to {ms['slowest']:.2f}){handed}")
     if not torch.cuda.is_available():
-        print("Not run on a GPU: 'device' is the CPU here.")
+        print("There is no GPU here: 'device' is the CPU.")
     save("augment", rows, ("transform", "batch", "width", "height"))
 
 

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Can b be chosen from training data? Train on two thirds of the base classes, test on the shots of the others.
+"""Choose the bits b from training data: train on two thirds of the base classes, test on the shots of the others.
 
-    python benchmarks/auto_bits.py                     # draws 0 to 9: about a minute each on a core
+    python benchmarks/auto_bits.py                     # draws 0 to 9: about a minute per draw on one core
     python benchmarks/auto_bits.py --draws 20
 
-For every draw of the embedded world and every b of --bits: two trainings that each leave out a third of the base
-classes, and one on all of them, whose test accuracy is what a choice of b is judged by. Chosen is the b with the best
-mean over the two, of the accuracy on the classes left out ("held out") or of H of kept and left-out classes ("H").
-Loop and schedule are those of tiny_world_study.py. Results are written after every draw; the same command goes on.
+For every draw of the embedded world and every b of --bits there are three trainings: two that each leave out a third
+of the base classes, and one on all base classes. The first two choose b: by the best mean accuracy on the classes left
+out ("held out"), or by the best mean H of the two groups of classes ("H"). The test accuracy of the third judges the
+choice.
+Loop and schedule are those of tiny_world_study.py. Results are written after every draw; the same command resumes.
 """
 
 import argparse
@@ -30,7 +31,7 @@ SETTINGS = {
 
 
 def accuracies(clip_model, world, bits, args):
-    """Base and new accuracy of a training on `world` with each bit width."""
+    """Train on `world` with each bit width; return (base, new) accuracy of each."""
     jobs = [(Method.parse(f"qcoop{b}", args), 1) for b in bits]
     learners, _ = train(clip_model, world, jobs, args)
     contexts = torch.stack([learner.ctx.detach() for learner in learners])
@@ -38,7 +39,7 @@ def accuracies(clip_model, world, bits, args):
 
 
 def without(world, held):
-    """`world` as far as its training data goes, with the classes of `held` in place of the new ones."""
+    """Return the training data of `world` as a world whose new classes are those of `held`."""
     features, labels = world.shots(SETTINGS["shots"], 1)
     names = world.names["base"]
     parts = {"base": [c for c in range(len(names)) if c not in held], "new": held}
@@ -65,26 +66,26 @@ def one_draw(clip_model, number, bits, args):
 
 
 def judge(rows, bits):
-    """Print for each rule what it chose, and the H of its choices minus that of each fixed b."""
+    """Print for each criterion what it chose, and the H of its choices minus that of each fixed b."""
     draws = sorted({row["draw"] for row in rows})
 
     def grid(trained_on, score):
-        """(draws, bits) means of a score."""
+        """Return the means of a score, (draws, bits)."""
         means = []
         for draw in draws:
-            mine = [r for r in rows if r["draw"] == draw and r["trained_on"] == trained_on]
-            means.append([np.mean([score(r["base"], r["new"]) for r in mine if r["bits"] == b]) for b in bits])
+            own = [r for r in rows if r["draw"] == draw and r["trained_on"] == trained_on]
+            means.append([np.mean([score(r["base"], r["new"]) for r in own if r["bits"] == b]) for b in bits])
         return np.array(means)
 
     final = grid("all", harmonic)
     print(f"{len(draws)} draws; H of each b: {dict(zip(bits, final.mean(0).round(1).tolist(), strict=True))}")
-    print(f"knowing the best b of every draw: H {final.max(1).mean():.1f}")
-    for rule, score in {"held out": lambda base, new: new, "H": harmonic}.items():
+    print(f"with the best b of every draw: H {final.max(1).mean():.1f}")
+    for criterion, score in {"held out": lambda base, new: new, "H": harmonic}.items():
         chosen = grid("fold", score).argmax(1)
         h = final[np.arange(len(draws)), chosen]
         counts = {b: int((chosen == i).sum()) for i, b in enumerate(bits)}
         hits = int((final.argmax(1) == chosen).sum())
-        print(f"{rule}: chose {counts}, the best b in {hits} of {len(draws)} draws; H {h.mean():.1f}")
+        print(f"{criterion}: chose {counts}, the best b in {hits} of {len(draws)} draws; H {h.mean():.1f}")
         for i, b in enumerate(bits):
             difference = h - final[:, i]
             interval = stats.t.ppf(0.975, len(draws) - 1) * difference.std(ddof=1) / len(draws) ** 0.5
@@ -102,10 +103,10 @@ def main():
     settings = {**SETTINGS, "bits": args.bits}
     rows = []
     if path.exists():
-        kept = json.loads(path.read_text())
-        if kept["settings"] != settings:
-            parser.error(f"{path} holds results of other settings: move it away")
-        rows = kept["rows"]
+        before = json.loads(path.read_text())
+        if before["settings"] != settings:
+            parser.error(f"{path} contains results of other settings: move it away")
+        rows = before["rows"]
     for number in sorted(set(range(args.draws)) - {row["draw"] for row in rows}):
         rows += one_draw(clip_model, number, args.bits, SimpleNamespace(**SETTINGS, curve=0))
         write_json(path, {"settings": settings, "machine": machine(), "rows": rows})

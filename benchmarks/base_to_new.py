@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Base-to-new sweeps with evaluation: upstream's CoOp by its own train.py, our runs one by one, our sweep.
+"""Base-to-new experiments with evaluation: upstream's CoOp with its own train.py, single runs, and a sweep.
 
     python benchmarks/base_to_new.py --coop ../CoOp
     python benchmarks/base_to_new.py --seeds 1 --epochs 2 --paths fast sweep
 
-CoOp and QCoOp train on the base classes of a generated tree and are tested on base and new ones; then the ablation:
-QCoOp with more --bits. Upstream has no QCoOp: its CoOp counts for it. "plain" (the unmodified model, nothing kept) and
-"fast" (as train.py is) start a process for each run, as upstream does; they run the first seed only. "sweep" is
-`qprompt sweep --jobs 1`: features of an epoch kept, PyTorch imported once. A ViT and a text branch of 8 and 6 layers of
-width 192, random weights: with 20 base classes (--classes 40) images and text share the time as ViT-B/16's do at about
-50. CoOp's config for ViT-B/16, random crops and flips in it. CPU time of all processes, imports in it.
+CoOp and QCoOp are trained on the base classes of a generated data set and tested on base and new classes; then QCoOp is
+trained with more --bits. Upstream has no QCoOp, so its CoOp is counted twice. "plain" (the unmodified model, no caches)
+and "fast" (the default of train.py) start a process per run, as upstream does, and run only the first seed. "sweep" is
+`qprompt sweep --jobs 1`: features of an epoch are cached and PyTorch is imported once.
+
+The image branch has 8 layers and the text branch 6, both of width 192, with random weights. With 20 base classes
+(--classes 40), images and text take the same shares of the time as with ViT-B/16 and about 50 classes. The config is
+CoOp's for ViT-B/16, with random crops and flips. Times are CPU time of all processes, including imports.
 """
 
 import argparse
@@ -34,11 +36,11 @@ VARIANTS = {
     "plain": ({"QPROMPT_REFERENCE": "1"}, ["FEATURE_CACHE", "off"]),
     "fast": ({}, ["FEATURE_CACHE", "auto"]),
 }
-SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: what a child leaves behind is waited for, and so counted, here
+SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: orphans of children become children here, so that their time is counted
 
 
 def seconds_of(*arguments, **keywords):
-    """CPU seconds of `run_checkout` and of every process that it started."""
+    """Return the CPU seconds of `run_checkout` and of every process that it started."""
     ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     run_checkout(*arguments, **keywords)
@@ -50,7 +52,7 @@ def seconds_of(*arguments, **keywords):
 
 
 def train_and_test(checkout, clip, data, output, trainer, seed, epochs, extra=(), **more):
-    """Train on base classes, which tests on them, then test on new ones: CPU seconds of both."""
+    """Train and test on base classes, then test on new classes; return the CPU seconds of both."""
     options = ["INPUT.SIZE", "(64, 64)", "DATALOADER.TRAIN_X.BATCH_SIZE", "32", "OPTIM.MAX_EPOCH", epochs, *extra]
     training = train_args(data, output, trainer, "DATASET.SUBSAMPLE_CLASSES", "base", *options, shots=16, seed=seed)
     flags = ["--eval-only", "--model-dir", output, "--load-epoch", epochs, "DATASET.SUBSAMPLE_CLASSES", "new"]
@@ -59,7 +61,7 @@ def train_and_test(checkout, clip, data, output, trainer, seed, epochs, extra=()
 
 
 def sweep(folder, clip, data, epochs, seeds, bits):
-    """CPU seconds of `qprompt sweep` of CoOp and of QCoOp with these bits; finished runs are passed over."""
+    """Return the CPU seconds of `qprompt sweep` of CoOp and of QCoOp with these bits; finished runs are skipped."""
     spec = {
         "protocol": "base2new",
         "output": str(folder / "output" / "sweep"),
@@ -87,12 +89,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--classes", type=int, default=40, help="half of them base classes")
-    parser.add_argument("--bits", type=int, nargs="+", default=[1, 2, 3, 4, 8], help="the first: sweep; all: ablation")
+    parser.add_argument(
+        "--classes", type=int, default=40, help="number of classes; half are base classes (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--bits", type=int, nargs="+", default=[1, 2, 3, 4, 8], help="first: for all paths; others: only for the sweep"
+    )
     parser.add_argument("--paths", nargs="+", default=[*VARIANTS, "sweep"], choices=[*VARIANTS, "sweep"])
-    parser.add_argument("--coop", help="path of a CoOp checkout to measure beside ours")
+    parser.add_argument("--coop", help="path of a CoOp checkout to measure too")
     args = parser.parse_args()
-    seconds = {}  # of one seed: CoOp, QCoOp with one bit width, each further width
+    seconds = {}  # per seed: CoOp, QCoOp with one bit width, each further width
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         clip = save_tiny_clip_archive(folder / "clip.pt", SHAPE)
@@ -129,10 +135,10 @@ def main():
         row |= {"both": first["both_s"] / row["both_s"], "width": first["width_s"] / width if width else None}
         rows.append(row)
         print(
-            f"{args.classes} classes, {path:8} CoOp and QCoOp {row['both_s']:7.1f} s a seed ({row['both']:.1f}x); "
+            f"{args.classes} classes, {path:8} CoOp and QCoOp {row['both_s']:7.1f} s per seed ({row['both']:.1f}x); "
             f"one more bit width {width:7.1f} s ({row['width'] or 0:.1f}x)"
         )
-    print(f"Imports take {imports:.1f} s a process")
+    print(f"Imports take {imports:.1f} s per process")
     about = {"epochs": args.epochs, "seeds": args.seeds, "bits": args.bits, "imports_s": imports}
     rows = [row | about for row in rows]
     save("base_to_new", rows, keys=("classes", "path"))

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Does torch.compile pay? Training steps of the fast path as they are and compiled, and after how many steps it pays.
+"""torch.compile: training steps of the fast path with and without it, and after how many steps compiling pays off.
 
     python benchmarks/compile.py
     python benchmarks/compile.py --cases tiny:CoOp:15:32 ViT-B/16:MaPLe:100:4
 
-A case is BACKBONE:METHOD:CLASSES:BATCH; CoOp with kept image features, MaPLe with images. Compile time is that of the
-first two steps, with Inductor's cache empty.
+A case is BACKBONE:METHOD:CLASSES:BATCH; CoOp with cached image features, MaPLe with images. Compile time is the time of
+the first two steps with an empty cache of Inductor.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import tempfile
 import torch
 from measure import clock, save, side_by_side
 from text_encoding import class_names
-from training_step import ours, step
+from training_step import build_model, step
 
 from qprompt.backbones import load_clip
 from qprompt.backbones.load import build_clip
@@ -34,8 +34,8 @@ def measure(case, repeat):
     if method == "CoOp":
         with torch.no_grad():
             given = clip_model.encode_image(given)
-    models = {"eager": ours(method, clip_model, class_names(n_classes))}
-    models["compiled"] = torch.compile(ours(method, clip_model, class_names(n_classes)))
+    models = {"eager": build_model(method, clip_model, class_names(n_classes))}
+    models["compiled"] = torch.compile(build_model(method, clip_model, class_names(n_classes)))
     optimizers = {name: torch.optim.SGD(model.parameters(), lr=0.002) for name, model in models.items()}
     calls = {name: lambda name=name: step(models[name], given, label, optimizers[name]) for name in models}
     start = clock()
@@ -61,7 +61,7 @@ def main():
             row = measure(case, args.repeat)
             rows.append(row)
             print(
-                f"{case:22} {row['eager_s']:8.4f} s a step, compiled {row['compiled_s']:8.4f} s "
+                f"{case:22} {row['eager_s']:8.4f} s per step, compiled {row['compiled_s']:8.4f} s "
                 f"({row['eager_s'] / row['compiled_s']:.2f}x), compiling {row['compile_s']:.0f} s: "
                 f"pays after {row['pays_after_steps'] or 'no number of'} steps",
                 flush=True,

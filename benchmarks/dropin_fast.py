@@ -1,11 +1,12 @@
-"""What ``python -m qprompt --fast`` saves in unmodified checkouts, on a CPU in float32, with one thread.
+"""Time that ``python -m qprompt --fast`` saves in unmodified checkouts, on a CPU in float32, with one thread.
 
-A CLIP of random weights in the shape of ViT-B/16, 16 classes, pictures of 224 pixels, 4 a batch. Seconds are those of
-Dassl's log: the fastest training step after the first, and a batch of the evaluation on average.
+The CLIP has random weights in the shape of ViT-B/16; there are 16 classes, images of 224 pixels, batches of 4. Seconds
+are read from Dassl's log: the fastest training step after the first one, and the mean over batches of the evaluation.
 
     QPROMPT_COOP=... QPROMPT_MAPLE=... QPROMPT_PROMPTSRC=... QPROMPT_KGCOOP=... python benchmarks/dropin_fast.py
 """
 
+import argparse
 import os
 import re
 import sys
@@ -27,7 +28,7 @@ TRAINERS = {
 
 
 def seconds(log: str) -> tuple[float, float]:
-    """(of a training step, of a batch in evaluation)"""
+    """Return the seconds of a training step and of a batch in evaluation."""
     steps = [float(own) - float(data) for own, data in re.findall(r"time (\S+) \(\S+\) data (\S+) \(\S+\)", log)]
     batches, elapsed = re.findall(r"(\d+)/\1 \[(\d+:\d+)<", log)[-1]
     minutes, rest = elapsed.split(":")
@@ -35,7 +36,8 @@ def seconds(log: str) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Print a row for each checkout that the environment names."""
+    """Print a row per checkout that the environment names."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data = make_caltech_tree(Path(folder) / "data", classes=16, images=12)
         clip = save_tiny_clip_archive(Path(folder) / "clip.pt", SHAPES["ViT-B/16"])

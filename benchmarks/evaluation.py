@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Evaluation of CoOp: upstream's model, our plain path, our fast one, and with test images' features from disk.
+"""Evaluation of CoOp: upstream's model, plain path, fast path, and fast path with cached image features.
 
     python benchmarks/evaluation.py --coop ../CoOp
     python benchmarks/evaluation.py --classes 100 --images 64
 
-Random ViT-B/16 weights, fp32. Upstream encodes all prompts for every batch; ours does so once for a set of weights.
-Plain encodes whole prompts, once. "cached" is an evaluation that finds the features of its images.
+Random ViT-B/16 weights, fp32. Upstream encodes all prompts for every batch; "plain" encodes whole prompts once; "fast"
+encodes only needed rows once; "cached" is "fast" with image features that were computed before.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import argparse
 import torch
 from measure import reference, save, side_by_side, upstream
 from text_encoding import class_names
-from training_step import ours, upstream_model
+from training_step import build_model, upstream_model
 
 from qprompt.backbones.load import build_clip
 from qprompt.backbones.random_weights import random_state_dict
@@ -27,7 +27,7 @@ def evaluate(model, batches):
 
 def measure(weights, clip_model, n_classes, batches, module, repeat):
     names = class_names(n_classes)
-    model = ours("CoOp", clip_model, names).eval()
+    model = build_model("CoOp", clip_model, names).eval()
     with torch.no_grad():
         features = [model.image_features(batch) for batch in batches]
 
@@ -39,7 +39,7 @@ def measure(weights, clip_model, n_classes, batches, module, repeat):
     calls = {"fast": lambda: run(False, batches), "plain": lambda: run(True, batches)}
     calls["cached"] = lambda: run(False, features)
     if module is not None:
-        theirs = upstream_model("CoOp", module, weights, names)
+        theirs = upstream_model("CoOp", module, weights, names, clip_model.visual.input_resolution)
         with torch.no_grad():
             theirs.prompt_learner.ctx.copy_(model.prompt_learner.ctx)
         calls["upstream"] = lambda: evaluate(theirs, batches)
@@ -54,13 +54,14 @@ def main():
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeat", type=int, default=1)
-    parser.add_argument("--coop", help="path of a CoOp checkout to measure beside ours")
+    parser.add_argument("--coop", help="path of a CoOp checkout to measure too")
     args = parser.parse_args()
     activate()
     weights = random_state_dict("ViT-B/16")
     clip_model = build_clip(weights, "ViT-B/16")
     module = upstream(args.coop, "coop") if args.coop else None
-    batches = torch.randn(args.images, 3, 224, 224).split(args.batch)
+    size = clip_model.visual.input_resolution
+    batches = torch.randn(args.images, 3, size, size).split(args.batch)
     rows = []
     for n_classes in args.classes:
         row = measure(weights, clip_model, n_classes, batches, module, args.repeat)

@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
-"""Scalar K-Means side by side: time and within-cluster sum of squares (as excess over the optimum), in one run.
+"""Scalar K-Means compared with other libraries: time, and within-cluster sum of squares as excess over the optimum.
 
     pip install scikit-learn faiss-cpu kmeans1d
     OMP_NUM_THREADS=1 python benchmarks/kmeans.py
     OMP_NUM_THREADS=1 python benchmarks/kmeans.py --sizes 2048,16 --repeat 50
 
-Normal data with the deviation of a prompt, float32, one thread. The methods take turns; a turn is several calls where n
-is small. Each library gets its own usual
-call: scikit-learn one k-means++ start, or quantiles as start; scipy kmeans2 with k-means++; faiss as it comes (it
-draws 256 values a centroid and leaves the others out) and with all values; kmeans1d is exact (SMAWK, C++), so its
-sum is the reference where it is run, with --exact-up-to. Beyond that the reference is the best sum that was found.
+Normal data with the standard deviation of a prompt, float32, one thread. The methods take turns; a turn is several
+calls if n is small. scikit-learn starts once from k-means++ or from quantiles; scipy is kmeans2 with k-means++; faiss
+runs with its defaults (it samples 256 values per centroid) and with all values. kmeans1d is exact (SMAWK, C++), so its
+sum is the reference up to n = --exact-up-to; above that, the reference is the best sum found.
 """
 
 import argparse
@@ -26,7 +25,7 @@ SIZES = ((2048, 2), (2048, 16), (393216, 16), (3548160, 16))
 
 
 def methods(x, k, exact):
-    """{name: function that returns the centroids}, for the libraries that are installed."""
+    """Return {name: function that returns the centroids} of the installed libraries."""
     values = x.numpy()
     column = values[:, None]
     calls = {"qprompt": lambda: kmeans(x, k).numpy()}
@@ -59,12 +58,12 @@ def library(name):
     try:
         return importlib.import_module(name)
     except ImportError:
-        print(f"{name} is not installed: left out")
+        print(f"{name} is not installed and not measured")
         return None
 
 
 def repeated(call, times):
-    """`call` several times over: one short call would measure how cold the caches are after another library."""
+    """Return a function that calls `call` several times: a single short call would measure cold caches."""
 
     def calls():
         for _ in range(times):
@@ -104,7 +103,7 @@ def main():
         sums = {name: sum_of_squares(x.double().numpy(), call()) for name, call in calls.items()}
         best = sums.get("kmeans1d", min(sums.values()))
         against = "the optimum" if "kmeans1d" in sums else "the best of these"
-        print(f"\nn = {n:,}, k = {k}: {repeat} turns of {at_once}; sum of squares against {against}")
+        print(f"\nn = {n:,}, k = {k}: {repeat} turns of {at_once} calls; sum of squares relative to {against}")
         for name, (median, fastest, _) in sorted(timed.items(), key=lambda item: item[1][0]):
             excess = sums[name] / best - 1
             print(f"  {name:28} {median * 1e3:10.3f} ms (fastest {fastest * 1e3:10.3f})  {excess:+9.4%}")

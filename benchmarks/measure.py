@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing side by side, memory kept for backward, the machine's matrix rate."""
+"""Shared by the benchmarks: timing in turns, memory saved for backward, the machine's rate of matrix products."""
 
 import importlib
 import json
@@ -27,8 +27,10 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def clock():
-    """CPU time of this process and of programs that it ran to their end (a compiler's): on a shared machine it says
-    more than the time of day. On a GPU: wall time."""
+    """Return seconds of CPU time of this process and its finished child processes (a compiler's); wall time on a GPU.
+
+    On a shared machine, CPU time varies less than wall time.
+    """
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         return time.perf_counter()
@@ -37,10 +39,16 @@ def clock():
 
 
 def side_by_side(calls, repeat, warm=True):
-    """{name: function} -> {name: (median, fastest, slowest) in seconds}; they take turns.
+    """Time functions in turns.
 
-    `warm`: each runs once unmeasured just before. A step of training comes after one of its own kind; what another kind
-    leaves in the caches and on the heap is not its cost.
+    Args:
+        calls: {name: function}.
+        repeat: Number of turns.
+        warm: Call each function once, without timing, just before it is timed. A training step follows a step of the
+            same kind, so what another kind leaves in caches and on the heap is not part of its cost.
+
+    Returns:
+        {name: (median, fastest, slowest)} in seconds.
     """
     seconds = {name: [] for name in calls}
     for _ in range(repeat):
@@ -54,13 +62,13 @@ def side_by_side(calls, repeat, warm=True):
 
 
 def saved_for_backward(forward, frozen=()):
-    """Bytes that autograd keeps between `forward()` and its backward pass, the weights in `frozen` apart."""
-    ours = {p.untyped_storage().data_ptr() for p in frozen}
+    """Return the bytes that autograd saves in `forward()` for its backward pass, without the weights in `frozen`."""
+    excluded = {p.untyped_storage().data_ptr() for p in frozen}
     sizes = {}
 
     def pack(tensor):
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in ours:
+        if storage.data_ptr() not in excluded:
             sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
@@ -71,7 +79,7 @@ def saved_for_backward(forward, frozen=()):
 
 
 class LiveTensors(TorchDispatchMode):
-    """While it is on: bytes of all tensors that are alive, those in `known` included, and the `peak` of it."""
+    """Context manager that tracks the bytes of all live tensors (`now`) and their `peak`, with those in `known`."""
 
     def __init__(self, known):
         super().__init__()
@@ -88,11 +96,11 @@ class LiveTensors(TorchDispatchMode):
         self.now += size
         self.peak = max(self.peak, self.now)
 
-        def gone(_):
+        def remove(_):
             self.now -= size
             del self.storages[key]
 
-        self.storages[key] = weakref.ref(storage, gone)
+        self.storages[key] = weakref.ref(storage, remove)
 
     def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
         result = function(*arguments, **(keywords or {}))
@@ -103,7 +111,7 @@ class LiveTensors(TorchDispatchMode):
 
 
 class Operations(TorchDispatchMode):
-    """While it is on: `count` of the operations that are more than another view of the same numbers."""
+    """Context manager that counts operations (`count`), except views."""
 
     count = 0
 
@@ -113,8 +121,10 @@ class Operations(TorchDispatchMode):
 
 
 def matrix_rates(size=1024, seconds=1.0):
-    """Best measured FLOP/s of a square fp32 product: PyTorch's own, and what the floor is counted with, the faster of
-    that and of the library that our encoders take on this CPU."""
+    """Return the best measured FLOP/s of a square fp32 matrix product.
+
+    "torch" is PyTorch's default library, "best" the faster of that and the library that the encoders use on this CPU.
+    """
     a, b, bias = torch.randn(size, size), torch.randn(size, size), torch.zeros(size)
     rates = []
     for multiply in (torch.nn.functional.linear, onednn_linear.linear):
@@ -128,14 +138,14 @@ def matrix_rates(size=1024, seconds=1.0):
 
 
 def with_mkl_alone(call):
-    """`call` where no product takes oneDNN, as on Intel's CPUs and on those without AVX-512."""
+    """Call without oneDNN, as on Intel CPUs and on CPUs without AVX-512."""
     with mock.patch.object(onednn_linear, "onednn_is_faster", lambda: False):
         return call()
 
 
 @contextmanager
 def reference(on):
-    """The plain path (QPROMPT_REFERENCE=1), or the fast one."""
+    """Use the plain path (QPROMPT_REFERENCE=1) or the fast path inside the block."""
     before = os.environ.get("QPROMPT_REFERENCE")
     os.environ["QPROMPT_REFERENCE"] = "1" if on else "0"
     try:
@@ -148,20 +158,20 @@ def reference(on):
 
 
 def upstream(checkout, module):
-    """``trainers.<module>`` of an unmodified CoOp or MaPLe checkout, with the checkout's own clip, not registered.
+    """Import ``trainers.<module>`` of an unmodified CoOp or MaPLe checkout, with its own clip, without registering it.
 
-    PREC fp32 of MaPLe's repository still rounds prompts to fp16, which a CPU can't multiply with fp32: the casts
-    are taken out here.
+    With PREC fp32, MaPLe's repository still rounds prompts to fp16, which a CPU cannot multiply with fp32. The casts
+    are removed here.
     """
     import_clip()
-    ours = {name: m for name, m in sys.modules.items() if name.split(".")[0] in ("clip", "trainers")}
-    for name in ours:
+    own = {name: m for name, m in sys.modules.items() if name.split(".")[0] in ("clip", "trainers")}
+    for name in own:
         del sys.modules[name]
     sys.path.insert(0, str(Path(checkout).resolve()))
     torch.Tensor.half, torch.nn.Module.half = torch.Tensor.float, torch.nn.Module.float
     from dassl.engine import TRAINER_REGISTRY
 
-    TRAINER_REGISTRY.register = lambda *_, **__: lambda trainer: trainer  # its names are ours as well
+    TRAINER_REGISTRY.register = lambda *_, **__: lambda trainer: trainer  # names that this project registers too
     try:
         return importlib.import_module(f"trainers.{module}")
     finally:
@@ -169,10 +179,11 @@ def upstream(checkout, module):
         sys.path.pop(0)
         for name in [name for name in sys.modules if name.split(".")[0] in ("clip", "trainers")]:
             del sys.modules[name]
-        sys.modules.update(ours)
+        sys.modules.update(own)
 
 
 def machine():
+    """Return the machine and the versions that results depend on."""
     cpu = platform.processor()
     if os.path.exists("/proc/cpuinfo"):
         models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
@@ -188,7 +199,10 @@ def machine():
 
 
 def save(name, rows, keys=(), **more):
-    """Write results. Rows of other cases (that differ in `keys`) stay if this machine and these versions made them."""
+    """Write results/<name>.json.
+
+    Rows of other cases, which differ in `keys`, stay if they were measured on this machine with these versions.
+    """
     path, now = RESULTS / f"{name}.json", machine()
     before = json.loads(path.read_text()) if keys and path.exists() else {"machine": None}
     cases = [[row[key] for key in keys] for row in rows]

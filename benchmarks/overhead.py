@@ -1,39 +1,37 @@
 #!/usr/bin/env python3
-"""What quantization adds to a training step: QCoOp over CoOp, QMaPLe over MaPLe, same model, same run.
+"""Time that quantization adds to a training step: QCoOp over CoOp and QMaPLe over MaPLe, same model, same run.
 
     python benchmarks/overhead.py
     python benchmarks/overhead.py --methods CoOp --backbones tiny --steps 300
 
-A step is refresh_ (quantized only), forward, loss, backward and update. "features" is CoOp with image features kept,
-the cheapest step there is, so the largest share. Plain and quantized steps take turns; the share is that of the
-medians. K-Means fits are in it, also where the gate never opens: --fit-every N forces one every N steps. "operations"
-is how many quantization adds to a step where all tensors of a size are coded in one pass, as on a GPU, which pays for
-their number.
+A step is refresh_ (quantized only), forward, loss, backward and update. "features" is CoOp with cached image features:
+the cheapest step, to which quantization adds the largest share. Plain and quantized steps take turns; the share is that
+of the medians. It includes K-Means fits, which the KL gate may never ask for: --fit-every N forces one every N steps.
+"operations" is the number of operations that quantization adds to a step when all tensors of one size are encoded in
+one pass, as on a GPU, where their number decides the time.
 """
 
 import argparse
 import dataclasses
 import math
 import statistics
-from unittest import mock
 
 import torch
 from measure import Operations, clock, save
 from text_encoding import class_names
-from training_step import BATCH, QUANTIZED, ours, step
+from training_step import BATCH, QUANTIZED, build_model, step
 
 from qprompt.backbones import load_clip
 from qprompt.backbones.load import build_clip
 from qprompt.backbones.random_weights import random_state_dict
 from qprompt.engine import activate
 from qprompt.quantization.api import quantize_, quantized_parameters, refresh_
-from qprompt.quantization.fake_quantize import FakeQuantize
 
 
 def measure(method, clip_model, given, n_classes, steps, fit_every):
-    """Medians of a plain and of a quantized step, in seconds, and what refresh_ alone takes of the latter."""
-    plain = ours(method, clip_model, class_names(n_classes))
-    quantized = ours(method, clip_model, class_names(n_classes))
+    """Return the median seconds of a plain step, of a quantized step, and of its refresh_."""
+    plain = build_model(method, clip_model, class_names(n_classes))
+    quantized = build_model(method, clip_model, class_names(n_classes))
     quantized.load_state_dict(plain.state_dict())
     names, bits = QUANTIZED[method]
     quantize_(quantized, names=names, bits=bits)
@@ -61,17 +59,16 @@ def measure(method, clip_model, given, n_classes, steps, fit_every):
 
 
 def added_operations(plain, quantized, given, label, optimizers):
-    """In a step whose gate computes the divergence and fits no levels."""
+    """Count them in a step whose gate computes the divergence but fits no levels."""
     for fake, _ in quantized_parameters(quantized).values():
-        fake.table, fake.last_fit = None, fake.step - fake.config.min_interval
+        fake.large, fake.table, fake.last_fit = False, None, fake.step - fake.config.min_interval
         fake.config = dataclasses.replace(fake.config, kl_threshold=math.inf)
-    with mock.patch.object(FakeQuantize, "large", False):
-        with Operations() as theirs:
-            step(plain, given, label, optimizers[0])
-        with Operations() as ours:
-            refresh_(quantized)
-            step(quantized, given, label, optimizers[1])
-    return ours.count - theirs.count
+    with Operations() as without:
+        step(plain, given, label, optimizers[0])
+    with Operations() as with_quantization:
+        refresh_(quantized)
+        step(quantized, given, label, optimizers[1])
+    return with_quantization.count - without.count
 
 
 def main():

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """The plots and tables of docs/internals/performance.md and the plot of ablations.md, from benchmarks/results/.
 
-python benchmarks/plot_performance.py            # writes docs/internals/images/*.png, prints the tables
+python benchmarks/plot_performance.py        # writes docs/internals/images/*.png, prints the tables
 """
 
+import argparse
 import csv
 import json
 import sys
@@ -35,7 +36,7 @@ def table(head, rows):
 
 
 def seconds(row, name, base=None):
-    """ "1.09 (33x)": the median, and how many times faster than `base`."""
+    """Return "1.09 (33x)": the median, and how many times faster it is than `base`."""
     if name not in row:
         return "-"
     median = row[name]["median_s"]
@@ -46,18 +47,18 @@ def seconds(row, name, base=None):
 def text_encoding():
     rows = sorted(results("text_encoding"), key=lambda row: (row["context"], row["classes"]))
     head = ("classes", "context", "rows", "upstream s", "plain s", "MKL alone s", "fast s", "products s", "floor s")
-    head += ("kept MB: upstream", "fast", "")
+    head += ("saved MB: upstream", "saved MB: fast", "")
     cells = []
     for row in rows:
-        kept = [row[name]["kept_bytes"] / 1e6 if name in row else 0 for name in ("upstream", "fast")]
-        less = f"{kept[0] / kept[1]:.0f}x less" if kept[0] else ""
+        saved = [row[name]["kept_bytes"] / 1e6 if name in row else 0 for name in ("upstream", "fast")]
+        less = f"{saved[0] / saved[1]:.0f}x less" if saved[0] else ""
         cells.append(
             (
                 *(f"{row[key]:,}" for key in ("classes", "context", "rows")),
                 *(seconds(row, "upstream"), seconds(row, "plain")),
                 *(seconds(row, name, "upstream") for name in ("mkl", "fast")),
                 *(f"{row['products_s']:.2f}", f"{row['floor_s']:.2f}"),
-                *(f"{kept[0]:,.0f}" if kept[0] else "-", f"{kept[1]:,.0f}", less),
+                *(f"{saved[0]:,.0f}" if saved[0] else "-", f"{saved[1]:,.0f}", less),
             )
         )
     table(head, cells)
@@ -70,15 +71,15 @@ def plot_text_encoding(rows):
         figure, axes = new_figure(1, 2, 3.9, 3.2, sharex=True)
         time, memory = axes[0]
         for index, (name, label) in enumerate(LABELS.items()):
-            with_it = [row for row in rows if name in row]
-            classes = [row["classes"] for row in with_it]
+            measured = [row for row in rows if name in row]
+            classes = [row["classes"] for row in measured]
             style = {"label": label, "linestyle": "--" if name == "plain" else "-", **marker_style(index)}
-            time.plot(classes, [row[name]["median_s"] for row in with_it], **style)
-            memory.plot(classes, [row[name]["kept_bytes"] / 1e6 for row in with_it], **style)
+            time.plot(classes, [row[name]["median_s"] for row in measured], **style)
+            memory.plot(classes, [row[name]["kept_bytes"] / 1e6 for row in measured], **style)
         floor = {"label": "floor: matrix products alone", "color": "#000000", "linestyle": ":"}
         time.plot([row["classes"] for row in rows], [row["floor_s"] for row in rows], **floor)
         time.set(title="Time of text encoding", ylabel="CPU time, forward and backward (s)")
-        memory.set(title="Memory of text encoding", ylabel="kept for the backward pass (MB)")
+        memory.set(title="Memory of text encoding", ylabel="saved for the backward pass (MB)")
         ticker = matplotlib().ticker
         for axis in axes.flat:
             axis.set(xscale="log", yscale="log", xlabel="number of classes")
@@ -114,7 +115,7 @@ def noise():
 
 def training_step():
     head = ("step", "classes", "batch", "upstream s", "plain s", "MKL alone s", "fast s", "quantized s")
-    head += ("features kept s", "floor s")
+    head += ("cached features s", "floor s")
     cells = [
         (
             *(str(row[key]) for key in ("method", "classes", "batch")),
@@ -128,7 +129,7 @@ def training_step():
 
 
 def evaluation():
-    head = ("classes", "images", "upstream s", "plain s", "fast s", "features on disk s")
+    head = ("classes", "images", "upstream s", "plain s", "fast s", "cached features s")
     cells = [
         (
             *(f"{row[key]:,}" for key in ("classes", "images")),
@@ -141,7 +142,7 @@ def evaluation():
 
 
 def memory():
-    head = ("step", "classes", "bound MB", "rows", "recomputed", "estimate MB", "tensors MB", "process MB")
+    head = ("step", "classes", "limit MB", "rows", "recomputed", "estimate MB", "tensors MB", "process MB")
     cells = []
     for row in results("memory"):
         method, classes, bound, *plain = row["case"].split(":")
@@ -157,7 +158,7 @@ def memory():
 
 
 def base_to_new():
-    head = ("classes", "path", "CoOp and QCoOp, s a seed", "one more bit width, s")
+    head = ("classes, base + new", "path", "CoOp and QCoOp, s per seed", "one more bit width, s")
     cells = []
     for row in sorted(results("base_to_new"), key=lambda row: row["classes"]):
         times = [f" ({row[key]:.1f}x)" if row[key] and row["path"] != "upstream" else "" for key in ("both", "width")]
@@ -167,6 +168,7 @@ def base_to_new():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     text_encoding()
     training_step()
     evaluation()

@@ -4,8 +4,8 @@ ViT-B/16 and of the embedded CLIP.
 
     python benchmarks/products.py
 
-The encoders choose between the two by CPU and size (qprompt/prompted_clip/onednn_linear.py); this measures both. Then 32
-images of 224 pixels go through ViT-B/16, in one pass and in passes small enough for the CPU's cache.
+The encoders choose between the two by CPU and size (qprompt/prompted_clip/onednn_linear.py); this measures both. Then
+32 images of 224 pixels go through ViT-B/16, in one pass and in passes small enough for the CPU's cache.
 """
 
 import argparse
@@ -54,7 +54,8 @@ def measure(kind, rows, seconds):
 def image_parts(images=32, repeat=1):
     """Return seconds of `encode_image` for several numbers of images per pass."""
     clip_model = build_clip(random_state_dict("ViT-B/16"), "ViT-B/16")
-    pixels, tokens = torch.randn(images, 3, 224, 224), len(clip_model.visual.positional_embedding)
+    size, tokens = clip_model.visual.input_resolution, len(clip_model.visual.positional_embedding)
+    pixels = torch.randn(images, 3, size, size)
 
     def at_once(count):
         with mock.patch.object(image, "ROWS", count * tokens):
@@ -66,9 +67,7 @@ def image_parts(images=32, repeat=1):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--seconds", type=float, default=2.0, help="about how long each size is measured (default: %(default)s)"
-    )
+    parser.add_argument("--seconds", type=float, default=2.0, help="per size (default: %(default)s)")
     args = parser.parse_args()
     rows = [measure(kind, rows, args.seconds) for kind, rows in ROWS]
     print(f"{torch.get_num_threads()} thread(s); the encoders use oneDNN here: {onednn_linear.onednn_is_faster()}")

@@ -79,14 +79,14 @@ def measure(clip_model, n_classes, n_context, repeat, rate, theirs, plain_too):
     bounded = prompt_layout(clip_model, names, words, n_context)
     bound_text_memory_(bounded, clip_model, training_memory(clip_model, layout, 1, 0).text // 4)
 
-    def ours(layout, plain):
+    def encode(layout, plain):
         with reference(plain):
             return encode_text(clip_model, layout, context)
 
-    forwards = {"fast": lambda: ours(layout, False), "bounded": lambda: ours(bounded, False)}
+    forwards = {"fast": lambda: encode(layout, False), "bounded": lambda: encode(bounded, False)}
     forwards["mkl"] = lambda: with_mkl_alone(forwards["fast"])
     if plain_too:
-        forwards["plain"] = lambda: ours(layout, True)
+        forwards["plain"] = lambda: encode(layout, True)
     if theirs is not None and plain_too:
         coop = SimpleNamespace(N_CTX=n_context, CTX_INIT="", CSC=False, CLASS_TOKEN_POSITION="end")
         cfg = SimpleNamespace(TRAINER=SimpleNamespace(COOP=coop), INPUT=SimpleNamespace(SIZE=(32, 32)))

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Does quantizing the prompt during training help new classes? Zero-shot, CoOp and QCoOp over many fresh TinyWorlds.
+"""Accuracy of zero-shot CLIP, CoOp and QCoOp on base and new classes of many TinyWorld data sets.
 
-Every data set is drawn anew (classes, looks and pictures), every method sees the same shots, and methods are
-compared in pairs on the same data set: one data set alone shows whatever one likes. CoOp's protocol: 16 shots,
-batch 32, 200 epochs, training on base classes, test on base and on new ones.
+Each data set is a new draw of classes, appearances and images. All methods train on the same shots, and are compared in
+pairs on the same data set, because results differ more between data sets than between methods. The protocol is CoOp's:
+16 shots, batch 32, 200 epochs, training on base classes, test on base and on new classes.
 
-    python benchmarks/tiny_world_study.py                          # draws 0..39, 3 seeds: an hour on two busy cores
-    python benchmarks/tiny_world_study.py --first 1000 --draws 4 --seeds 1    # a look, on draws kept for tuning
+    python benchmarks/tiny_world_study.py                          # draws 0 to 39, 3 seeds: an hour on two cores
+    python benchmarks/tiny_world_study.py --first 1000 --draws 4 --seeds 1    # a quick run on the draws for tuning
 
 Methods: zeroshot, coop, qcoop1, qcoop2, qcoop4 (bits), ptq1, ptq2, ptq4 (CoOp quantized after training); settings may
 follow, as in qcoop1:kl_threshold=1e-4:min_interval=10:lr=0.01:logit_scale=100.
-Results are written after every draw; the same command goes on where it was.
+Results are written after every draw; the same command resumes.
 """
 
 import argparse
@@ -47,7 +47,7 @@ STD = torch.tensor((0.26862954, 0.26130258, 0.27577711)).view(3, 1, 1)
 
 
 class World:
-    """One draw: image features of the base classes' training pictures and of both halves' test pictures."""
+    """One draw: image features of training images of the base classes and of test images of base and new classes."""
 
     def __init__(self, clip_model, number: int) -> None:
         nouns = fewshot.classes_of(number)
@@ -72,10 +72,10 @@ class World:
         return torch.stack(rows)
 
     def shots(self, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features (C * count, E) and labels: the shots that train.py draws with that seed."""
+        """Return features (C * count, E) and labels of the shots that train.py draws with this seed."""
         classes, per_class = self.train.shape[:2]
         items = [Item(f"{c}/{i}", c, "") for c in range(classes) for i in range(per_class)]
-        # train.py draws over all classes in label order, base classes first: the same shots for them
+        # train.py draws over all classes in label order, base classes first, so these shots are the same
         drawn = draw_shots(items, count, random.Random(seed))
         index = torch.tensor([[int(p) for p in item.path.split("/")] for item in drawn])
         return self.train[index[:, 0], index[:, 1]], index[:, 0]
@@ -83,7 +83,7 @@ class World:
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """What ``name:key=value:...`` on the command line stands for."""
+    """A method as given on the command line by ``name:key=value:...``."""
 
     lr: float
     logit_scale: float
@@ -114,7 +114,7 @@ class Method:
 
 
 def test_accuracy(clip_model, world: World, part: str, contexts: torch.Tensor | None, args) -> list[float]:
-    """Percent of the test pictures of a half for each context (G, n, D); None is zero-shot."""
+    """Return percent accuracy on the "base" or "new" test images for each context of (G, n, D); None: zero-shot."""
     if contexts is None:
         layout = prompt_layout(clip_model, world.names[part], "a photo of a", 0)
     else:
@@ -134,9 +134,9 @@ def context_layout(clip_model, names: list[str], args):
 
 
 def train(clip_model, world: World, jobs: list[tuple[Method, int]], args):
-    """Learners trained on the base classes, one for each (method, seed), and accuracies over epochs.
+    """Train a learner per (method, seed) on the base classes; return the learners and their accuracies over epochs.
 
-    All are trained side by side: their prompts go through the text encoder as one batch, and share nothing else.
+    Their prompts go through the text encoder as one batch; the trainings are independent otherwise.
     """
     from qprompt.prompts.coop import PromptLearner
 
@@ -159,7 +159,7 @@ def train(clip_model, world: World, jobs: list[tuple[Method, int]], args):
     batches = max(1, labels.shape[1] // args.batch)
     curve = {}
     for epoch in range(args.epochs):
-        for group in optimizer.param_groups:  # CoOp's schedule: cosine, the first epoch at 1e-5
+        for group in optimizer.param_groups:  # CoOp's schedule: cosine, with 1e-5 in the first epoch
             group["lr"] = group["peak"] * 0.5 * (1 + math.cos(math.pi * epoch / args.epochs)) if epoch else 1e-5
         order = torch.stack([torch.randperm(labels.shape[1], generator=g) for g in orders])
         for chosen in order[:, : batches * args.batch].split(args.batch, dim=1):
@@ -179,7 +179,7 @@ def train(clip_model, world: World, jobs: list[tuple[Method, int]], args):
 
 
 def one_draw(number: int, args) -> list[dict]:
-    """Results of all methods and seeds on one data set."""
+    """Return the results of all methods and seeds on one data set."""
     torch.set_num_threads(1)
     engine.activate()
     clip_model = load_clip("tiny", args.weights)
@@ -209,16 +209,16 @@ def harmonic(base, new):
 
 def per_draw(rows: list[dict], method: str) -> dict[str, np.ndarray]:
     """base, new and H of each draw (mean over seeds, H of the means), in the order of the draws."""
-    mine = [row for row in rows if row["method"] == method]
-    draws = sorted({row["draw"] for row in mine})
+    own = [row for row in rows if row["method"] == method]
+    draws = sorted({row["draw"] for row in own})
     mean = {
-        part: np.array([np.mean([r[part] for r in mine if r["draw"] == d]) for d in draws]) for part in ("base", "new")
+        part: np.array([np.mean([r[part] for r in own if r["draw"] == d]) for d in draws]) for part in ("base", "new")
     }
     return {**mean, "H": harmonic(mean["base"], mean["new"])}
 
 
 def summary(rows: list[dict], methods: list[str]) -> dict:
-    """Means over draws, and paired differences to zero-shot and to CoOp with their tests."""
+    """Return means over draws, and paired differences to zero-shot and to CoOp with their statistical tests."""
     table = {method: per_draw(rows, method) for method in methods}
     out: dict = {"table": {}, "paired": []}
     for method, columns in table.items():
@@ -289,10 +289,12 @@ def main() -> None:
     settings["backbone"] = backbone_hash(load_clip("tiny", args.weights))
     rows: list[dict] = []
     if args.out.exists():
-        kept = json.loads(args.out.read_text())
-        if kept["settings"] != settings:
-            parser.error(f"{args.out} holds results of other settings: name another file with --out, or remove it.")
-        rows = kept["rows"]
+        before = json.loads(args.out.read_text())
+        if before["settings"] != settings:
+            parser.error(
+                f"{args.out} contains results of other settings: choose another file with --out, or remove it."
+            )
+        rows = before["rows"]
     numbers = [n for n in range(args.first, args.first + args.draws) if n not in {row["draw"] for row in rows}]
     print(f"{len(numbers)} data sets to do, {len({row['draw'] for row in rows})} done before")
     machine = {

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""A whole training step (images, text, loss, backward, update): our plain path, our fast one, upstream's trainer.
+"""A training step (images, text, loss, backward, update): plain path, fast path, and upstream's trainers.
 
     python benchmarks/training_step.py --coop ../CoOp --maple ../multimodal-prompt-learning
     python benchmarks/training_step.py --cases MaPLe:50:4 --repeat 3
 
 A case is METHOD:CLASSES:BATCH. Random ViT-B/16 weights, fp32; CoOp with 4 context vectors, MaPLe with depth 9.
-"mkl" is the fast path where oneDNN is not taken. "features" is the step where image features are kept, "quantized" that
-of QCoOp or QMaPLe. The floor is the arithmetic that has to be done at the rate of a large square product in the faster
-library, measured here. Rows of other cases in the results file stay.
+"mkl" is the fast path without oneDNN, "features" the fast path with cached image features, "quantized" the step of
+QCoOp or QMaPLe. The floor is the time of the necessary arithmetic at the measured rate of a large square matrix product
+in the faster library. Rows of other cases in the results file stay.
 """
 
 import argparse
@@ -39,8 +39,8 @@ def step(model, image, label, optimizer):
     optimizer.step()
 
 
-def ours(method, clip_model, names):
-    """Our model of `method`, as its trainer builds it."""
+def build_model(method, clip_model, names):
+    """Return the model of a method as its trainer builds it."""
     from qprompt.prompts.coop import PromptLearner
     from qprompt.prompts.maple import MultiModalPromptLearner
 
@@ -52,27 +52,27 @@ def ours(method, clip_model, names):
     return PromptedCLIP(clip_model, layout, MultiModalPromptLearner(context, 9, clip_model.visual.transformer.width))
 
 
-def upstream_model(method, module, weights, names):
-    """Upstream's own CustomCLIP on the same weights; called as its trainer calls it."""
-    size = SimpleNamespace(SIZE=(224, 224))
+def upstream_model(method, module, weights, names, size):
+    """Return upstream's CustomCLIP with the same weights, for calls as its trainer makes them."""
+    input_ = SimpleNamespace(SIZE=(size, size))
     if method == "CoOp":
         node = SimpleNamespace(N_CTX=4, CTX_INIT="", CSC=False, CLASS_TOKEN_POSITION="end")
-        cfg = SimpleNamespace(TRAINER=SimpleNamespace(COOP=node), INPUT=size)
+        cfg = SimpleNamespace(TRAINER=SimpleNamespace(COOP=node), INPUT=input_)
         clip_model = module.clip.build_model(dict(weights)).float()
     else:
         node = SimpleNamespace(N_CTX=2, CTX_INIT="a photo of a", PROMPT_DEPTH=9)
-        cfg = SimpleNamespace(TRAINER=SimpleNamespace(MAPLE=node), INPUT=size)
+        cfg = SimpleNamespace(TRAINER=SimpleNamespace(MAPLE=node), INPUT=input_)
         design = {"trainer": "MaPLe", "maple_length": 2, "vision_depth": 0, "language_depth": 0}
         design |= {"vision_ctx": 0, "language_ctx": 0}
         clip_model = module.clip.build_model(dict(weights), design).float()
-    model = module.CustomCLIP(cfg, names, clip_model).eval()  # eval: logits, not the loss
+    model = module.CustomCLIP(cfg, names, clip_model).eval()  # eval mode returns logits, train mode the loss
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("prompt_learner" in name)
     return model
 
 
 def image_floor(visual, batch, n_prompts, rate):
-    """Seconds of the forward pass through the image branch: products with weights, scores and what they gather."""
+    """Return the seconds of a forward pass of the image branch: products with weights, attention scores and values."""
     width, layers, patches = visual.transformer.width, visual.transformer.layers, len(visual.positional_embedding) - 1
     rows = 1 + patches + n_prompts
     products = rows * (12 * (layers - 1) + 2) + 10 + patches * visual.conv1.weight[0].numel() / width
@@ -82,9 +82,9 @@ def image_floor(visual, batch, n_prompts, rate):
 def measure(case, weights, clip_model, repeat, rate, modules):
     method, n_classes, batch = case.split(":")
     n_classes, batch, module = int(n_classes), int(batch), modules[method]
-    names = class_names(n_classes)
-    model, quantized = ours(method, clip_model, names), ours(method, clip_model, names)
-    image, label = torch.randn(batch, 3, 224, 224), torch.arange(batch) % n_classes
+    names, size = class_names(n_classes), clip_model.visual.input_resolution
+    model, quantized = build_model(method, clip_model, names), build_model(method, clip_model, names)
+    image, label = torch.randn(batch, 3, size, size), torch.arange(batch) % n_classes
     optimizers = [torch.optim.SGD(m.parameters(), lr=0.002, momentum=0.9) for m in (model, quantized)]
     to_quantize, bits = QUANTIZED[method]
     quantize_(quantized, names=to_quantize, bits=bits)
@@ -104,7 +104,7 @@ def measure(case, weights, clip_model, repeat, rate, modules):
             features = model.image_features(image)
         calls["features"] = lambda: run(False, features)
     if module is not None:
-        theirs = upstream_model(method, module, weights, names)
+        theirs = upstream_model(method, module, weights, names, size)
         learned = [p for p in theirs.parameters() if p.requires_grad]
         their_optimizer = torch.optim.SGD(learned, lr=0.002, momentum=0.9)
         calls["upstream"] = lambda: step(theirs, image, label, their_optimizer)
@@ -120,8 +120,8 @@ def main():
     parser.add_argument("--cases", nargs="+", default=CASES)
     parser.add_argument("--backbone", default="ViT-B/16", choices=SHAPES)
     parser.add_argument("--repeat", type=int, default=2)
-    parser.add_argument("--coop", help="path of a CoOp checkout to measure beside ours")
-    parser.add_argument("--maple", help="path of a MaPLe checkout to measure beside ours")
+    parser.add_argument("--coop", help="path of a CoOp checkout to measure too")
+    parser.add_argument("--maple", help="path of a MaPLe checkout to measure too")
     args = parser.parse_args()
     activate()
     weights = random_state_dict(args.backbone)

@@ -1,10 +1,10 @@
-"""What a trainer computes from a given start, as tensors: to hold ours against upstream's.
+"""Compare our trainers with upstream's: what each computes from a given start, as tensors.
 
     python tests/equality.py CHECKOUT CASE OUT.safetensors [OUTPUT_FOLDER]
 
-runs a case of `CASES` with the trainer of a CoOp or MaPLe checkout, on this project's engine, and writes its
-figures; given a folder, it also saves a checkpoint there, or loads the one that is there.
-tests/golden/CASE.safetensors were written so.
+runs a case of `CASES` with the trainer of a CoOp or MaPLe checkout on this project's engine and writes its results.
+With a folder it also loads the checkpoint in it, or saves one there if it does not exist. This program wrote
+tests/golden/CASE.safetensors.
 """
 
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-# case -> (environment variable with the checkout's path, trainer, options)
+# case -> (environment variable with the path of the checkout, trainer, options)
 CASES = {
     "coop_end": ("QPROMPT_COOP", "CoOp", ["TRAINER.COOP.CTX_INIT", "a photo of a"]),
     "coop_middle": (
@@ -39,12 +39,12 @@ CASES = {
 # The same with enough classes that prompts fill several blocks of the packed attention.
 MANY = ["DATASET.NAME", "ManyToy"]
 CASES |= {f"{case}_many": (*CASES[case][:2], [*CASES[case][2], *MANY]) for case in list(CASES) if case != "vpt"}
-STEPS, EPOCH = 20, 7  # optimizer steps; steps between two changes of the learning rate
+STEPS, EPOCH = 20, 7  # optimizer steps; steps per epoch, after which the learning rate changes
 PIXELS = 32
 
 
 def batches(n_classes=6):
-    """The same batches everywhere: numbers that need no random generator."""
+    """Yield the same batches on every machine, without random numbers."""
     index = torch.arange(6 * 3 * PIXELS * PIXELS, dtype=torch.float64).view(6, 3, PIXELS, PIXELS)
     for step in range(STEPS + 1):
         image = torch.sin(index * 0.37 + step * 1.3) * torch.cos(index.flip(0) * 0.011 * (step + 1))
@@ -52,13 +52,13 @@ def batches(n_classes=6):
 
 
 def learned(trainer):
-    """Name -> parameter, as upstream's checkpoints name them."""
+    """Return name -> trained parameter, named as in upstream's checkpoints."""
     (model,) = trainer._models.values()
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def figures(trainer):
-    """Logits, losses, first gradients and the state after `STEPS` optimizer steps; the start under "start."."""
+    """Return logits, losses, first gradients, the state at the start and after `STEPS` optimizer steps."""
     trainer.num_batches, trainer.epoch = EPOCH, 0
     parameters = learned(trainer)
     found = {f"start.{name}": p.detach().clone() for name, p in parameters.items()}
@@ -85,7 +85,7 @@ def figures(trainer):
 
 
 def start_from(trainer, found):
-    """Put the start of `found` into a trainer of ours."""
+    """Set the parameters of a trainer to the start in `found`."""
     parameters = learned(trainer)
     start = {name.removeprefix("start."): value for name, value in found.items() if name.startswith("start.")}
     assert parameters.keys() == start.keys()
@@ -95,7 +95,7 @@ def start_from(trainer, found):
 
 
 def assert_equal(ours, theirs, tolerance):
-    """Each tensor to `tolerance`, relative to its largest entry."""
+    """Compare each tensor, with a tolerance relative to its largest entry."""
     assert ours.keys() == theirs.keys()
     for name, wanted in theirs.items():
         got = ours[name]
@@ -105,16 +105,16 @@ def assert_equal(ours, theirs, tolerance):
 
 
 def assert_close(wanted, got, tolerance=5e-6):
-    """Lists of tensors: differences up to `tolerance` of the largest entry of what is wanted."""
+    """Compare lists of tensors, with a tolerance relative to the largest entry of the wanted tensor."""
     for a, b in zip(wanted, got, strict=True):
         assert a.shape == b.shape
         assert not a.numel() or (a - b).abs().max() <= tolerance * a.abs().max()
 
 
 def run_upstream(checkout, trainer, clip_file, *options):
-    """Build upstream's trainer on the toy data, in this process, with its half-precision casts taken out.
+    """Build upstream's trainer on the toy data in this process, without its casts to half precision.
 
-    Upstream rounds prompts to fp16 even where PREC is fp32; the comparison is with what it means to compute.
+    Upstream rounds prompts to fp16 even with PREC fp32; the comparison is in fp32.
     """
     sys.path.insert(0, str(checkout))  # before ours: its `clip` and its `trainers`
     os.chdir(checkout)
@@ -135,7 +135,7 @@ def run_upstream(checkout, trainer, clip_file, *options):
 
 
 def _import_trainers(folder, weights):
-    """Upstream's modules; MaPLe's two hard-coded widths become those of the weights."""
+    """Import upstream's modules; MaPLe's two hard-coded widths are replaced by those of the weights."""
     widths = {
         "n_ctx, 512": f"n_ctx, {weights['ln_final.weight'].shape[0]}",
         "ctx_dim, 768": f"ctx_dim, {weights['visual.ln_post.weight'].shape[0]}",
@@ -167,7 +167,7 @@ if __name__ == "__main__":
         weights = Path(scratch) / "clip.pt"
         torch.save(random_state_dict(TEST_SHAPE), weights)
         for module in [module for module in sys.modules if module.split(".")[0] == "clip"]:
-            del sys.modules[module]  # the checkout has its own
+            del sys.modules[module]  # the checkout contains its own
         trainer = run_upstream(checkout, name, weights, *options)
         if folder and folder[0].exists():
             trainer.load_model(str(folder[0]), epoch=1)

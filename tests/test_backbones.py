@@ -1,4 +1,4 @@
-"""Backbones from names and files, and the errors that bad files give."""
+"""Backbones by name and from files, and errors for invalid files."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ def equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_import_clip_leaves_no_stand_in_behind():
+def test_import_clip_removes_its_pkg_resources():
     code = (
         "import sys, importlib.util as u\n"
         "had = u.find_spec('pkg_resources') is not None\n"
@@ -29,7 +29,7 @@ def test_import_clip_leaves_no_stand_in_behind():
     subprocess.run([sys.executable, "-W", "error::DeprecationWarning", "-c", code], check=True, timeout=120)
 
 
-def test_another_package_named_clip(monkeypatch):
+def test_other_package_named_clip_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "clip", sys)
     with pytest.raises(UserError, match="not OpenAI's CLIP"):
         import_clip()
@@ -64,12 +64,12 @@ def test_safetensors(clip_weights, tmp_path):
     save_file(clip_weights, tmp_path / "w.safetensors")
     assert equal(load_clip("any", tmp_path / "w.safetensors").state_dict(), clip_weights)
     (tmp_path / "w.safetensors").write_bytes((tmp_path / "w.safetensors").read_bytes()[:1000])
-    with pytest.raises(UserError, match="cut short"):
+    with pytest.raises(UserError, match="truncated"):
         load_clip("any", tmp_path / "w.safetensors")
 
 
 class WithSizes(torch.nn.Module):
-    """The shape of OpenAI's archives: fp16 weights and three numbers beside them."""
+    """The content of OpenAI's archives: fp16 weights and three numbers."""
 
     def __init__(self, model):
         super().__init__()
@@ -85,7 +85,7 @@ class WithSizes(torch.nn.Module):
         return self.visual(image)
 
 
-def test_torchscript_archive_as_openai_ships_it(clip_file, clip_weights, tmp_path):
+def test_torchscript_archive_in_openais_format(clip_file, clip_weights, tmp_path):
     clip = import_clip()
     model = load_clip("any", clip_file)
     clip.model.convert_weights(model)
@@ -95,7 +95,7 @@ def test_torchscript_archive_as_openai_ships_it(clip_file, clip_weights, tmp_pat
         archive.save(str(tmp_path / "w.pt"))
     assert equal(load_clip("any", tmp_path / "w.pt").state_dict(), clip_weights)
     (tmp_path / "cut.pt").write_bytes((tmp_path / "w.pt").read_bytes()[:-5000])
-    with pytest.raises(UserError, match="cut short"):
+    with pytest.raises(UserError, match="truncated"):
         load_clip("any", tmp_path / "cut.pt")
 
 
@@ -110,16 +110,16 @@ def test_missing_truncated_and_garbage_files(clip_file, tmp_path):
         "tail": whole[:-7],
     }.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match="cut short"):
+        with pytest.raises(UserError, match="truncated"):
             load_clip("any", tmp_path / name)
 
 
-def test_files_that_hold_something_else(clip_weights, tmp_path):
+def test_files_with_other_content(clip_weights, tmp_path):
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(UserError, match="holds list"):
+    with pytest.raises(UserError, match="contains list"):
         load_clip("any", tmp_path / "list.pt")
     torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "other.pt")
-    with pytest.raises(UserError, match="'text_projection' is missing"):
+    with pytest.raises(UserError, match="it has no 'text_projection'"):
         load_clip("any", tmp_path / "other.pt")
     broken = dict(clip_weights, **{"ln_final.weight": torch.ones(128)})
     torch.save(broken, tmp_path / "broken.pt")
@@ -132,26 +132,26 @@ class Attack:
         return (print, ("code from a checkpoint ran",))
 
 
-def test_no_code_in_a_file_runs(tmp_path, capsys):
+def test_code_in_a_file_is_not_executed(tmp_path, capsys):
     torch.save({"text_projection": Attack()}, tmp_path / "w.pt")
     with pytest.raises(UserError):
         load_clip("any", tmp_path / "w.pt")
     assert "ran" not in capsys.readouterr().out
 
 
-def test_unknown_name_says_what_was_meant():
+def test_unknown_name_gives_a_suggestion():
     with pytest.raises(UserError, match="Did you mean 'ViT-B/16'"):
         load_clip("VIT-B16")
     assert available_backbones()[0] == "tiny" and "ViT-L/14@336px" in available_backbones()
 
 
-def test_openai_file_is_checked_and_fetched(tmp_path, monkeypatch, clip_file):
+def test_openai_file_is_verified_and_downloaded(tmp_path, monkeypatch, clip_file):
     monkeypatch.setattr("qprompt.backbones.weights.CACHE", tmp_path / "cache")
     good = f"{clip_file.parent.as_uri()}/{sha256(clip_file)}/ViT.pt"
     (clip_file.parent / sha256(clip_file)).mkdir(exist_ok=True)
     (clip_file.parent / sha256(clip_file) / "ViT.pt").write_bytes(clip_file.read_bytes())
     assert sha256(openai_file("ViT", good)) == sha256(clip_file)
-    openai_file("ViT", good)  # from the cache now
+    openai_file("ViT", good)  # from the cache
 
     (tmp_path / "cache" / "ViT.pt").write_bytes(b"other")
     with pytest.raises(UserError, match="is not OpenAI's ViT"):
@@ -166,7 +166,7 @@ def test_openai_file_is_checked_and_fetched(tmp_path, monkeypatch, clip_file):
     assert [p.name for p in (tmp_path / "cache").iterdir() if p.suffix != ".lock"] == ["ViT.pt"]
 
 
-def test_hash_is_the_weights_and_nothing_else(clip_model, clip_weights, tmp_path):
+def test_hash_depends_only_on_the_weights(clip_model, clip_weights, tmp_path):
     weights = dict(clip_weights)
     torch.save(dict(reversed(weights.items())), tmp_path / "same.pt")
     assert backbone_hash(load_clip("any", tmp_path / "same.pt")) == backbone_hash(clip_model)
@@ -184,7 +184,7 @@ def test_resnet_sizes(tmp_path):
         assert model.encode_image(torch.zeros(2, 3, 64, 64)).shape == (2, 32)
 
 
-def test_random_weights_know_openai_names():
+def test_random_weights_have_openais_names():
     assert set(SHAPES) <= set(available_backbones())
     with pytest.raises(UserError, match="Did you mean"):
         random_state_dict("ViT-B/17")

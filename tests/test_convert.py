@@ -1,4 +1,4 @@
-"""CLIPs that are not openai's: SLIP's checkpoints, open_clip's models."""
+"""Conversion of SLIP checkpoints and open_clip models to openai's CLIP."""
 
 import argparse
 
@@ -13,7 +13,7 @@ WIDTH, HEADS, LAYERS, EMBED = 384, 12, 2, 24
 
 
 class Block(nn.Module):
-    """A block of timm's ViT, with its names, written from its formula."""
+    """A layer of timm's ViT with its names, written from the formula."""
 
     def __init__(self):
         super().__init__()
@@ -48,7 +48,7 @@ class TimmViT(nn.Module):
 
 @pytest.fixture
 def slip(clip_weights, tmp_path):
-    """(checkpoint as SLIP writes it, its image tower, its image projection)."""
+    """(checkpoint as SLIP writes it, its image encoder, its image projection)."""
     torch.manual_seed(0)
     visual, projection = TimmViT(), torch.randn(WIDTH, EMBED) / WIDTH**0.5
     state = {f"visual.{name}": value for name, value in visual.state_dict().items()}
@@ -61,7 +61,7 @@ def slip(clip_weights, tmp_path):
     return path, visual, projection
 
 
-def test_slip_computes_what_its_own_model_does(slip):
+def test_converted_slip_equals_the_original(slip):
     path, visual, projection = slip
     model = load_clip("ViT-B/16", path)
     image = torch.randn(2, 3, 32, 32)
@@ -85,7 +85,7 @@ def test_slip_can_be_prompted(slip, monkeypatch):
 
 @pytest.fixture
 def open_clip(monkeypatch):
-    """open_clip with a few small models of its own kinds registered."""
+    """open_clip with a few small models registered."""
     package = pytest.importorskip("open_clip", reason="open_clip_torch is not installed", exc_type=ImportError)
     from open_clip import factory
 
@@ -110,25 +110,25 @@ def saved(open_clip, name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["small", "small-quickgelu"])
-def test_open_clip_models_compute_the_same(open_clip, tmp_path, name):
-    theirs, path = saved(open_clip, name, tmp_path)
-    for ours in (load_clip(f"open_clip:{name}", path), load_clip(f"open_clip:{name}/{path}")):
+def test_converted_open_clip_equals_the_original(open_clip, tmp_path, name):
+    original, path = saved(open_clip, name, tmp_path)
+    for converted in (load_clip(f"open_clip:{name}", path), load_clip(f"open_clip:{name}/{path}")):
         image = torch.randn(2, 3, 32, 32)
         with torch.no_grad():
-            assert torch.allclose(theirs.encode_image(image), ours.encode_image(image), atol=1e-4)
+            assert torch.allclose(original.encode_image(image), converted.encode_image(image), atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["small-siglip", "small-scaled"])
-def test_open_clip_models_that_are_no_clip_are_refused(open_clip, tmp_path, name):
+def test_open_clip_models_of_other_kinds_are_refused(open_clip, tmp_path, name):
     _, path = saved(open_clip, name, tmp_path)
     with pytest.raises(UserError, match="can't be prompted|don't make a CLIP model"):
         load_clip(f"open_clip:{name}", path)
 
 
-def test_open_clip_mistakes(open_clip):
+def test_open_clip_errors(open_clip):
     with pytest.raises(UserError, match="no model 'ViT-B-33'. Did you mean 'ViT-B-32'"):
         check_backbone("open_clip:ViT-B-33/x")
-    with pytest.raises(UserError, match="names no weights"):
+    with pytest.raises(UserError, match="has no weights"):
         load_clip("open_clip:small")
     with pytest.raises(UserError, match="can't be loaded"):
         load_clip("open_clip:small/nowhere.pt")

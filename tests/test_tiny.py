@@ -1,4 +1,4 @@
-"""The embedded CLIP: whole, small, and able to tell the world's things apart."""
+"""The embedded CLIP: complete, small, and able to classify objects of the drawn world."""
 
 import subprocess
 import sys
@@ -30,19 +30,19 @@ def test_asset_is_small():
 
 def test_sizes_are_read_from_the_weights(model):
     assert model.visual.input_resolution == RESOLUTION
-    assert model.token_embedding.weight.shape[0] == tiny.VOCABULARY
-    assert model.context_length == 77  # as OpenAI's, so that code written for these runs on it
+    assert model.token_embedding.weight.shape[0] == len(import_clip().clip._tokenizer.encoder)
+    assert model.context_length == 77  # like OpenAI's, so that code for these models runs
 
 
-def test_state_dict_is_the_same_each_time_and_finite():
+def test_state_dict_is_constant_and_finite():
     first, second = tiny_state_dict(), tiny_state_dict()
     assert all(torch.equal(first[k], second[k]) for k in first)
     assert all(torch.isfinite(v).all() for v in first.values())
-    first["logit_scale"] += 1  # a caller's change stays the caller's
+    first["logit_scale"] += 1  # changes by a caller affect only its copy
     assert torch.equal(tiny_state_dict()["logit_scale"], second["logit_scale"])
 
 
-def test_unknown_words_have_rows_of_the_usual_size(model):
+def test_unknown_words_have_embeddings_of_the_usual_size(model):
     clip = import_clip()
     known = clip.tokenize(phrases()).unique()
     table = model.token_embedding.weight
@@ -78,7 +78,7 @@ def test_zero_shot_is_far_above_chance(model):
 
 
 @pytest.mark.slow
-def test_pretraining_goes_on_where_it_was(tmp_path):
+def test_pretraining_resumes(tmp_path):
     def run(folder, *more):
         command = [sys.executable, ROOT / "scripts/pretrain_tiny_clip.py", "--work-dir", tmp_path / folder, *more]
         settings = ["--steps", "4", "--batch", "8", "--warmup", "1", "--workers", "0", "--device", "cpu"]

@@ -1,7 +1,7 @@
-"""CoOp, MaPLe, CoCoOp, IVLP and VPT compute what upstream's trainers compute: logits, loss, gradients, 20 steps.
+"""CoOp, MaPLe, CoCoOp, IVLP and VPT equal upstream's trainers: logits, loss, gradients, and 20 steps.
 
-tests/golden/ holds what upstream computed once; with a checkout at hand (QPROMPT_COOP, QPROMPT_MAPLE: its path)
-the same is asked of it again, and checkpoints travel both ways.
+tests/golden/ contains what upstream computed. With a checkout (its path in QPROMPT_COOP or QPROMPT_MAPLE), upstream
+computes it again, and checkpoints are exchanged in both directions.
 """
 
 import os
@@ -22,14 +22,14 @@ import trainers.maple
 import trainers.vpt  # noqa: F401
 
 HERE = Path(__file__).parent
-SAME_START = ("CoOp", "MaPLe", "CoCoOp")  # the same seed gives these the same initial prompts as upstream
+SAME_START = ("CoOp", "MaPLe", "CoCoOp")  # with the same seed, initial prompts equal upstream's
 
 
 @pytest.mark.parametrize("path", ["fast", "onednn", "plain"])
 @pytest.mark.parametrize("case", CASES)
 def test_golden(case, path, clip_file, tmp_path, monkeypatch, request):
     monkeypatch.setenv("QPROMPT_REFERENCE", str(int(path == "plain")))
-    products = request.getfixturevalue("onednn") if path == "onednn" else ()
+    multiplied = request.getfixturevalue("onednn") if path == "onednn" else ()
     theirs = load_file(HERE / "golden" / f"{case}.safetensors")
     _, trainer, options = CASES[case]
     ours = toy_trainer(tmp_path, clip_file, trainer, *options)
@@ -37,13 +37,13 @@ def test_golden(case, path, clip_file, tmp_path, monkeypatch, request):
     assert_equal(figures(ours), theirs, tolerance=2e-4)
     if case.endswith("_many"):
         assert len(ours.model.layout.mask) > 2  # blocks of the packed attention
-    assert bool(products) == (path == "onednn")
+    assert bool(multiplied) == (path == "onednn")
 
 
 def run_upstream(case, *arguments):
     checkout = os.environ.get(CASES[case][0])
     if not checkout:
-        pytest.skip(f"{CASES[case][0]} does not name a checkout")
+        pytest.skip(f"{CASES[case][0]} is not set to a checkout")
     command = [sys.executable, "-W", "ignore", HERE / "equality.py", checkout, case, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
@@ -63,12 +63,12 @@ def test_checkout(case, clip_file, tmp_path):
     found = figures(ours)
     assert_equal(found, theirs, tolerance=1e-4)
 
-    # upstream's checkpoint here
+    # load upstream's checkpoint
     ours.load_model(str(tmp_path / "upstream"), epoch=1)
     end = {f"end.{name}": p.detach() for name, p in learned_parameters(ours).items()}
     assert all(torch.equal(value, theirs[name]) for name, value in end.items())
 
-    # ours there: upstream continues from where we ended
+    # upstream loads our checkpoint
     ours.save_model(0, str(tmp_path / "ours"))
     continued = run_upstream(case, tmp_path / "continued.safetensors", tmp_path / "ours")
     assert all(torch.equal(value, continued[name.replace("end.", "start.")]) for name, value in end.items())

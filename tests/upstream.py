@@ -1,4 +1,4 @@
-"""Runs an upstream checkout's own train.py, unmodified, on a small generated data tree and a small random CLIP.
+"""Run train.py of an unmodified upstream checkout on a small generated data set with a small random CLIP.
 
 data = make_caltech_tree(tmp_path / "data")
 clip = save_tiny_clip_archive(tmp_path / "clip.pt")
@@ -22,7 +22,7 @@ from qprompt.backbones.random_weights import ClipShape, random_state_dict
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "tests" / "upstream_site"
-BUNDLED = ROOT / "qprompt" / "engine"  # the folder that `import dassl` needs on the path
+BUNDLED = ROOT / "qprompt" / "engine"  # on sys.path, it makes `import dassl` work
 VARIABLES = {
     "dassl": "QPROMPT_DASSL",
     "coop": "QPROMPT_COOP",
@@ -33,24 +33,24 @@ VARIABLES = {
 
 PIXELS = 32
 SMALL = ClipShape(48, PIXELS, 3, 128, 8, 64, 1, 3)
-# MaPLe, PromptSRC and their relatives have the widths of ViT-B/16 written into them.
+# MaPLe, PromptSRC and trainers derived from them contain the widths of ViT-B/16.
 WIDE = ClipShape(512, PIXELS, 2, 768, 16, 512, 8, 2)
 
 
 def checkout(name: str) -> Path:
-    """The checkout that the environment names (see VARIABLES); skips the test when it names none."""
+    """Return the checkout whose path is in the environment (see VARIABLES); skip the test if there is none."""
     path = os.environ.get(VARIABLES[name])
     if not path:
         pytest.skip(f"set {VARIABLES[name]} to a checkout of {name} to run this")
     if name != "dassl" and not (Path(path) / "train.py").is_file():
-        pytest.fail(f"{VARIABLES[name]} is {path}, which holds no train.py (KgCoOp's is in its folder KgCoOp)")
+        pytest.fail(f"{VARIABLES[name]} is {path}, which contains no train.py (KgCoOp's is in its folder KgCoOp)")
     return Path(path)
 
 
 def make_caltech_tree(root: Path, classes: int = 10, images: int = 12) -> Path:
-    """A Caltech101 tree with a split file: noise around one colour a class, halves of it train, then val and test.
+    """Make a Caltech101 folder with a split file and return `root`, for ``--root``.
 
-    The same on every machine. Returns `root`, for ``--root``.
+    Images are noise around one colour per class, the same on every machine. Half of them are train, then val and test.
     """
     folder = root / "caltech-101"
     split: dict[str, list] = {"train": [], "val": [], "test": []}
@@ -71,7 +71,7 @@ def make_caltech_tree(root: Path, classes: int = 10, images: int = 12) -> Path:
 
 
 class _Holder(torch.nn.Module):
-    """Modules nested as the names of a state dict say, holding its tensors."""
+    """Modules nested like the names of a state dict, with its tensors as buffers."""
 
     def __init__(self, weights: Mapping[str, torch.Tensor]):
         super().__init__()
@@ -90,14 +90,14 @@ class _Holder(torch.nn.Module):
 
 
 def save_tiny_clip_archive(path: Path, shape: ClipShape = SMALL, seed: int = 0) -> Path:
-    """A TorchScript archive of random fp16 weights, as OpenAI ships its models; returns `path`."""
+    """Save a TorchScript archive of random fp16 weights in OpenAI's format; return `path`."""
     weights = random_state_dict(shape, seed)
     weights = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
     sizes = {"input_resolution": shape.image_resolution, "context_length": shape.context_length}
     sizes["vocab_size"] = shape.vocab_size
     weights |= {name: torch.tensor(size) for name, size in sizes.items()}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit is on its way out
+        warnings.simplefilter("ignore")  # torch.jit is deprecated
         torch.jit.script(_Holder(weights)).save(str(path))
     return path
 
@@ -105,10 +105,16 @@ def save_tiny_clip_archive(path: Path, shape: ClipShape = SMALL, seed: int = 0) 
 def train_args(
     data: Path, output: Path, trainer: str, *options: object, config: str = "", shots: int = 4, seed: int = 1
 ) -> list[str]:
-    """Arguments of an upstream train.py for a short run on `make_caltech_tree`: fp32, images of 32 pixels.
+    """Return arguments of an upstream train.py for a short run on `make_caltech_tree`: fp32, images of 32 pixels.
 
-    config: a file below configs/trainers/TRAINER, "" for CoOp's vit_b16_ctxv1. `options` are KEY VALUE pairs, and
-    flags such as ``--eval-only`` may come first.
+    Args:
+        data: Data root.
+        output: Output folder.
+        trainer: Name of the trainer.
+        options: KEY VALUE pairs, after flags such as ``--eval-only``.
+        config: File in configs/trainers; "": CoOp's vit_b16_ctxv1.
+        shots: Images per class.
+        seed: Random seed.
     """
     given = [str(option) for option in options]
     first_key = next((i for i, option in enumerate(given) if "." in option and option.isupper()), len(given))
@@ -142,11 +148,18 @@ def run_checkout(
     check: bool = True,
     timeout: float = 2500,
 ) -> str:
-    """Run ``python train.py ARGS`` in the checkout `folder` and return what it printed (both streams).
+    """Run ``python train.py ARGS`` in a checkout and return its output (both streams).
 
-    clip: the archive that its CLIP loader gets, whatever backbone it asks for. engine: "bundled", "dassl" (the
-    checkout that QPROMPT_DASSL names), or "none" for a `program` that finds its own, such as
-    ``("-m", "qprompt", "train.py")``. Fails the test on another exit code than 0 unless `check` is false.
+    Args:
+        folder: The checkout.
+        args: Arguments of the program.
+        clip: Archive that its CLIP loader gets for any backbone.
+        engine: "bundled", "dassl" (the checkout in QPROMPT_DASSL), or "none" for a program that finds one itself.
+        program: What python runs, such as ``("-m", "qprompt", "train.py")``.
+        python: The interpreter.
+        env: Additional environment variables.
+        check: Fail the test if the exit code is not 0.
+        timeout: Seconds.
     """
     paths = [SITE, ROOT]
     if engine == "bundled":

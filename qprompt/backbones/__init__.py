@@ -1,8 +1,8 @@
-"""CLIP models by name or by file: always the unmodified `clip.model.CLIP`, in fp32, in eval mode, frozen.
+"""CLIP models by name or from a file: always an unmodified `clip.model.CLIP`, in fp32, in eval mode, frozen.
 
 model = load_clip("ViT-B/16")                           # OpenAI's weights, downloaded once
 model = load_clip("ViT-B/16", path="my_weights.pt")     # a state dict or a TorchScript archive
-model = load_clip("tiny")                               # the small model that this package carries
+model = load_clip("tiny")                               # the small model in this package
 """
 
 from qprompt.backbones.clip_package import ClipModel, import_clip

@@ -1,4 +1,4 @@
-"""`import clip`, whatever setuptools is around."""
+"""Import the `clip` package with any version of setuptools."""
 
 import importlib
 import importlib.util
@@ -10,19 +10,20 @@ from typing import Any, TypeAlias
 
 from qprompt.errors import UserError
 
-# clip.model.CLIP. Typed Any: the package carries no types, and torch says no more of a module's attributes.
+# clip.model.CLIP. Any, because the package has no types and torch declares attributes of modules as Tensor | Module.
 ClipModel: TypeAlias = Any
 
 _INSTALL = "Install it: pip install clip-anytorch"
 
 
 def import_clip() -> ModuleType:
-    """The `clip` package (openai/CLIP), with `clip.model`, `clip.tokenize` and `clip.simple_tokenizer`.
+    """Return the `clip` package (openai/CLIP), with `clip.model`, `clip.tokenize` and `clip.simple_tokenizer`.
 
-    The published packages import `packaging` through `pkg_resources`, which setuptools 82 dropped. Where it is
-    gone, a stand-in that offers just `packaging` exists while `clip` is imported and no longer.
+    The published packages import `packaging` through `pkg_resources`, which setuptools 82 removed. Where it is missing,
+    a replacement with only `packaging` exists while `clip` is imported.
 
-    Raises UserError when there is no `clip`, or when the module of that name is another package.
+    Raises:
+        UserError: `clip` is not installed, or the module of that name is another package.
     """
     if sys.modules.get("clip") is None:
         if importlib.util.find_spec("clip") is None:
@@ -36,18 +37,18 @@ def import_clip() -> ModuleType:
 
 
 def _import_with_pkg_resources() -> None:
-    stand_in = None
+    replacement = None
     if "pkg_resources" not in sys.modules and importlib.util.find_spec("pkg_resources") is None:
         packaging = importlib.import_module("packaging")
         importlib.import_module("packaging.version")
-        stand_in = types.ModuleType("pkg_resources")
-        stand_in.packaging = packaging  # type: ignore[attr-defined]
-        sys.modules["pkg_resources"] = stand_in
+        replacement = types.ModuleType("pkg_resources")
+        replacement.packaging = packaging  # type: ignore[attr-defined]
+        sys.modules["pkg_resources"] = replacement
     try:
         with warnings.catch_warnings():
-            # Older setuptools warn that pkg_resources is deprecated; that is clip's to mend, not the user's.
+            # Older setuptools warn that pkg_resources is deprecated, which users cannot change.
             warnings.simplefilter("ignore")
             importlib.import_module("clip.model")
     finally:
-        if stand_in is not None:
+        if replacement is not None:
             sys.modules.pop("pkg_resources", None)

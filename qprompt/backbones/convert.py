@@ -1,4 +1,4 @@
-"""Other people's CLIPs as openai's: their weights renamed, and the few things changed that names don't tell."""
+"""Convert SLIP and open_clip models to openai's CLIP: rename weights, and change what the weights do not tell."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,27 +13,34 @@ OPEN_CLIP = "open_clip:"
 
 
 @dataclass(frozen=True)
-class Dialect:
-    """How a model differs from openai's CLIP of the same weights."""
+class Variant:
+    """Differences between a model's computation and that of openai's CLIP with the same weights.
 
-    image_heads: int = 0  # 0: as openai has it, a head of width 64
+    Attributes:
+        image_heads, text_heads: Number of attention heads; 0: openai's, heads of width 64.
+        image_gelu, text_gelu: Use the exact GELU instead of QuickGELU.
+        image_eps: Epsilon of the image branch's layer norms.
+        ln_pre: Whether a layer norm precedes the image branch's transformer.
+    """
+
+    image_heads: int = 0
     text_heads: int = 0
-    image_gelu: bool = False  # the exact GELU, not QuickGELU
+    image_gelu: bool = False
     text_gelu: bool = False
     image_eps: float = 1e-5
     ln_pre: bool = True
 
     def apply_(self, model: ClipModel) -> None:
-        """Change a fresh `clip.model.CLIP` into one that computes what the other model does."""
+        """Change a new `clip.model.CLIP` in place so that it computes what the other model computes."""
         for transformer, n_heads, gelu in (
             (getattr(model.visual, "transformer", None), self.image_heads, self.image_gelu),
             (model.transformer, self.text_heads, self.text_gelu),
         ):
-            for block in transformer.resblocks if transformer is not None else ():
+            for resblock in transformer.resblocks if transformer is not None else ():
                 if n_heads:
-                    block.attn.num_heads, block.attn.head_dim = n_heads, block.attn.embed_dim // n_heads
+                    resblock.attn.num_heads, resblock.attn.head_dim = n_heads, resblock.attn.embed_dim // n_heads
                 if gelu:
-                    block.mlp.gelu = nn.GELU()
+                    resblock.mlp.gelu = nn.GELU()
         for module in model.visual.modules():
             if isinstance(module, nn.LayerNorm):
                 module.eps = self.image_eps
@@ -42,12 +49,12 @@ class Dialect:
 
 
 def is_slip(state: dict[str, Tensor]) -> bool:
-    """Whether weights are those of SLIP's models (github.com/facebookresearch/SLIP): a timm ViT, CLIP's text side."""
+    """Return whether weights are SLIP's (github.com/facebookresearch/SLIP): a ViT of timm and CLIP's text branch."""
     return "visual.cls_token" in state and "image_projection" in state
 
 
-def from_slip(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], Dialect]:
-    """SLIP's weights under openai's names."""
+def from_slip(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], Variant]:
+    """Rename SLIP's weights to openai's names; return them and the other differences."""
     renamed = {"patch_embed.proj.weight": "conv1.weight", "norm.weight": "ln_post.weight", "norm.bias": "ln_post.bias"}
     in_block = {
         "norm1": "ln_1",
@@ -67,7 +74,7 @@ def from_slip(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], Dialect]:
             found[f"visual.transformer.resblocks.{number}.{rest.replace(old, in_block.get(old, ''), 1)}"] = value
         elif owner == "visual" and rest in renamed:
             found[f"visual.{renamed[rest]}"] = value
-        elif owner not in ("visual", "image_projection", "image_mlp"):  # image_mlp served its self-supervised loss
+        elif owner not in ("visual", "image_projection", "image_mlp"):  # image_mlp belongs to its self-supervised loss
             found[name] = value
     width = state["visual.cls_token"].shape[-1]
     position = state["visual.pos_embed"][0].clone()  # (1 + grid**2, V)
@@ -76,12 +83,13 @@ def from_slip(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], Dialect]:
     found["visual.class_embedding"] = state["visual.cls_token"].flatten()
     found["visual.proj"] = state["image_projection"]
     found["visual.ln_pre.weight"], found["visual.ln_pre.bias"] = torch.ones(width), torch.zeros(width)
-    # The small ViT is MoCo v3's, with 12 heads of width 32.
+    # The weights do not tell the number of heads. The small ViT is MoCo v3's, with 12 heads of width 32.
     heads = 12 if width == 384 else width // 64
-    return found, Dialect(image_heads=heads, image_gelu=True, image_eps=1e-6, ln_pre=False)
+    return found, Variant(image_heads=heads, image_gelu=True, image_eps=1e-6, ln_pre=False)
 
 
 def import_open_clip() -> Any:
+    """Return the `open_clip` package; UserError if it is not installed."""
     try:
         import open_clip
     except ImportError:
@@ -90,7 +98,11 @@ def import_open_clip() -> Any:
 
 
 def check_open_clip(name: str) -> tuple[str, str]:
-    """Architecture and pretrained tag (or file) of "open_clip:MODEL/PRETRAINED"; UserError for an unknown model."""
+    """Return the architecture and the pretrained tag (or file) of "open_clip:MODEL/PRETRAINED".
+
+    Raises:
+        UserError: open_clip does not know the model.
+    """
     open_clip = import_open_clip()
     architecture, _, pretrained = name.removeprefix(OPEN_CLIP).partition("/")
     known = open_clip.list_models()
@@ -99,41 +111,49 @@ def check_open_clip(name: str) -> tuple[str, str]:
     return architecture, pretrained
 
 
-def load_open_clip(name: str, path: str = "") -> tuple[Any, dict[str, Tensor], Dialect]:
-    """An open_clip model, its weights under openai's names, and what else differs."""
+def load_open_clip(name: str, path: str = "") -> tuple[Any, dict[str, Tensor], Variant]:
+    """Load a model of open_clip; return it, its weights under openai's names, and the other differences.
+
+    Args:
+        name: "open_clip:MODEL/PRETRAINED".
+        path: File with weights, instead of PRETRAINED.
+
+    Raises:
+        UserError: The model cannot be loaded, or its text branch is not like CLIP's.
+    """
     architecture, pretrained = check_open_clip(name)
     if not (path or pretrained):
-        raise UserError(f"{name} names no weights: type {name}/PRETRAINED, or give a file with MODEL.BACKBONE.PATH.")
+        raise UserError(f"{name} has no weights: type {name}/PRETRAINED, or give a file with MODEL.BACKBONE.PATH.")
     open_clip = import_open_clip()
     try:
         model = open_clip.create_model(architecture, pretrained=str(path or pretrained)).eval()
-    except Exception as error:  # its download and its checks raise many kinds
+    except Exception as error:  # its download and its checks raise many types
         raise UserError(f"{name} can't be loaded: {' '.join(str(error).split())[:300]}") from error
     for branch in ("transformer", "positional_embedding", "token_embedding", "text_projection"):
         if not hasattr(model, branch):
             raise UserError(
-                f"{name} can't be prompted: it has no {branch!r} of its own. A text side like CLIP's is needed, "
-                "causal and read at EOT; SigLIP, CoCa and models with a HuggingFace text tower have another."
+                f"{name} can't be prompted: it has no {branch!r}. Prompts need a text branch like CLIP's, causal and "
+                "read at EOT; those of SigLIP, CoCa and models with a Hugging Face text encoder are different."
             )
     image_blocks: Any = getattr(getattr(model.visual, "transformer", None), "resblocks", ())
     text_block = model.transformer.resblocks[0]
-    dialect = Dialect(
+    variant = Variant(
         image_heads=image_blocks[0].attn.num_heads if image_blocks else 0,
         text_heads=text_block.attn.num_heads,
         image_gelu=bool(image_blocks) and isinstance(image_blocks[0].mlp.gelu, nn.GELU),
         text_gelu=isinstance(text_block.mlp.gelu, nn.GELU),
     )
-    return model, dict(model.state_dict()), dialect
+    return model, dict(model.state_dict()), variant
 
 
-def same_features(theirs: Any, ours: ClipModel, origin: str) -> None:
-    """Raise UserError unless two models give the same features of two prompts and an image."""
+def check_same_features(original: Any, converted: ClipModel, origin: str) -> None:
+    """Raise UserError unless two models compute the same features of two prompts and an image."""
     prompt = ["a photo of a cat.", "two dogs in front of a red house"]
-    tokens = import_clip().tokenize(prompt, context_length=ours.context_length)
-    size = ours.visual.input_resolution
+    tokens = import_clip().tokenize(prompt, context_length=converted.context_length)
+    size = converted.visual.input_resolution
     image = torch.linspace(-1, 1, 3 * size * size).view(1, 3, size, size)
     for branch, given in (("text", tokens), ("image", image)):
         with torch.no_grad():
-            wanted, got = (getattr(model, f"encode_{branch}")(given) for model in (theirs, ours))
+            wanted, got = (getattr(model, f"encode_{branch}")(given) for model in (original, converted))
         if wanted.shape != got.shape or (wanted - got).abs().max() > 1e-3 * wanted.abs().max():
-            raise UserError(f"{origin} can't be prompted: its {branch} side computes something else than CLIP's.")
+            raise UserError(f"{origin} can't be prompted: its {branch} branch does not compute what CLIP's does.")

@@ -1,4 +1,4 @@
-"""CLIP weights drawn at random in the true shapes of OpenAI's models: for tests, benchmarks and dry runs."""
+"""Random CLIP weights in the shapes of OpenAI's models, for tests, benchmarks and dry runs."""
 
 import contextlib
 from dataclasses import asdict, dataclass
@@ -13,7 +13,7 @@ from qprompt.errors import UserError, did_you_mean
 
 @dataclass(frozen=True)
 class ClipShape:
-    """The constructor arguments of `clip.model.CLIP`."""
+    """Arguments of `clip.model.CLIP`."""
 
     embed_dim: int
     image_resolution: int
@@ -36,34 +36,38 @@ SHAPES = {
     "ViT-L/14@336px": ClipShape(768, 336, 24, 1024, 14, 768, 12, 12),
 }
 
-# A small one for tests. Width, depth and heads differ between the branches: code that mixes them up fails.
+# For tests. Width, depth and heads differ between the branches, so that code which confuses them fails.
 TEST_SHAPE = ClipShape(48, 32, 4, 128, 8, 64, 1, 3)
 
 
 def random_state_dict(shape: str | ClipShape, seed: int = 0) -> dict[str, Tensor]:
-    """A random state dict of `shape` (a name in `SHAPES`): fp32, fp16-representable, the same on every machine.
+    """Return a random state dict: fp32, exactly representable in fp16, the same on every machine.
 
-    Every bias and norm differs from its neutral value, so that code which forgets one is found out.
-    The global random state is left alone.
+    Every bias and norm differs from its neutral value, so that code which ignores one fails. The global random state
+    does not change.
+
+    Args:
+        shape: A shape, or a name in `SHAPES`.
+        seed: Another seed gives other weights.
     """
     if isinstance(shape, str):
         if shape not in SHAPES:
             raise UserError(f"no shape {shape!r}.{did_you_mean(shape, SHAPES)} Known: {', '.join(SHAPES)}.")
         shape = SHAPES[shape]
-    with torch.device("meta") if hasattr(torch, "compile") else contextlib.nullcontext():  # torch 1 has no such block
+    with torch.device("meta") if hasattr(torch, "compile") else contextlib.nullcontext():
         shapes = import_clip().model.CLIP(**asdict(shape)).state_dict()
     generator = np.random.PCG64(seed)
     weights = {name: _draw(generator, name, tuple(value.shape)) for name, value in shapes.items()}
-    weights["logit_scale"].fill_(4.6052)  # CLIP's own: exp(4.6052) = 100
+    weights["logit_scale"].fill_(4.6052)  # CLIP's: exp(4.6052) = 100
     return {name: value.half().float() if value.is_floating_point() else value for name, value in weights.items()}
 
 
 def _draw(generator: np.random.PCG64, name: str, shape: tuple[int, ...]) -> Tensor:
-    """Uniform values of the spread that such a weight has when training starts."""
+    """Draw uniform values with the standard deviation that such a weight has at the start of training."""
     if name.endswith("num_batches_tracked"):
         return torch.zeros(shape, dtype=torch.long)
     count = int(np.prod(shape))
-    # raw PCG64 words are what NumPy promises never to change
+    # NumPy promises that raw PCG64 words never change
     words = generator.random_raw(count // 4 + 1).astype("<u8").view(np.uint16)[:count]
     values = torch.from_numpy(words.astype(np.float32) / 32768 - 1).view(shape) * 3**0.5  # variance 1
     if name in ("token_embedding.weight", "positional_embedding"):

@@ -1,4 +1,4 @@
-"""Read CLIP weights from a file, without running anything that is in it, and fetch OpenAI's."""
+"""Read CLIP weights from a file without executing code in it, and download OpenAI's."""
 
 import hashlib
 import http.client
@@ -19,16 +19,17 @@ from qprompt.io.locks import hold
 from qprompt.io.torch_files import read_torch_file
 
 CACHE = Path("~/.cache/clip")  # where OpenAI's package keeps its downloads
-MIRROR = "QPROMPT_CLIP_MIRROR"  # environment: an address below which <SHA-256>/<file> lie, in place of OpenAI's
+MIRROR = "QPROMPT_CLIP_MIRROR"  # environment variable: URL of a server with <SHA-256>/<file>, instead of OpenAI's
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The tensors of a TorchScript archive, a ``torch.save``d state dict or a safetensors file.
+    """Read the tensors of a TorchScript archive, a state dict from ``torch.save``, or a safetensors file.
 
-    A state dict may lie under "state_dict" or "model", with DataParallel's "module." before its names.
-    Nothing in a pickle is run (see `qprompt.io.torch_files`).
+    A state dict may be an entry "state_dict" or "model", and its names may begin with DataParallel's "module.". Code in
+    pickles is not executed (see `qprompt.io.torch_files`).
 
-    Raises UserError for a file that is missing, cut short, or holds something else.
+    Raises:
+        UserError: The file is missing, truncated, or contains something else.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -38,13 +39,13 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     except (RuntimeError, ValueError, OSError, zipfile.BadZipFile, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"{path} can't be read as CLIP weights; it may be cut short ({path.stat().st_size:,} bytes): {reason}"
+            f"{path} can't be read as CLIP weights; it may be truncated ({path.stat().st_size:,} bytes): {reason}"
         ) from error
     for wrapper in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
     if not isinstance(loaded, dict) or not any(isinstance(value, Tensor) for value in loaded.values()):
-        raise UserError(f"{path} holds {type(loaded).__name__}; a state dict (name -> tensor) was expected.")
+        raise UserError(f"{path} contains {type(loaded).__name__}; expected a state dict (name -> tensor).")
     return {name.removeprefix("module."): value for name, value in loaded.items() if isinstance(value, Tensor)}
 
 
@@ -59,14 +60,14 @@ def _read(path: Path) -> Any:
             raise ValueError(str(error)) from error
     if _is_torchscript(path):
         with warnings.catch_warnings():
-            # torch warns that TorchScript is deprecated; it is what OpenAI ships.
+            # torch warns that TorchScript is deprecated, but OpenAI's files have this format.
             warnings.simplefilter("ignore")
             return torch.jit.load(str(path), map_location="cpu").state_dict()
     return read_torch_file(path, map_location="cpu")
 
 
 def _is_torchscript(path: Path) -> bool:
-    """A TorchScript archive is a zip file with the model's code in it."""
+    """Return whether a file is a zip file with code of a model."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -74,7 +75,7 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file's content."""
+    """Return the hex digest of a file's content."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 22):
@@ -83,9 +84,14 @@ def sha256(path: Path) -> str:
 
 
 def openai_file(name: str, url: str) -> Path:
-    """The local copy of OpenAI's weights, downloaded when missing. The URL's last folder is the SHA-256.
+    """Return the path of OpenAI's weights, and download them if they are missing.
 
-    Raises UserError when the local file has another hash or the download fails.
+    Args:
+        name: Name of the backbone, for messages.
+        url: OpenAI's URL, whose last folder is the SHA-256.
+
+    Raises:
+        UserError: The local file has another SHA-256, or the download fails.
     """
     expected, file_name = url.split("/")[-2:]
     target = CACHE.expanduser() / file_name
@@ -103,7 +109,7 @@ def openai_file(name: str, url: str) -> Path:
 def _download(name: str, url: str, target: Path, expected: str) -> None:
     """Fetch `url` into a file next to `target`, resuming an earlier attempt; rename it once its SHA-256 is right.
 
-    Of several processes one downloads and the others wait.
+    One of several processes downloads and the others wait.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
@@ -134,16 +140,16 @@ def _download(name: str, url: str, target: Path, expected: str) -> None:
 
 
 def _fetch(url: str, file: BinaryIO) -> None:
-    """Append to `file` what it lacks of `url`."""
+    """Append the missing bytes of `url` to `file`."""
     done = file.tell()
     try:
         source = urllib.request.urlopen(urllib.request.Request(url, headers={"Range": f"bytes={done}-"}), timeout=60)
     except urllib.error.HTTPError as error:
-        if error.code != 416:  # nothing is beyond what is there: it is whole, or of another file
+        if error.code != 416:  # no bytes after those in the file: it is complete, or of another file
             raise
         return
     with source:
-        if source.status != 206:  # the server sends everything
+        if source.status != 206:  # the server ignores Range and sends the whole file
             file.truncate(0)
             done = 0
         left = int(source.headers.get("Content-Length") or 0)

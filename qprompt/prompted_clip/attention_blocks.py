@@ -60,8 +60,8 @@ class Pack(torch.autograd.Function):
     """Rows (G, R, D) -> blocks (G * N, S, D), with the first `n_shared` rows in front of each block.
 
     Backward, a row gets the gradient of its position in the blocks, a shared row the sum over all blocks, and padding
-    is left out. Unlike the gradient of ``index_select``, this adds nothing to a tensor of zeros and sums in the same order
-    every time on a GPU.
+    is left out. Unlike the gradient of ``index_select``, this does not add to a tensor of zeros, and a GPU sums in the
+    same order every time.
     """
 
     generate_vmap_rule = True
