@@ -82,8 +82,8 @@ def confusion_figure(predictions: Predictions, title: str) -> Any:
     share = 100 * counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
     size = len(predictions.classnames)
     labelled = size <= _LABELLED
-    digits = len(str(int(counts.max())))
-    side = max(3.2, max(0.19, 0.07 * digits) * size) if labelled else 7.0
+    cell = max(0.19, 0.06 * len(str(int(counts.max()))) + 0.05)  # inches
+    side = max(3.2, cell * size + 1.2) if labelled else 7.0
     figure, axes = new_figure(1, 1, side + 1.2, side)
     axis = axes[0, 0]
     image = axis.imshow(share.numpy(), cmap="Blues", vmin=0, vmax=100)
