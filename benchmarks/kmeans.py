@@ -21,6 +21,7 @@ from measure import save, side_by_side
 
 from qprompt.quantization.kmeans import kmeans
 
+SAMPLES = (4_096, 16_384, 65_536, 262_144)  # the curve of time against error
 SIZES = ((2048, 2), (2048, 16), (393216, 16), (3548160, 16))
 
 
@@ -29,6 +30,9 @@ def methods(x, k, exact):
     values = x.numpy()
     column = values[:, None]
     calls = {"qprompt": lambda: kmeans(x, k).numpy()}
+    samples = [size for size in SAMPLES if len(x) > 4 * size]
+    for size in samples:
+        calls[f"qprompt, {size:,} values"] = lambda size=size: kmeans(x, k, sample=size).numpy()
     if (sk := library("sklearn.cluster")) is not None:
         quantiles = np.quantile(values, (np.arange(k) + 0.5) / k)[:, None].astype(np.float32)
 
@@ -48,6 +52,8 @@ def methods(x, k, exact):
             return clustering.centroids[:, 0]
 
         calls["faiss, 256 values a centroid"] = with_faiss
+        for size in samples:
+            calls[f"faiss, {size:,} values"] = lambda size=size: with_faiss(max_points_per_centroid=size // k)
         calls["faiss, all values"] = lambda: with_faiss(max_points_per_centroid=len(values))
     if exact and (one := library("kmeans1d")) is not None:
         calls["kmeans1d"] = lambda: np.array(one.cluster(values, k).centroids)
