@@ -255,7 +255,7 @@ def test_pack_accepts_a_bare_state_dict_and_reports_mistakes(tmp_path, capsys):
     (tmp_path / "text.pt").write_text("hello")
     for arguments, words in (
         (["other.pt"], "no prompts of CoCoOp, CoOp, IVLP, MaPLe, VPT"),
-        (["list.pt"], "no state dict"),
+        (["list.pt"], "does not contain a state dict"),
         (["text.pt"], "not a readable checkpoint"),
         (["nowhere.pt"], "no checkpoint"),
         (["."], "no model.pth.tar-EPOCH"),

@@ -112,7 +112,8 @@ def test_type_checker_sees_every_name(tmp_path, pytestconfig):
     types = dict(zip(NAMES, revealed, strict=True))
     assert not [name for name, type_ in types.items() if type_ == "Any"]
     assert types["kmeans"] == (
-        "def (x: torch._tensor.Tensor, k: int, init: torch._tensor.Tensor | None =) -> torch._tensor.Tensor"
+        "def (x: torch._tensor.Tensor, k: int, init: torch._tensor.Tensor | None =, sample: int | None =)"
+        " -> torch._tensor.Tensor"
     )
     assert types["quantize_"].startswith("def (module: torch.nn.modules.module.Module, config: qprompt.")
     assert types["quantize_"].endswith("-> list[str]")
