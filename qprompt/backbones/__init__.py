@@ -13,6 +13,7 @@ from qprompt.backbones.load import (
     convert_weights_,
     load_clip,
     load_state_dict,
+    missing_weights,
 )
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "import_clip",
     "load_clip",
     "load_state_dict",
+    "missing_weights",
 ]

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from qprompt.backbones.convert import (
     is_slip,
     load_open_clip,
 )
-from qprompt.backbones.weights import openai_file, read_weights
+from qprompt.backbones.weights import openai_file, openai_place, read_weights
 from qprompt.errors import UserError, did_you_mean
 
 # Tensors from which the sizes of an openai CLIP are read.
@@ -30,6 +31,13 @@ def available_backbones() -> list[str]:
 
 def _openai_urls() -> dict[str, str]:
     return import_clip().clip._MODELS
+
+
+def missing_weights(name: str) -> Path | None:
+    """Return where the weights of a named backbone are expected if they have not been downloaded, else None."""
+    urls = _openai_urls()
+    place = openai_place(urls[name]) if name in urls else None
+    return place if place and not place.exists() else None
 
 
 def load_clip(name: str, path: str | os.PathLike[str] = "", device: str | torch.device = "cpu") -> ClipModel:

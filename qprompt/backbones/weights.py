@@ -83,6 +83,11 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def openai_place(url: str) -> Path:
+    """Return where the local copy of OpenAI's weights belongs."""
+    return CACHE.expanduser() / url.split("/")[-1]
+
+
 def openai_file(name: str, url: str) -> Path:
     """Return the path of OpenAI's weights, and download them if they are missing.
 
@@ -94,7 +99,7 @@ def openai_file(name: str, url: str) -> Path:
         UserError: The local file has another SHA-256, or the download fails.
     """
     expected, file_name = url.split("/")[-2:]
-    target = CACHE.expanduser() / file_name
+    target = openai_place(url)
     if not target.exists():
         mirror = os.environ.get(MIRROR)
         _download(name, f"{mirror.rstrip('/')}/{expected}/{file_name}" if mirror else url, target, expected)

@@ -38,6 +38,7 @@ class Run:
         folder: Its output folder.
         argv: Its command line.
         settings: What train.py will make of the files, flags and options on the command line.
+        choice: The point of the grid that it belongs to.
         after: Folder of the training run that an evaluation reads, or None.
     """
 
@@ -46,6 +47,7 @@ class Run:
     label: str
     argv: tuple[str, ...]
     settings: RunSettings = dataclasses.field(hash=False)
+    choice: Choice = dataclasses.field(hash=False, compare=False)
     after: str | None = None
 
     @property
@@ -145,7 +147,7 @@ def _run(
     parts = [c.trainer, c.cfg, c.variant, str(c.dataset), f"{c.shots} shots", f"seed {c.seed}"]
     label = f"{' '.join(filter(None, parts))}: {'test' if evaluate else 'train'} {classes}"
     settings = RunSettings.of(cfg, _defaults(), "eval" if evaluate else "train", trained or "", epoch)
-    return Run(output, c.trainer, label, tuple(argv), settings, trained)
+    return Run(output, c.trainer, label, tuple(argv), settings, c, trained)
 
 
 def _options(spec: Spec, c: Choice, classes: str) -> dict[str, Any]:

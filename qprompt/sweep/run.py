@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from qprompt.errors import UserError
@@ -27,24 +27,40 @@ def run(args: argparse.Namespace) -> int:
     if not Path(spec.train).is_file():
         raise UserError(f"no {spec.train} in this folder: run 'qprompt sweep' in the repository's folder.")
     runs = plan(spec)
-    records = {r.folder: done for r in runs if (done := r.finished()) is not None}
-    left = [r for r in runs if r.folder not in records]
+    left = [r for r in runs if r.finished() is None]
     if args.dry_run:
         for r in runs:
-            print(f"{'# finished: ' if r.folder in records else ''}python {spec.train} {shlex.join(r.argv)}")
+            print(f"{'' if r in left else '# finished: '}python {spec.train} {shlex.join(r.argv)}")
         return 0
-
-    folder = Path(spec.output) / "sweeps" / spec.name
     if args.cluster:
         from qprompt.sweep.slurm import submit
 
         if left:
-            submit(spec, left, folder, args.cluster, args.jobs)
+            submit(spec, left, Path(spec.output) / "sweeps" / spec.name, args.cluster, args.jobs)
         else:
             print(f"{spec.name}: all {len(runs)} runs are finished.")
         return 0
+    return run_here(spec, runs, args.jobs, args.gpus, args.retry)
+
+
+def run_here(spec: Spec, runs: Sequence[Run], jobs: int | None, gpus: str | None, retry: bool) -> int:
+    """Run what has not finished on this machine; return the exit code (0: all finished, 1: failures, 130: interrupted).
+
+    Args:
+        spec: The spec of the sweep: its name, output folder and train.py.
+        runs: Its runs, each after the one that it depends on.
+        jobs: Number of runs in parallel; None: one per GPU, else one per core.
+        gpus: See `local_slots`.
+        retry: Start each failed run a second time.
+
+    Raises:
+        UserError: The sweep is already running, or a folder holds a run with other settings.
+    """
+    folder = Path(spec.output) / "sweeps" / spec.name
+    records = {r.folder: done for r in runs if (done := r.finished()) is not None}
+    left = [r for r in runs if r.folder not in records]
     with _only_one(folder, spec):
-        slots = local_slots(args.jobs, args.gpus)
+        slots = local_slots(jobs, gpus)
         progress = Progress(left, len(slots), folder / "sweep.log")
         for r in runs:
             if r.folder in records:
@@ -53,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
             "the GPUs" if slots[0].gpu else f"the CPU, {slots[0].threads} thread(s) each"
         )
         progress.note(f"{spec.name}: {len(runs)} runs, {len(records)} already finished, {where}. Logs: {folder}/logs")
-        pool = Pool(left, slots, spec.train, folder / "logs", progress, args.retry)
+        pool = Pool(left, slots, spec.train, folder / "logs", progress, retry)
         try:
             failures = pool.execute()
         except KeyboardInterrupt:
@@ -77,7 +93,7 @@ def _only_one(folder: Path, spec: Spec) -> Iterator[None]:
         yield
 
 
-def _write_record(folder: Path, spec: Spec, runs: list[Run], failures: list[Failure]) -> None:
+def _write_record(folder: Path, spec: Spec, runs: Sequence[Run], failures: list[Failure]) -> None:
     failed = {f.run.folder: f for f in failures}
     write_json(
         folder / "sweep.json",
@@ -99,7 +115,7 @@ def _write_record(folder: Path, spec: Spec, runs: list[Run], failures: list[Fail
     )
 
 
-def _summary(progress: Progress, runs: list[Run], failures: list[Failure]) -> int:
+def _summary(progress: Progress, runs: Sequence[Run], failures: list[Failure]) -> int:
     took = clock(time.monotonic() - progress.started)
     if not failures:
         progress.note(f"all {len(runs)} runs are finished ({took}).")
