@@ -5,18 +5,18 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake in what the user gave: shown as one line, exit code 2, no traceback.
+    """A mistake in the user's input, shown as one line without a traceback; the exit code is 2.
 
-    The message says what was got, what was expected, and what to type instead.
+    The message names the given value, the expected one, and the input that works.
     """
 
 
 class AlreadyFinished(UserError):
-    """What was asked for has been done before, with these very settings: nothing is left to do."""
+    """The requested run exists and is finished, with the same settings."""
 
 
 def did_you_mean(got: str, known: Iterable[str]) -> str:
-    """`` Did you mean 'x'?`` for the closest of `known`, or an empty string when none is close."""
+    """Return `` Did you mean 'x'?`` for the most similar name in `known`, or "" if none is similar."""
     by_lower = {name.lower(): name for name in known}
     close = difflib.get_close_matches(got.lower(), by_lower, n=1)
     return f" Did you mean {by_lower[close[0]]!r}?" if close else ""

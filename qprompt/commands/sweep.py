@@ -14,7 +14,7 @@ import argparse
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``qprompt sweep``."""
     # So that KEY=VALUE may come after --options too.
-    parser.parse_args = parser.parse_intermixed_args  # type: ignore[method-assign,assignment]
+    parser.parse_args = parser.parse_intermixed_args  # type: ignore[method-assign]
     add = parser.add_argument
     add("spec", metavar="SPEC.yaml", help="the spec; configs/sweeps/ contains some")
     add("overrides", nargs="*", metavar="KEY=VALUE", help="replace a key of the spec, e.g. seeds=1-5")

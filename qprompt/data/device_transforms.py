@@ -82,7 +82,7 @@ class CropTransform:
         top = left = 0
         if isinstance(self.resize, T.RandomResizedCrop):
             crop = self.resize
-            top, left, height, width = crop.get_params(image, crop.scale, crop.ratio)  # type: ignore[arg-type]
+            top, left, height, width = crop.get_params(image, crop.scale, crop.ratio)
         flip = self.flip is not None and bool(torch.rand(1) < self.flip.p)
         output = self._resized(height, width)
         rows, bottom = self._axis(height, output[0], self.size[0])

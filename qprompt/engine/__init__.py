@@ -52,7 +52,7 @@ def activate() -> EngineInfo:
     (the default: the installed one if it works with this torch).
 
     Returns:
-        What ``import dassl`` gives.
+        The Dassl that ``import dassl`` gives.
 
     Raises:
         UserError: the variable has another value, the installed Dassl is selected but does not work, or another dassl

@@ -1,4 +1,4 @@
-"""A lock on a file, for what only one process may do at a time."""
+"""Locks between processes, on a file."""
 
 import contextlib
 import os

@@ -35,7 +35,7 @@ class _Handler(logging.StreamHandler):
         self.stream_name = stream_name
 
     @property
-    def stream(self) -> TextIO:  # type: ignore[override]
+    def stream(self) -> TextIO:
         return getattr(sys, self.stream_name)
 
 

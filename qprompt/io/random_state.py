@@ -68,7 +68,7 @@ class RandomState:
 
 @contextlib.contextmanager
 def random_state_kept(cuda: bool = True) -> Iterator[None]:
-    """Restore the random state after the block, whatever is drawn or seeded in it (`cuda`: see `current`)."""
+    """Restore the random state after the block; `cuda`: see `RandomState.current`."""
     before = RandomState.current(cuda)
     try:
         yield

@@ -106,7 +106,7 @@ def _rebuild_tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tu
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if math.prod(size) > entries or (0 not in size and last >= entries):
         raise pickle.UnpicklingError(f"a tensor of shape {tuple(size)} is larger than its storage")
-    return torch._utils._rebuild_tensor_v2(storage, offset, size, stride, *rest)  # type: ignore[no-untyped-call]
+    return torch._utils._rebuild_tensor_v2(storage, offset, size, stride, *rest)
 
 
 _ADMITTED = {

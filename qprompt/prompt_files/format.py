@@ -170,7 +170,7 @@ def _object(text: bytes | str, what: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         value = None
     _require(isinstance(value, dict), f"its {what} cannot be read")
-    return value  # type: ignore[return-value]
+    return value
 
 
 def _is_count(value: Any) -> bool:

@@ -76,7 +76,7 @@ class Pack(torch.autograd.Function):
         ctx.save_for_backward(unpack_index)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         n_blocks, n_shared = ctx.n_blocks, ctx.n_shared
         grad = grad.unflatten(0, (grad.shape[0] // n_blocks, n_blocks))  # (G, N, S, D)
         rows = grad.flatten(1, 2).index_select(1, *ctx.saved_tensors)
@@ -103,5 +103,5 @@ class Unpack(torch.autograd.Function):
         ctx.save_for_backward(inputs[2])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         return grad.index_select(1, *ctx.saved_tensors), None, None

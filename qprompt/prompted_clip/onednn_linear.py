@@ -53,7 +53,7 @@ class _Linear(torch.autograd.Function):
         ctx.save_for_backward(inputs[1])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         return _Linear.apply(grad, ctx.saved_tensors[0].t(), None), None, None
 
 

@@ -75,5 +75,5 @@ class _QuickGELU(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         return torch.ops.aten.silu_backward(grad, 1.702 * ctx.saved_tensors[0])

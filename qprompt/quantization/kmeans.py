@@ -265,7 +265,7 @@ def _best_path(gain: Tensor) -> Tensor:
     at: Any = rows * 0 + (width - 1)
     cuts = []
     for j in range(clusters - 1, 0, -1):
-        at = (gain[rows, j, at] + best[j - 1]).argmax(-1)  # type: ignore[index]
+        at = (gain[rows, j, at] + best[j - 1]).argmax(-1)
         cuts.append(at)
     return torch.from_numpy(np.stack(cuts[::-1], -1)) if on_cpu else torch.stack(cuts[::-1], -1)
 

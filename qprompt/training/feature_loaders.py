@@ -58,7 +58,7 @@ def cached_loader(
         views: how often each item is drawn and encoded; a batch takes any of its views.
     """
     return DataLoader(
-        _Features(loader, encode, device, store, views),  # type: ignore[arg-type]
+        _Features(loader, encode, device, store, views),
         batch_sampler=loader.batch_sampler,
         collate_fn=_identity,
     )

@@ -45,7 +45,7 @@ class ModelCheckpoints:
         return names
 
     def run_state(self):
-        """Return what a resumed run needs beside the models, as tensors and plain values.
+        """Return everything except the models that a resumed run needs, as tensors and plain values.
 
         It is saved under "run" in every checkpoint. A trainer with more state extends this method and
         `load_run_state`. This class saves "random" (the states of the random generators) and "scaler".

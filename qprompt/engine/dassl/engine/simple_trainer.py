@@ -39,7 +39,7 @@ class SimpleTrainer(TrainerBase):
         epoch, start_epoch, max_epoch: epochs, from 0.
         batch_idx, num_batches: batches of the epoch, from 0.
         best_result: best result on the validation split so far, with TEST.FINAL_MODEL best_val.
-        settings_without_effect: dotted names of settings, beside Dassl's own, that may change when a run is resumed.
+        settings_without_effect: dotted names of further settings that may change when a run is resumed.
     """
 
     model: nn.Module
@@ -123,7 +123,7 @@ class SimpleTrainer(TrainerBase):
         super().load_run_state(state)
         self.best_result = state["best_result"]
 
-    def train(self):  # type: ignore[override]
+    def train(self):  # type: ignore[override]  # Dassl's signature
         """Train to the last epoch and test. Resumes from the newest checkpoint in the output folder or cfg.RESUME."""
         super().train(self.start_epoch, self.max_epoch)
 

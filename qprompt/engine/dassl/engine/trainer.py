@@ -34,7 +34,7 @@ class TrainerXU(SimpleTrainer):
         pairs = zip(_endless(self.train_loader_x), _endless(self.train_loader_u), strict=False)
         self._run_batches(itertools.islice(pairs, self.num_batches))
 
-    def parse_batch_train(self, batch_x, batch_u):  # type: ignore[override]
+    def parse_batch_train(self, batch_x, batch_u):  # type: ignore[override]  # Dassl's signature
         """Return labelled images, their labels and unlabelled images on the device."""
         return (
             batch_x["img"].to(self.device, non_blocking=True),

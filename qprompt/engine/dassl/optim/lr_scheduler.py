@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR, StepLR
 try:
     from torch.optim.lr_scheduler import LRScheduler
 except ImportError:  # torch 1
-    from torch.optim.lr_scheduler import _LRScheduler as LRScheduler  # type: ignore[assignment]
+    from torch.optim.lr_scheduler import _LRScheduler as LRScheduler
 
 AVAI_SCHEDS = ["single_step", "multi_step", "cosine"]
 _PLAIN = (bool, int, float, str, list, tuple, dict, Counter, type(None))

@@ -26,7 +26,7 @@ class CheckpointMismatch(UserError, RuntimeError):
 
 
 def _plain(value, where="checkpoint"):
-    """Return `value` with only what torch's weights-only reader accepts: tensors, plain values and containers."""
+    """Return `value` reduced to tensors, plain values and containers, which torch's weights-only reader accepts."""
     if isinstance(value, torch.Tensor):
         # Saving a view would save its whole storage.
         storage = value.untyped_storage() if hasattr(value, "untyped_storage") else value.storage()  # torch 1

@@ -50,7 +50,7 @@ class Logger:
             self.file.flush()
 
     def close(self):
-        """Close the file. The console stays open, because it belongs to someone else."""
+        """Close the file; the console stays open."""
         if self.file is not None:
             self.file.close()
             self.file = None
