@@ -137,7 +137,7 @@ def matrix_rates(size=1024, seconds=1.0):
     return {"torch": rates[0], "best": max(rates)}
 
 
-def with_mkl_alone(call):
+def without_onednn(call):
     """Call without oneDNN, as on Intel CPUs and on CPUs without AVX-512."""
     with mock.patch.object(onednn_linear, "onednn_is_faster", lambda: False):
         return call()

@@ -18,7 +18,7 @@ import argparse
 from types import SimpleNamespace
 
 import torch
-from measure import matrix_rates, reference, save, saved_for_backward, side_by_side, upstream, with_mkl_alone
+from measure import matrix_rates, reference, save, saved_for_backward, side_by_side, upstream, without_onednn
 
 from qprompt.backbones.load import build_clip
 from qprompt.backbones.random_weights import SHAPES, ClipShape, random_state_dict
@@ -84,7 +84,7 @@ def measure(clip_model, n_classes, n_context, repeat, rate, theirs, plain_too):
             return encode_text(clip_model, layout, context)
 
     forwards = {"fast": lambda: encode(layout, False), "bounded": lambda: encode(bounded, False)}
-    forwards["mkl"] = lambda: with_mkl_alone(forwards["fast"])
+    forwards["mkl"] = lambda: without_onednn(forwards["fast"])
     if plain_too:
         forwards["plain"] = lambda: encode(layout, True)
     if theirs is not None and plain_too:
@@ -123,8 +123,8 @@ def main():
     theirs = upstream(args.coop, "coop") if args.coop else None
     clip_model = text_side(args.backbone)
     rates = matrix_rates()
-    said = f"{rates['best'] / 1e9:.0f} GFLOP/s, PyTorch's default {rates['torch'] / 1e9:.0f}"
-    print(f"{args.backbone}, {torch.get_num_threads()} thread(s), {said}; medians of {args.repeat}")
+    measured = f"{rates['best'] / 1e9:.0f} GFLOP/s, PyTorch's default {rates['torch'] / 1e9:.0f}"
+    print(f"{args.backbone}, {torch.get_num_threads()} thread(s), {measured}; medians of {args.repeat}")
     rows = []
     for n_classes in args.classes:
         for n_context in args.context:

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
-from measure import matrix_rates, reference, save, side_by_side, upstream, with_mkl_alone
+from measure import matrix_rates, reference, save, side_by_side, upstream, without_onednn
 from text_encoding import class_names, floor
 
 from qprompt.backbones.load import build_clip
@@ -98,7 +98,7 @@ def measure(case, weights, clip_model, repeat, rate, modules):
         step(quantized, image, label, optimizers[1])
 
     calls = {"fast": lambda: run(False), "quantized": run_quantized, "plain": lambda: run(True)}
-    calls["mkl"] = lambda: with_mkl_alone(calls["fast"])
+    calls["mkl"] = lambda: without_onednn(calls["fast"])
     if method == "CoOp":
         with torch.no_grad():
             features = model.image_features(image)

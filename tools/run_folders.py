@@ -1,4 +1,4 @@
-"""What a training run leaves in its output folder: compare two runs, and check that every file is complete."""
+"""Output folders of training runs: compare two runs, and check that every file is complete."""
 
 import io
 import json

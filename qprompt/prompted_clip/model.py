@@ -91,7 +91,7 @@ class PromptedCLIP(nn.Module):
         return normalize(encode_text(self.clip_model, self.layout, prompts.text, prompts.text_deep))
 
     def _weights_version(self) -> object:
-        """What text features depend on, or None with gradients: torch counts every in-place change of a tensor."""
+        """Return versions of all weights, which torch counts up at every in-place change; None with gradients."""
         if torch.is_grad_enabled():
             return None
         return [(tensor.data_ptr(), tensor._version) for tensor in (*self.parameters(), *self.buffers())]
