@@ -56,7 +56,12 @@ def hanging_sweep(project, part, ignored=""):
     env = {**os.environ, "PYTHONPATH": str(HERE.parent), "FAKE_TRAIN": f"hang:{part}", "FAKE_FIFO": "fifo"}
     sweep = [sys.executable, "-m", "qprompt", "sweep", "spec.yaml", "--jobs", "1"]
     command = ["bash", "-c", f"trap '' {ignored or 'USR1'}; exec \"$@\"", "-", *sweep]
-    with subprocess.Popen(command, cwd=project, env=env, stdout=subprocess.PIPE, text=True) as process:
+
+    def hang_up_as_usual():  # the tests may run under nohup, and bash cannot undo that
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+    options = {"cwd": project, "env": env, "stdout": subprocess.PIPE, "text": True, "preexec_fn": hang_up_as_usual}
+    with subprocess.Popen(command, **options) as process:
         try:
             yield process, int((project / "fifo").read_text())
         finally:
