@@ -58,6 +58,7 @@ setup(
         "plot": ["matplotlib"],
         "onnx": ["onnx", "onnxruntime", "onnxscript"],
         "openclip": ["open_clip_torch"],
+        "heif": ["pillow-heif"],
         "slurm": ["submitit"],
         "docs": DOCS,
         "test": [
@@ -66,6 +67,7 @@ setup(
             "pytest-xdist",
             "hypothesis",
             "matplotlib",
+            "pillow-heif",
             "ruff==0.17.5",
             "mypy==2.4.1",
             "import-linter",

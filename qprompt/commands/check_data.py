@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ def _check(name: str, root: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Return the report on one data set: name, folder, ok, counts, findings."""
     from qprompt.data import checks
     from qprompt.data.downloads import find_layout
+    from qprompt.data.images import pixels_of
 
     custom = name.lower() in ("imagefolder", "imagelist")
     if custom:
@@ -87,23 +89,33 @@ def _check(name: str, root: Path, args: argparse.Namespace) -> dict[str, Any]:
         layout = find_layout(name)
         name, image_dir = layout.name, root / layout.folder / layout.images
         findings, split = checks.check_layout(layout, root)
-    counts = {}
+    counts: dict[str, int] = {}
+    converted: Counter[str] = Counter()
     if split:
         counts = {"classes": len({item.label for item in split.train})}
         counts |= {part: len(items) for part, items in split._asdict().items()}
         if not args.structure_only:
-            findings += _check_images(name, image_dir, split, args.workers, duplicates=custom)
+            found, converted = _check_images(name, image_dir, split, args.workers, duplicates=custom)
+            findings += found
     return {
         "name": name,
         "folder": str(image_dir),
         "ok": not any(finding.level == "error" for finding in findings),
         "counts": counts,
+        "pixels": pixels_of(name),
+        "converted": dict(sorted(converted.items())),
         "findings": [finding._asdict() for finding in findings],
     }
 
 
-def _check_images(name: str, image_dir: Path, split: Any, workers: int, duplicates: bool) -> list[Any]:
-    """Decode the images of the split that exist; with `duplicates`, compare files across the parts of the split."""
+def _check_images(
+    name: str, image_dir: Path, split: Any, workers: int, duplicates: bool
+) -> tuple[list[Any], Counter[str]]:
+    """Decode the images of the split that exist; with `duplicates`, compare files across the parts of the split.
+
+    Returns:
+        The findings, and how many images a viewer converts in which way.
+    """
     from qprompt.data.decode_all import decode_all
     from qprompt.data.fewshot import missing_files
     from qprompt.data.findings import error, warning
@@ -112,9 +124,11 @@ def _check_images(name: str, image_dir: Path, split: Any, workers: int, duplicat
     paths -= set(missing_files(image_dir, paths))
     parts = {item.path: part for part, items in split._asdict().items() for item in items}
     faults: list[str] = []
+    converted: Counter[str] = Counter()
     repeated: list[str] = []
     seen: dict[str, str] = {}
     for result in decode_all([f"{image_dir}/{path}" for path in sorted(paths)], workers, duplicates, label=name):
+        converted.update(result.notes)
         if result.fault:
             faults.append(result.fault)
         elif duplicates:
@@ -131,7 +145,7 @@ def _check_images(name: str, image_dir: Path, split: Any, workers: int, duplicat
         findings.append(
             warning("same-image", text, "Delete one of each pair: testing on training images overstates accuracy.")
         )
-    return findings
+    return findings, converted
 
 
 def _print(report: dict[str, Any]) -> None:
@@ -139,5 +153,11 @@ def _print(report: dict[str, Any]) -> None:
     print(
         f"{report['name']}: {'ok' if report['ok'] else 'NOT OK'}  {report['folder']}{f'  ({counts})' if counts else ''}"
     )
+    if report["converted"]:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in report["converted"].items())
+        if report["pixels"] == "viewer":
+            print(f"  converted, so that CLIP sees what a viewer shows: {kinds}")
+        else:
+            print(f"  a viewer shows other pixels than CoOp reads, which are used here: {kinds}")
     for finding in report["findings"]:
         print(f"  {finding['level']} [{finding['code']}] {finding['message']}\n    -> {finding['advice']}")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from qprompt.data.images import ImageError, read_image
+from qprompt.data.images import ImageError, read_with_notes
 from qprompt.io.cores import available_cores
 
 
@@ -20,24 +20,27 @@ class Decoded(NamedTuple):
         path: The file.
         fault: The error message; empty if the image is readable.
         digest: The SHA-256 of the file as hex digits, if requested.
+        notes: What a viewer does to the pixels (`qprompt.data.viewing.as_viewed`).
     """
 
     path: str
     fault: str
     digest: str
+    notes: tuple[str, ...] = ()
 
 
 def _decode_some(paths: Sequence[str], with_digest: bool) -> list[Decoded]:
     found = []
     for path in paths:
         fault = digest = ""
+        notes: tuple[str, ...] = ()
         try:
-            read_image(path)
+            _, notes = read_with_notes(path)
             if with_digest:
                 digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         except ImageError as error:
             fault = str(error)
-        found.append(Decoded(path, fault, digest))
+        found.append(Decoded(path, fault, digest, notes))
     return found
 
 

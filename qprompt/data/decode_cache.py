@@ -25,18 +25,19 @@ class DecodeCache:
     allocates a page only when it is written.
     """
 
-    def __init__(self, paths: Sequence[str], limit: int):
+    def __init__(self, paths: Sequence[str], limit: int, pixels: str = "viewer"):
         """Reserve the memory.
 
         Args:
             paths: The files that may be cached.
             limit: The maximum size in bytes.
+            pixels: How `read_image` reads them.
 
         Raises:
             OSError, ValueError, OverflowError: The system does not grant so much memory.
         """
         self._slots = {path: slot for slot, path in enumerate(dict.fromkeys(paths))}
-        self._limit = max(limit, 1)
+        self._limit, self._how = max(limit, 1), pixels
         self._pixels = mmap.mmap(-1, self._limit)
         # The row of a slot: offset, width, height. Width 0: the image is not cached.
         self._table = memoryview(mmap.mmap(-1, max(len(self._slots), 1) * 24)).cast("Q")
@@ -57,7 +58,7 @@ class DecodeCache:
         """
         image = self.get(path)
         if image is None:
-            image = read_image(path)
+            image = read_image(path, self._how)
             self.put(path, image)
         return image
 
@@ -87,19 +88,20 @@ class DecodeCache:
             self._table[3 * slot : 3 * slot + 3] = memoryview(array("Q", (offset, image.width, image.height)))
 
 
-def for_files(paths: Sequence[str], megabytes: int) -> DecodeCache | None:
+def for_files(paths: Sequence[str], megabytes: int, pixels: str = "viewer") -> DecodeCache | None:
     """Create a cache for the files `paths`.
 
     Args:
         paths: The files that may be cached.
         megabytes: The maximum size; 0: no cache; negative: `default_limit`.
+        pixels: How `read_image` reads them.
 
     Returns:
         The cache, or None if it is turned off or the system does not grant the memory.
     """
     limit = default_limit() if megabytes < 0 else megabytes * MB
     with contextlib.suppress(OSError, ValueError, OverflowError):  # the system grants no more memory than it has
-        return DecodeCache(paths, limit) if limit else None
+        return DecodeCache(paths, limit, pixels) if limit else None
     return None
 
 

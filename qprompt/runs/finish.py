@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from qprompt.data.images import pixels_of
 from qprompt.data.items import Item, Split, split_hash
 from qprompt.io.nested import difference, to_dict
 from qprompt.runs.environment import hardware, peak_memory_bytes, versions
@@ -88,6 +89,7 @@ def finish(
         classes=cfg.DATASET.SUBSAMPLE_CLASSES,
         backbone=cfg.MODEL.BACKBONE.NAME,
         results=results,
+        pixels=pixels_of(cfg.DATASET.NAME),
         **more,
         time_s=round(time.monotonic() - started, 3),
         peak_memory_bytes=peak_memory_bytes(device),

@@ -17,7 +17,7 @@ from qprompt.runs.record import METRICS, SCHEMA, read_object
 MODES = ("train", "eval")
 CLASSES = ("all", "base", "new")
 # Left out of the file where they are empty.
-_OPTIONAL = ("prompt", "model_dir", "load_epoch", "curve", "deviations", "skipped_steps")
+_OPTIONAL = ("prompt", "pixels", "model_dir", "load_epoch", "curve", "deviations", "skipped_steps")
 _M = TypeVar("_M", bound="Metrics")
 
 
@@ -28,6 +28,7 @@ class Metrics:
     Attributes:
         results: Of the last evaluation: accuracy, error_rate and macro_f1 in percent, correct, total.
         prompt: Size and error of the stored prompt; for a training run.
+        pixels: How images were read: as a "viewer" shows them, or as "upstream" reads those of the benchmark.
         model_dir: Folder of the training run whose checkpoint an evaluation loaded.
         load_epoch: The epoch that was loaded; "all": each checkpoint in turn.
         curve: With load_epoch "all" the results of every checkpoint, each with its epoch.
@@ -49,6 +50,7 @@ class Metrics:
     backbone: str = ""
     results: dict[str, Any]
     prompt: dict[str, Any] = field(default_factory=dict)
+    pixels: str = ""
     model_dir: str = ""
     load_epoch: int | str | None = None
     curve: list[Any] = field(default_factory=list)

@@ -11,6 +11,8 @@ from dassl.engine import TrainerX
 from torch import Tensor
 
 from qprompt.data.decode_cache import MB
+from qprompt.data.images import pixels_of, read_image
+from qprompt.data.viewing import as_viewed
 from qprompt.prompted_clip import PromptedCLIP, Prompts
 from qprompt.prompted_clip.onednn_linear import onednn_is_faster
 from qprompt.prompted_clip.text import use_reference
@@ -22,7 +24,7 @@ from qprompt.training.feature_loaders import (
     one_image_per_item,
     parse_feature_cache,
 )
-from qprompt.training.feature_store import FeatureFiles
+from qprompt.training.feature_store import FeatureFiles, description
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +80,8 @@ class CachedFeatures(TrainerX):
         files = FeatureFiles(Path(self.cfg.DATASET.ROOT).expanduser() / ".features", self.cfg.FEATURE_CACHE_MB * MB)
         packages = torch.__version__, torchvision.__version__, PIL.__version__
         library = self.device.type == "cpu" and onednn_is_faster()
-        how = self.precision, self.device.type, use_reference(), library
+        reader = pixels_of(self.cfg.DATASET.NAME), description((read_image, as_viewed))
+        how = self.precision, self.device.type, use_reference(), library, reader
         return Store(files, self.backbone_sha256, dict(self.cfg.INPUT), how, packages)
 
     def encode_images(self, image: Tensor) -> Tensor:

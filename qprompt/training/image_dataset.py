@@ -3,7 +3,7 @@
 from dassl.data.data_manager import DatasetWrapper
 
 from qprompt.data import decode_cache
-from qprompt.data.images import read_image
+from qprompt.data.images import pixels_of, read_image
 
 
 def read_and_transform(self, idx):
@@ -26,6 +26,8 @@ def read_and_transform(self, idx):
 class ImageDataset(DatasetWrapper):
     """Dassl's `DatasetWrapper`, but a damaged image raises `ImageError` and training images are decoded once.
 
+    Pixels are those that a viewer shows, or upstream's for the data sets of the benchmark (`pixels_of`).
+
     Pass the class to Dassl: ``DataManager(cfg, dataset_wrapper=ImageDataset)``. Each training set has its own
     `decode_cache` of DATALOADER.DECODE_CACHE_MB megabytes; forked workers share it.
     """
@@ -35,8 +37,9 @@ class ImageDataset(DatasetWrapper):
 
     def __init__(self, cfg, data_source, transform=None, is_train=False):
         super().__init__(cfg, data_source, transform=transform, is_train=is_train)
+        self.pixels = pixels_of(cfg.DATASET.NAME)
         megabytes = cfg.DATALOADER.get("DECODE_CACHE_MB", -1) if is_train else 0
-        self.decode_cache = decode_cache.for_files([item.impath for item in data_source], megabytes)
+        self.decode_cache = decode_cache.for_files([item.impath for item in data_source], megabytes, self.pixels)
 
     def __getstate__(self):
         return {**self.__dict__, "decode_cache": None}  # its memory cannot be sent to a worker that is not forked
@@ -47,4 +50,4 @@ class ImageDataset(DatasetWrapper):
         Raises:
             ImageError: The file is missing, damaged or too large.
         """
-        return self.decode_cache.read(path) if self.decode_cache else read_image(path)
+        return self.decode_cache.read(path) if self.decode_cache else read_image(path, self.pixels)

@@ -5,6 +5,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from qprompt.data.images import read_image
 from qprompt.report.look.rebuild import Predictions
 from qprompt.report.tables import Column, Table
 
@@ -42,8 +43,8 @@ def contact_sheet(predictions: Predictions, count: int) -> Image.Image | None:
     sheet = Image.new("RGB", (min(_ACROSS, len(chosen)) * width + _GAP, rows * height + _GAP), "white")
     for place, i in enumerate(chosen):
         x, y = _GAP + place % _ACROSS * width, _GAP + place // _ACROSS * height
-        with Image.open(predictions.paths[i]) as picture:
-            thumbnail = ImageOps.contain(picture.convert("RGB"), (_SIDE, _SIDE), Image.Resampling.BICUBIC)
+        picture = read_image(predictions.paths[i], predictions.pixels)
+        thumbnail = ImageOps.contain(picture, (_SIDE, _SIDE), Image.Resampling.BICUBIC)
         sheet.paste(thumbnail, (x + (_SIDE - thumbnail.width) // 2, y + (_SIDE - thumbnail.height) // 2))
         predicted, confidence = _prediction(predictions, i)
         lines = [f"{predicted} {confidence:.0%}", f"true: {predictions.classnames[int(predictions.labels[i])]}"]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qprompt.data.images import pixels_of
 from qprompt.errors import UserError
 from qprompt.io.logs import LOGGER
 from qprompt.report.records import Run
@@ -27,6 +28,7 @@ class Predictions:
     paths: list[str]
     labels: Tensor  # (N,) int64
     probabilities: Tensor  # (N, C) float32
+    pixels: str = "viewer"  # how the images are read (`qprompt.data.images`)
 
     @property
     def predicted(self) -> Tensor:
@@ -91,6 +93,7 @@ def predict(trainer: Any) -> Predictions:
         [item.impath for item in trainer.dm.dataset.test],
         torch.cat(labels),
         torch.cat(logits).softmax(dim=1),
+        pixels_of(trainer.cfg.DATASET.NAME),
     )
 
 
