@@ -1,13 +1,44 @@
 """Package metadata. Tool settings (build system, ruff, pytest, mypy) live in pyproject.toml."""
 
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
 
 HERE = Path(__file__).parent
 # Folders of files that are not modules: setuptools warns about those that are not listed.
 DATA = ["qprompt.assets", "qprompt.report.templates"]
+# What the commands need of the checkout: copied into the package of a wheel (qprompt/runs/project.py finds it).
+PROJECT = ["train.py", "trainers", "datasets", "configs"]
 DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"]
+
+
+class BuildWithProject(build_py):
+    """Copies the project into the package; an editable installation uses the checkout itself."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        target = Path(self.build_lib, "qprompt", "project")
+        shutil.rmtree(target, ignore_errors=True)  # of an earlier build
+        target.mkdir(parents=True)
+        for name in PROJECT:
+            if (HERE / name).is_file():
+                shutil.copyfile(HERE / name, target / name)
+            else:
+                shutil.copytree(HERE / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+
+
+class SourceWithoutBytecode(sdist):
+    """Leaves out bytecode. MANIFEST.in could too, but warns where there is none."""
+
+    def make_distribution(self) -> None:
+        self.filelist.files = [name for name in self.filelist.files if not name.endswith(".pyc")]
+        super().make_distribution()
+
 
 setup(
     name="qprompt",
@@ -32,6 +63,7 @@ setup(
     packages=[*find_packages(include=["qprompt", "qprompt.*"]), *DATA],
     include_package_data=True,
     package_data={"qprompt": ["py.typed", "*.pyi"], **{folder: ["*"] for folder in DATA}},
+    cmdclass={"build_py": BuildWithProject, "sdist": SourceWithoutBytecode},
     python_requires=">=3.10",
     # The oldest versions that were run (docs/internals/checkouts.md): users keep the torch of their checkout.
     # Dassl is not on the package index. It is found at run time (qprompt.engine) and not required here.
@@ -71,6 +103,7 @@ setup(
             "ruff==0.17.5",
             "mypy==2.4.1",
             "import-linter",
+            "setuptools>=77",
             *DOCS,
         ],
     },

@@ -7,7 +7,6 @@ from torch import nn
 from toy import CLASSES, toy_trainer
 from yacs.config import CfgNode
 
-import train
 from qprompt.errors import UserError
 from qprompt.prompt_files.classifier import load_classifier
 from qprompt.prompt_files.upstream import find_prompts
@@ -15,7 +14,9 @@ from qprompt.prompted_clip import Prompts, initial_context, prompt_layout
 from qprompt.prompts import Method, find_method, get_method, method, methods, register, starting_bits
 from qprompt.prompts.initial import require, restore_
 from qprompt.quantization import quantizers
+from qprompt.training.arguments import parse_args
 from qprompt.training.quantized import register_methods
+from qprompt.training.settings import setup_cfg
 
 WORDS = "a photo of a"
 
@@ -76,14 +77,14 @@ def test_names_of_methods():
     ids=str,
 )
 def test_a_quantized_trainer_starts_with_the_bits_of_its_method(arguments, bits):
-    cfg, defaults = train.setup_cfg(train.parse_args(arguments))
+    cfg, defaults = setup_cfg(parse_args(arguments))
     assert bits == cfg.TRAINER.QUANT.BITS
     assert defaults.TRAINER.QUANT.BITS == 1  # what metrics.json counts as changed does not depend on the trainer
 
 
 def test_a_trainer_in_a_config_file_starts_with_the_bits_of_its_method(tmp_path):
     (tmp_path / "a.yaml").write_text("TRAINER:\n  NAME: QIVLP\n")
-    cfg, _ = train.setup_cfg(train.parse_args(["--config-file", str(tmp_path / "a.yaml")]))
+    cfg, _ = setup_cfg(parse_args(["--config-file", str(tmp_path / "a.yaml")]))
     assert cfg.TRAINER.QUANT.BITS == starting_bits("QIVLP") == 4
 
 

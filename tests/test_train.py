@@ -2,6 +2,9 @@
 
 import json
 import pickle
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,6 +12,8 @@ import trees
 
 import train
 from qprompt.prompt_files import packing
+from qprompt.runs.project import dataset_names, trainer_names
+from qprompt.training.project import register_project
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +117,48 @@ def test_mistake_is_one_line_and_exit_code_2_before_any_work(run, tmp_path, trai
         assert word in err
     assert out == ""
     assert not (tmp_path / "out").exists()
+
+
+def test_names_are_known_without_importing_trainers_and_data_sets():
+    from dassl.data.datasets import DATASET_REGISTRY
+    from dassl.engine import TRAINER_REGISTRY
+
+    register_project(train.HERE)
+    assert set(trainer_names(train.HERE)) >= {"QCoOp", "QMaPLe", "ZeroshotCLIP2"}
+    for registry, package, names in (
+        (TRAINER_REGISTRY, "trainers", trainer_names(train.HERE)),
+        (DATASET_REGISTRY, "datasets", dataset_names(train.HERE)),
+    ):
+        registered = registry.registered_names()
+        assert set(names) <= set(registered)
+        assert {n for n in registered if registry.get(n).__module__.startswith(f"{package}.")} <= set(names)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--trainer", "QCop", "--dataset-config-file", "configs/datasets/dtd.yaml"],
+        ["--trainer", "QCoOp", "--dataset-config-file", "configs/datasets/dt.yaml"],
+        ["--trainer", "QCoOp", "DATASET.NAME", "DTD"],
+        ["--trainer", "QCoOp", "--model-dir", "nowhere"],
+        ["--trainer", "QCoOp", "DATASET.NUM_SHOTS"],
+    ],
+    ids=lambda argv: argv[-1],
+)
+def test_a_typing_mistake_is_answered_without_importing_torch(argv):
+    code = "import sys, train; print(train.main(sys.argv[1:]), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *argv], cwd=train.HERE, capture_output=True, text=True)
+    assert done.stdout == "2 False\n", done.stderr
+
+
+def test_without_its_packages_train_py_says_what_to_type(tmp_path):
+    shutil.copy(train.HERE / "train.py", tmp_path)
+    (tmp_path / "qprompt").symlink_to(train.HERE / "qprompt")
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/activate").touch()
+    done = subprocess.run([sys.executable, "-S", "-E", "train.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "is not installed in this Python: type 'source " in done.stderr
 
 
 class Exploit:

@@ -75,8 +75,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_arguments(args: argparse.Namespace, known: list[str]) -> dict[str, Any]:
     """Complete the arguments; return the config keys for every run."""
-    if not Path("train.py").is_file():
-        raise UserError("no train.py in this folder: run 'qprompt reproduce' in the repository's folder.")
     if not Path(args.root).expanduser().is_dir():
         raise UserError(f"{args.root!r} is not a folder: expected the data root, which holds the data sets' folders.")
     args.root = str(Path(args.root).expanduser())

@@ -49,12 +49,18 @@ def _read_file(path: str) -> dict[Any, Any]:
 
 def merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
     """Merge ``KEY VALUE KEY VALUE ...`` from the command line into `cfg`; UserError for what does not fit."""
-    if len(options) % 2:
-        raise UserError(f"config options come as KEY VALUE pairs, got an odd number of words: {' '.join(options)}")
+    check_pairs(options)
     for key, text in zip(options[::2], options[1::2], strict=True):
+        set_key(cfg, key, _decoded(text), "the command line")
+
+
+def check_pairs(options: Sequence[str]) -> None:
+    """Raise UserError for options that are not ``KEY VALUE KEY VALUE ...``."""
+    for key in options[::2]:
         if key.startswith("-"):
             raise UserError(f"{key} comes after the first KEY VALUE pair: put all --options before it.")
-        set_key(cfg, key, _decoded(text), "the command line")
+    if len(options) % 2:
+        raise UserError(f"config options come as KEY VALUE pairs, got an odd number of words: {' '.join(options)}")
 
 
 def parse_yaml(text: str | bytes, where: str) -> Any:

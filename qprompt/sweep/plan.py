@@ -18,11 +18,12 @@ from qprompt.runs import config
 from qprompt.runs.folder import finished
 from qprompt.runs.identity import RunSettings
 from qprompt.runs.metrics import Metrics
+from qprompt.runs.project import find_file, find_project
 from qprompt.sweep.grid import Choice, choices
 from qprompt.sweep.protocol import folder
 from qprompt.sweep.spec import Spec
 from qprompt.training.defaults import default_cfg
-from qprompt.training.project import find_project, learns, register_project
+from qprompt.training.project import learns, register_project
 
 # Shots of zero-shot runs: few, so that no data set reads all its training images.
 _ANY_SHOTS = 16
@@ -129,7 +130,7 @@ def _run(
 ) -> Run:
     files = _config_files(spec, c)
     options = _options(spec, c, classes)
-    cfg = _from_files(c.trainer, *files).clone()
+    cfg = _from_files(c.trainer, *map(os.path.abspath, files)).clone()
     for key, value in {"SEED": c.seed, "TRAINER.NAME": c.trainer, **options}.items():
         config.set_key(cfg, key, CfgNode._decode_cfg_value(str(value)), f"sweep {spec.name}")
     epoch = None
@@ -159,10 +160,10 @@ def _options(spec: Spec, c: Choice, classes: str) -> dict[str, Any]:
 
 def _config_files(spec: Spec, c: Choice) -> tuple[str, str]:
     """The config files of the data set and of the trainer."""
-    dataset_file = _file(Path(spec.configs) / "datasets" / f"{c.dataset.name}.yaml", "data set config")
+    dataset_file = _file(find_file(Path(spec.configs) / "datasets" / f"{c.dataset.name}.yaml"), "data set config")
     # Upstream's zero-shot script reads CoOp's configs: so does a zero-shot trainer that has no config.
     names = [c.trainer] if learns(c.trainer) else [c.trainer, "CoOp"]
-    files = [Path(spec.configs) / "trainers" / name / f"{c.cfg}.yaml" for name in names]
+    files = [find_file(Path(spec.configs) / "trainers" / name / f"{c.cfg}.yaml") for name in names]
     trainer_file = _file(next((f for f in files if f.is_file()), files[0]), f"config of {c.trainer}")
     return str(dataset_file), str(trainer_file)
 

@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     """
     spec = read_spec(args.spec, args.overrides)
     if not Path(spec.train).is_file():
-        raise UserError(f"no {spec.train} in this folder: run 'qprompt sweep' in the repository's folder.")
+        raise UserError(f"no {spec.train}, which the spec names as the program to run: type train=FILE.")
     runs = plan(spec)
     left = [r for r in runs if r.finished() is None]
     if args.dry_run:

@@ -6,12 +6,12 @@ docs/sweeps.md explains every key.
 import dataclasses
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from qprompt.errors import UserError, did_you_mean
 from qprompt.io import nested
 from qprompt.runs import config
+from qprompt.runs.project import find_file
 from qprompt.sweep.protocol import PROTOCOLS, PUBLISHED, choose, published_config
 
 LONGEST_RANGE = 100_000
@@ -87,10 +87,11 @@ def read_spec(path: str, overrides: Sequence[str] = ()) -> Spec:
     Raises:
         UserError: The file does not exist or is not valid.
     """
-    file = Path(path)
+    file = find_file(path)
     if not file.is_file():
-        ready = [str(p) for p in sorted(Path("configs/sweeps").rglob("*.yaml"))]
-        raise UserError(f"no sweep spec {path!r}.{did_you_mean(path, ready)} See configs/sweeps/.")
+        ready = find_file("configs/sweeps")
+        names = [f"configs/sweeps/{p.relative_to(ready).as_posix()}" for p in sorted(ready.rglob("*.yaml"))]
+        raise UserError(f"no sweep spec {path!r}.{did_you_mean(path, names)} The package contains: {', '.join(names)}.")
     data = config.parse_yaml(file.read_bytes(), path)
     if not isinstance(data, dict):
         raise UserError(f"{path} contains a {type(data).__name__}, expected 'key: value' lines.")
@@ -149,6 +150,7 @@ def _check(data: dict[Any, Any], path: str) -> Spec:
         raise UserError(
             f"{path}: the name {checked['name']!r} is used as a folder name: letters, digits and . _ + - only."
         )
+    checked["train"] = str(find_file(checked.get("train", Spec.train)))
     return Spec(**checked)
 
 

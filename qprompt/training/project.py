@@ -1,27 +1,13 @@
-"""The data sets and trainers of a checkout, which are not in the installed package."""
+"""Registering the data sets and trainers of the project, which are not modules of the package."""
 
 import sys
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 
-import qprompt
 from qprompt.errors import UserError, did_you_mean
+from qprompt.runs.project import PACKAGES
 from qprompt.training.quantized import register_methods
-
-_PACKAGES = ("datasets", "trainers")
-
-
-def find_project() -> Path:
-    """Return the folder with datasets/ and trainers/: the working directory, or else that of the package.
-
-    Raises:
-        UserError: Neither has them.
-    """
-    for folder in (Path.cwd(), Path(qprompt.__file__).resolve().parent.parent):
-        if all((folder / package).is_dir() for package in _PACKAGES):
-            return folder
-    raise UserError("no trainers/ and datasets/ in this folder: run this command in the folder that contains train.py.")
 
 
 def register_project(folder: Path) -> None:
@@ -31,7 +17,7 @@ def register_project(folder: Path) -> None:
     """
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
-    for package in _PACKAGES:
+    for package in PACKAGES:
         for module in iter_modules([str(folder / package)]):
             import_module(f"{package}.{module.name}")
     register_methods()

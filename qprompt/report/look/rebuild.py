@@ -53,7 +53,8 @@ def rebuild(run: Run, classes: str = "", root: str = "") -> Any:
         UserError: The trainer, the data, the backbone or the checkpoint does not exist.
     """
     from qprompt.engine import activate
-    from qprompt.training.project import find_project, register_project
+    from qprompt.runs.project import find_project
+    from qprompt.training.project import register_project
 
     activate()
     register_project(find_project())
