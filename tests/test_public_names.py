@@ -17,6 +17,8 @@ NAMES = sorted(alias.asname for node in STUB.body if isinstance(node, ast.Import
 
 # One use of each public name, by the helpers of PROGRAM.
 USES = {
+    "Classifier": "isinstance(qprompt.load_classifier(prompt_file(), 'a,b', 'tiny'), qprompt.Classifier) or 1 / 0",
+    "Prediction": "qprompt.Prediction('cat', 0.9, (('cat', 0.9),))",
     "QuantConfig": "qprompt.QuantConfig(bits=2)",
     "QuantizedPrompts": "qprompt.QuantizedPrompts()",
     "Recorder": "qprompt.Recorder(folder / 'record.npz')",
@@ -28,8 +30,9 @@ USES = {
     "inspect": "qprompt.inspect(prompt_file())",
     "kmeans": "qprompt.kmeans(torch.arange(8.0), 2)",
     "load": "qprompt.load(prompt_file())",
-    "load_state_dict_": "qprompt.load_state_dict_(quantized(), {'ctx': torch.ones(4, 64)})",
-    "pack": "qprompt.pack({'ctx': torch.randn(4, 64)}, folder / 'packed.qprompt')",
+    "load_classifier": "qprompt.load_classifier(prompt_file(), ['a', 'b'], 'tiny').predict_proba([])",
+    "load_state_dict_": "qprompt.load_state_dict_(quantized(), {'ctx': torch.ones(4, 128)})",
+    "pack": "qprompt.pack({'ctx': torch.randn(4, 128)}, folder / 'packed.qprompt')",
     "plain_state_dict": "qprompt.plain_state_dict(quantized())",
     "quantize_": "qprompt.quantize_(learner(), names='ctx')",
     "refresh_": "qprompt.refresh_(quantized())",
@@ -46,7 +49,7 @@ import torch, yacs.config
 
 def learner():
     module = torch.nn.Module()
-    module.ctx = torch.nn.Parameter(torch.randn(4, 64))
+    module.ctx = torch.nn.Parameter(torch.randn(4, 128))
     return module
 
 def quantized():

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=32,
         help="bits per weight of the projected image prompts: 32 (exact, default), 16, or 1 to 8",
     )
-    add_model_arguments(parser, required=False)
+    add_model_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -47,18 +47,16 @@ def run(args: argparse.Namespace) -> None:
         if not args.projected:
             raise UserError("nothing to write: type --onnx OUT.onnx, --features OUT.npz or --projected OUT.qprompt.")
         return
-    if not args.classes:
-        raise UserError("--onnx and --features need class names: type --classes 'cat,dog'.")
     if args.onnx:
         import_onnx()
     import numpy as np
 
     from qprompt.io.files import atomic_open
-    from qprompt.prompt_files.classifier import class_names, load_classifier
+    from qprompt.prompt_files.classifier import load_classifier
     from qprompt.prompted_clip import ConditionalCLIP
 
-    names = class_names(args.classes)
-    model = load_classifier(args.file, names, args.backbone, args.backbone_path, args.other_backbone)
+    classifier = load_classifier(args.file, args.classes, args.backbone, args.backbone_path, args.other_backbone)
+    model, names = classifier.model, classifier.classnames
     if isinstance(model, ConditionalCLIP):
         raise UserError(f"{args.file}: CoCoOp's text features depend on the image, so they cannot be exported.")
     if args.features:
@@ -75,9 +73,9 @@ def run(args: argparse.Namespace) -> None:
 
 def write_projected(source: str, path: str, bits: int) -> None:
     """Write the projected prompts of `source` to `path` and print the size."""
-    from qprompt.prompt_files.classifier import project
     from qprompt.prompt_files.format import read_prompt_file, write_prompt_file
     from qprompt.prompt_files.packing import inspect
+    from qprompt.prompt_files.projection import project
 
     file = read_prompt_file(source)
     try:

@@ -7,6 +7,7 @@ Example:
 import argparse
 import json
 import math
+from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
         return
     rows = about.pop("tensors")
     for key, value in about.items():
-        print(f"{key:16} {f'{value:,}' if key.endswith('_bytes') else value}")
+        print(f"{key:16} {f'{value:,}' if key.endswith('_bytes') else _text(value)}")
     full = sum(2 * math.prod(row["shape"]) for row in rows if row["bits"] <= 8)
     if about["payload_bytes"]:
         print(f"{'compression':16} {full / about['payload_bytes']:.1f} times smaller than half precision (payload)")
@@ -37,3 +38,11 @@ def run(args: argparse.Namespace) -> None:
         books = row["groups"] or "-"
         line = f"{row['name']:{width}}  {shape:>14}  {row['dtype']:>8}  {row['bits']:>4}  {books:>9}"
         print(f"{line}  {row['payload_bytes']:>10,}")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_text(entry)}" for key, entry in value.items())
+    if isinstance(value, list) and len(value) > 20:
+        return f"{_text(value[:20])}, ... ({len(value)})"
+    return ", ".join(map(_text, value)) if isinstance(value, list) else str(value)

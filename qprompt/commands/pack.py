@@ -6,7 +6,8 @@ or --method is given. Checkpoints of the original trainers work too.
 
 Examples:
   qprompt pack output/pets/prompt_learner/model.pth.tar-200
-  qprompt pack MultiModalPromptLearner/model.pth.tar-5 --bits 4 --backbone ViT-B/16 --out pets.qprompt
+  qprompt pack MultiModalPromptLearner/model.pth.tar-5 --bits 4 --backbone ViT-B/16 --classes names.txt \\
+      --out pets.qprompt
 """
 
 import argparse
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--bits", type=int, help="bits per weight: 1 to 8, or 16")
     add("--method", help="quantizer, which chooses the levels (default kmeans)")
     add("--backbone", help="name of the backbone to store, which 'qprompt predict' then loads")
+    add("--classes", help="class names to store, e.g. 'cat,dog', or a file with one per line")
     add("--words", help="words before the class name to store, e.g. 'a photo of a'")
     add("--class-position", choices=("end", "middle", "front"), help="position of the class name to store")
 
@@ -41,7 +43,8 @@ def run(args: argparse.Namespace) -> None:
         bits = args.bits if args.bits is not None else find_prompts(state).method.bits
         config = QuantConfig(bits=bits, **({"method": args.method} if args.method else {}))
     out = Path(args.out) if args.out else path.parent / "prompt.qprompt"
-    pack(state, out, config, backbone=args.backbone, words=args.words, class_position=args.class_position)
+    about = {"classnames": args.classes, "backbone": args.backbone, "words": args.words}
+    pack(state, out, config, **about, class_position=args.class_position)
     about = inspect(out)
     half = f" and {about['half_bytes']:,} in half precision" if about["half_bytes"] else ""
     print(

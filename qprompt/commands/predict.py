@@ -25,10 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments about the model, which ``qprompt predict`` and ``qprompt export`` share."""
     add = parser.add_argument
-    add("--classes", required=required, help="class names, e.g. 'cat,dog', or a file with one per line")
+    add(
+        "--classes",
+        help="class names, e.g. 'cat,dog', or a file with one per line (default: those that the prompt file holds)",
+    )
     add(
         "--backbone",
         default="",
@@ -53,13 +56,15 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from qprompt.errors import UserError
-    from qprompt.prompt_files.classifier import class_names, load_classifier, read_images
+    from qprompt.prompt_files.classifier import load_classifier, read_images
 
     if args.top < 1 or args.batch < 1:
         raise UserError(f"--top is {args.top} and --batch {args.batch}, expected at least 1")
-    names = class_names(args.classes)
-    model = load_classifier(args.file, names, args.backbone, args.backbone_path, args.other_backbone, args.device)
+    model = load_classifier(
+        args.file, args.classes, args.backbone, args.backbone_path, args.other_backbone, args.device
+    )
     results = []
+    names = model.classnames
     for start in range(0, len(args.images), args.batch):
         paths = args.images[start : start + args.batch]
         with torch.no_grad():

@@ -52,12 +52,15 @@ class CropTransform:
     Args:
         transform: A `Compose` that Dassl builds.
 
+    Attributes:
+        transforms: Its steps.
+
     Raises:
         UserError: The transform has an unsupported step.
     """
 
     def __init__(self, transform: Any):
-        steps = list(getattr(transform, "transforms", [transform]))
+        self.transforms = steps = list(getattr(transform, "transforms", [transform]))
         by_type = {type(step): step for step in steps}
         self.resize, self.crop = steps[0], by_type.get(T.CenterCrop)
         self.flip, self.normalize = by_type.get(T.RandomHorizontalFlip), by_type.get(T.Normalize)

@@ -19,14 +19,13 @@ from torch import Tensor
 from qprompt.errors import UserError
 from qprompt.io.files import atomic_open
 from qprompt.prompt_files.bits import pack_bits, packed_size, unpack_bits
+from qprompt.prompt_files.metadata import check_metadata
 
 FORMAT = 1
 DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
 # Bits of tensors that are stored without a codebook: name and type of their entry.
 WHOLE = {16: ("half", torch.float16), 32: ("full", torch.float32)}
 LARGEST_HEADER = 2**24
-# Metadata that programs read: strings. Other metadata is stored and returned as it is.
-KNOWN = ("qprompt", "method", "backbone", "backbone_sha256", "words", "class_position")
 
 
 @dataclass(frozen=True)
@@ -96,6 +95,7 @@ def write_prompt_file(path: str | os.PathLike[str], tensors: dict[str, StoredTen
     described = {}
     for name, t in tensors.items():
         described[name] = {"bits": t.bits, "shape": list(t.shape), "dtype": t.dtype, "groups": t.groups}
+    unwritten = f"{path} was not written, since it could not be read"
     try:
         given = json.loads(json.dumps({k: v for k, v in about.items() if v is not None}, allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -103,6 +103,10 @@ def write_prompt_file(path: str | os.PathLike[str], tensors: dict[str, StoredTen
     reserved = sorted({"format", "tensors", "checksum"} & given.keys())
     if reserved:
         raise UserError(f"metadata of a prompt file cannot be named {', '.join(reserved)}: choose another name.")
+    try:
+        check_metadata(given)
+    except ValueError as problem:
+        raise UserError(f"{unwritten}: {problem}") from None
     header = {"format": FORMAT, **given, "tensors": described}
     entries = {key: value for name, tensor in tensors.items() for key, value in tensor.entries(name).items()}
     bare = to_safetensors(entries)
@@ -113,7 +117,7 @@ def write_prompt_file(path: str | os.PathLike[str], tensors: dict[str, StoredTen
     try:
         _parse(data)  # the reader's rules, before anything is written
     except _Invalid as problem:
-        raise UserError(f"{path} was not written, since it could not be read: {problem}") from None
+        raise UserError(f"{unwritten}: {problem}") from None
     with atomic_open(path) as file:
         file.write(data)
 
@@ -160,7 +164,10 @@ def _parse(data: bytes) -> PromptFile:
     _require(isinstance(described, dict) and bool(described), "it names no tensors")
     tensors = {name: _tensor(name, entry, blobs) for name, entry in described.items()}
     _require(not blobs, f"it holds {', '.join(list(blobs)[:3])}, which its metadata does not name")
-    _require(all(isinstance(about.get(key, ""), str) for key in KNOWN), f"one of its {', '.join(KNOWN)} is not text")
+    try:
+        check_metadata(about)
+    except ValueError as problem:
+        raise _Invalid(str(problem)) from None
     return PromptFile(tensors, about, len(data))
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from qprompt import __version__
 from qprompt.errors import UserError
+from qprompt.prompt_files.class_names import class_names
 from qprompt.prompt_files.format import DTYPES, WHOLE, StoredTensor, read_prompt_file, write_prompt_file
 from qprompt.prompt_files.upstream import checkpoint_tensors, find_prompts
 from qprompt.prompts import get_method
@@ -24,9 +25,11 @@ def save(module: nn.Module, path: str | os.PathLike[str], **metadata: Any) -> No
     Args:
         module: a module with quantized parameters.
         path: of the prompt file; it is replaced atomically.
-        metadata: `qprompt predict` reads ``method``, ``backbone``, ``backbone_sha256``, ``words`` (the prompt before
-            the class name; the context vectors take the places of its first tokens) and ``class_position`` ("end",
-            "middle", "front"). Anything else that JSON can hold is stored too.
+        metadata: `load_classifier` reads ``classnames`` (a list, "cat,dog", or a file with one name per line),
+            ``preprocessing`` (see `Preprocessing`), ``method``, ``backbone``, ``backbone_sha256``, ``words`` (the
+            prompt before the class name; the context vectors take the places of its first tokens),
+            ``class_position`` ("end", "middle", "front") and ``logit_scale``. Anything else that JSON can hold is
+            stored too.
     """
     quantized = quantized_parameters(module)
     if not quantized:
@@ -35,7 +38,7 @@ def save(module: nn.Module, path: str | os.PathLike[str], **metadata: Any) -> No
     for name, parameter in module.named_parameters():
         if parameter.requires_grad and ".parametrizations." not in f".{name}":
             stored[name] = stored_tensor(name, parameter)
-    write_prompt_file(path, stored, {"qprompt": __version__, **metadata})
+    write_prompt_file(path, stored, _about(metadata))
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -98,7 +101,7 @@ def pack(
             fake = FakeQuantize(weight, config or QuantConfig(bits=method.bits))
             fake.fit(weight)
         stored[name] = stored_tensor(name, weight, fake)
-    write_prompt_file(path, stored, {"qprompt": __version__, "method": method.trainer, **metadata})
+    write_prompt_file(path, stored, _about({"method": method.trainer, **metadata}))
 
 
 def unpack(path: str | os.PathLike[str], kind: str) -> dict[str, Tensor]:
@@ -113,6 +116,13 @@ def unpack(path: str | os.PathLike[str], kind: str) -> dict[str, Tensor]:
         return checkpoint_tensors(load(path), kind)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def _about(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    about = {"qprompt": __version__, **metadata}
+    if isinstance(about.get("classnames"), (str, os.PathLike)):
+        about["classnames"] = class_names(about["classnames"])
+    return about
 
 
 def stored_tensor(name: str, weight: Tensor, fake: FakeQuantize | None = None) -> StoredTensor:

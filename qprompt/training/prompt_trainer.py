@@ -49,6 +49,7 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
             "backbone_sha256": self.backbone_sha256,
             "words": layout.words,
             "class_position": layout.position,
+            "logit_scale": self.cfg.MODEL.LOGIT_SCALE or None,
         }
 
     def check_cfg(self, cfg):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from qprompt.data.preprocessing import Preprocessing
 from qprompt.errors import UserError
 from qprompt.prompt_files import accounting, packing
 from qprompt.prompts import Method, methods
@@ -52,6 +53,8 @@ class QuantizedPrompts(_Trainer):
         half: names of the other trained tensors, which are stored and used in half precision.
         copies: moving averages of it that the trainer maintains.
         prompt_record: what metrics.json says of the stored prompt.
+        tested: the accuracy in percent of the last evaluation, and what it was measured on.
+        preprocessing: of test images; None if the transform is not one that a prompt file can describe.
     """
 
     quantized: tuple[str, ...] = ()
@@ -61,6 +64,8 @@ class QuantizedPrompts(_Trainer):
     prompted: nn.Module
     half: list[str]
     copies: tuple[nn.Module, ...] = ()
+    tested: dict[str, Any] | None = None
+    preprocessing: Preprocessing | None = None
 
     def check_cfg(self, cfg):
         super().check_cfg(cfg)
@@ -69,6 +74,12 @@ class QuantizedPrompts(_Trainer):
                 "TRAINER.QUANT.MODE ptq quantizes the last step's prompt, TEST.FINAL_MODEL best_val tests another: "
                 "type TEST.FINAL_MODEL last_step."
             )
+
+    def build_data_loader(self):
+        super().build_data_loader()
+        # Now, since a loader of cached features may replace the one that reads images.
+        transform = getattr(getattr(self.test_loader, "dataset", None), "transform", None)
+        self.preprocessing = Preprocessing.of_transform(transform)
 
     def build_model(self):
         super().build_model()
@@ -139,8 +150,16 @@ class QuantizedPrompts(_Trainer):
             self.save_model(self.max_epoch - 1, self.output_dir)  # only now (PTQ): what is stored is what is tested
         if self.recorder is not None:
             self.recorder.close()
+        self.tested = None
         super().after_train()  # tests; with TEST.FINAL_MODEL best_val on the checkpoint that was best
         self.write_prompt()
+
+    def test(self, *args, **kwargs):
+        """Evaluate, and remember the accuracy for the prompt file."""
+        result = super().test(*args, **kwargs)
+        if isinstance(result, (int, float)) and 0 <= result <= 100:
+            self.tested = {"accuracy": round(float(result), 4), "total": getattr(self.evaluator, "_total", None)}
+        return result
 
     def run_state(self):
         """Add the name of the trainer to what a resumed run needs (bundled engine only)."""
@@ -177,10 +196,27 @@ class QuantizedPrompts(_Trainer):
     def prompt_metadata(self) -> dict[str, Any]:
         """Return the metadata of the prompt file.
 
-        A trainer that knows more (backbone weights, the words around the context) returns it from `describe_prompts`.
+        It is all that `load_classifier` needs besides CLIP. A trainer that knows more (backbone weights, the words
+        around the context) returns it from `describe_prompts`.
         """
         describe = getattr(super(), "describe_prompts", dict)
-        return {"method": type(self).__name__, "backbone": self.cfg.MODEL.BACKBONE.NAME, **describe()}
+        cfg = self.cfg
+        if self.preprocessing is None:
+            log.warning("The prompt file does not describe the test transform. Predictions will use CLIP's own.")
+        return {
+            "method": type(self).__name__,
+            "backbone": cfg.MODEL.BACKBONE.NAME,
+            **describe(),
+            "classnames": list(self.dm.dataset.classnames),
+            "preprocessing": self.preprocessing and self.preprocessing.to_json(),
+            "run": {
+                "dataset": cfg.DATASET.NAME,
+                "classes": cfg.DATASET.get("SUBSAMPLE_CLASSES", "all"),
+                "shots": cfg.DATASET.NUM_SHOTS,
+                "seed": cfg.SEED,
+            },
+            "metrics": self.tested,
+        }
 
 
 def register_methods() -> None:
