@@ -18,6 +18,7 @@ from .quantization.recorder import Recorder as Recorder
 from .quantization.state_dicts import load_state_dict_ as load_state_dict_
 from .quantization.state_dicts import plain_state_dict as plain_state_dict
 from .training.defaults import add_quant_cfg as add_quant_cfg
+from .training.fit import fit as fit
 from .training.quantized import QuantizedPrompts as QuantizedPrompts
 
 __version__: str

@@ -26,7 +26,7 @@ usage() {
 }
 
 # protocol ARGUMENTS...: published configs and output folders, from the same file as those of sweeps.
-protocol() { "${PYTHON:-python}" -m qprompt.sweep.protocol "$@"; }
+protocol() { "${PYTHON:-python}" -m qprompt.runs.protocol "$@"; }
 
 # config PROTOCOL DATASET SHOTS: the config of the published experiments, unless CFG says otherwise.
 config() {

@@ -8,9 +8,10 @@ import pytest
 from sweep_project import make_project, write
 
 from qprompt.errors import UserError
+from qprompt.io.durations import clock
 from qprompt.runs.metrics import Metrics, write_metrics
 from qprompt.sweep.plan import plan
-from qprompt.sweep.progress import Progress, clock
+from qprompt.sweep.progress import Progress
 from qprompt.sweep.slots import local_slots
 from qprompt.sweep.spec import read_spec
 

@@ -1,7 +1,9 @@
 """Shows the log messages of the package in programs."""
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 from typing import TextIO
 
 LOGGER = "qprompt"  # the parent of every logger of the package, of datasets/ and of trainers/
@@ -25,6 +27,19 @@ def show_logs(stream: str = "stdout") -> None:
     logger.addHandler(new)
     logger.setLevel(logging.INFO)
     logger.propagate = False  # a handler of the root logger would show each message twice
+
+
+@contextlib.contextmanager
+def logs_shown(stream: str) -> Iterator[None]:
+    """Show logs as `show_logs` does, and restore the logger afterwards: for a library call that writes a log file."""
+    logger = logging.getLogger(LOGGER)
+    before = list(logger.handlers), logger.level, logger.propagate
+    show_logs(stream)
+    try:
+        yield
+    finally:
+        logger.handlers[:], level, logger.propagate = before
+        logger.setLevel(level)
 
 
 class _Handler(logging.StreamHandler):

@@ -24,7 +24,6 @@ from qprompt.quantization.parameters import (
     refuse_tied,
     remove_parametrization,
 )
-from qprompt.quantization.state_dict_hooks import add_peft_hooks_
 
 
 @torch.no_grad()
@@ -35,7 +34,7 @@ def quantize_(
 
     Parameters keep their identity, so an optimizer that was built before goes on training them. Only the quantizer
     "lsq" adds parameters: build the optimizer after it. In mode "qat" with `start_step` 0 the levels are fitted at
-    once. PEFT saves adapters and soft prompts of its own with their quantized values (docs/peft.md).
+    once.
 
     Args:
         module: any module.
@@ -66,7 +65,6 @@ def quantize_(
         parametrize.register_parametrization(owner, leaf, fake)
         if fake.due:
             fake.fit(weight)
-    add_peft_hooks_(module, chosen)
     return chosen
 
 

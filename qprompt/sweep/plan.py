@@ -19,8 +19,8 @@ from qprompt.runs.folder import finished
 from qprompt.runs.identity import RunSettings
 from qprompt.runs.metrics import Metrics
 from qprompt.runs.project import find_file, find_project
+from qprompt.runs.protocol import folder
 from qprompt.sweep.grid import Choice, choices
-from qprompt.sweep.protocol import folder
 from qprompt.sweep.spec import Spec
 from qprompt.training.defaults import default_cfg
 from qprompt.training.project import learns, register_project

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import TextIO
 
+from qprompt.io.durations import clock
 from qprompt.runs.metrics import Metrics
 from qprompt.sweep.plan import Run
 
@@ -98,12 +99,3 @@ class Progress:
         if self._status:
             print("\r\033[K", end="", file=self.stream, flush=True)
             self._status = ""
-
-
-def clock(seconds: float) -> str:
-    """Return a duration as ``42 s``, ``3:07`` (minutes) or ``2:03:07`` (hours)."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

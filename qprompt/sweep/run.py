@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from qprompt.errors import UserError
+from qprompt.io.durations import clock
 from qprompt.io.files import write_json
 from qprompt.io.locks import Locked, hold
 from qprompt.sweep.plan import Run, plan
 from qprompt.sweep.pool import Failure, Pool, describe
-from qprompt.sweep.progress import Progress, clock
+from qprompt.sweep.progress import Progress
 from qprompt.sweep.slots import local_slots
 from qprompt.sweep.spec import Spec, read_spec
 

@@ -12,7 +12,7 @@ from qprompt.errors import UserError, did_you_mean
 from qprompt.io import nested
 from qprompt.runs import config
 from qprompt.runs.project import find_file
-from qprompt.sweep.protocol import PROTOCOLS, PUBLISHED, choose, published_config
+from qprompt.runs.protocol import PROTOCOLS, PUBLISHED, choose, published_config
 
 LONGEST_RANGE = 100_000
 # The names of sweeps and variants become names of folders.

@@ -11,6 +11,11 @@ from qprompt.errors import UserError, did_you_mean
 from qprompt.runs import config
 from qprompt.runs.project import dataset_names, find_file, trainer_names
 
+# The embedded CLIP and OpenAI's models, for which the package clip would have to be imported, and with it torch.
+BACKBONES = (
+    *("tiny", "RN50", "RN101", "RN50x4", "RN50x16", "RN50x64"),
+    *("ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px"),
+)
 # What a run imports that `import qprompt` does not.
 _REQUIRED = ("torch", "torchvision", "clip", "yacs", "yaml", "numpy", "PIL", "safetensors", "filelock")
 

@@ -175,19 +175,21 @@ def logging_to(output_dir: str, quiet: bool = False) -> Iterator[None]:
 
     Args:
         output_dir: of the log file.
-        quiet: write to the log file only.
+        quiet: write to the log file only, standard error too.
     """
     from dassl.utils import setup_logger
 
-    console = sys.stdout
+    console, errors = sys.stdout, sys.stderr
     with contextlib.ExitStack() as closed:
         if quiet:
             sys.stdout = closed.enter_context(open(os.devnull, "w", encoding="utf-8"))
         setup_logger(output_dir)
         logger: Any = sys.stdout
+        if quiet:
+            sys.stderr = logger
         try:
             yield
         finally:
-            sys.stdout = console
+            sys.stdout, sys.stderr = console, errors
             logger.file.close()  # not logger.close(): that of the real Dassl closes the console too,
             logger.console = logger.file  # which it would also do once it is collected

@@ -2,8 +2,8 @@
 
 For scripts:
 
-  python -m qprompt.sweep.protocol config PROTOCOL TRAINER DATASET SHOTS    the published config of a trainer
-  python -m qprompt.sweep.protocol folder NAME KEY=VALUE...                 an output folder
+  python -m qprompt.runs.protocol config PROTOCOL TRAINER DATASET SHOTS    the published config of a trainer
+  python -m qprompt.runs.protocol folder NAME KEY=VALUE...                 an output folder
 """
 
 import argparse
@@ -57,7 +57,7 @@ def choose(choice: Any, *keys: str | int) -> str | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print what a script asks for; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m qprompt.sweep.protocol")
+    parser = argparse.ArgumentParser(prog="python -m qprompt.runs.protocol")
     kinds = parser.add_subparsers(dest="kind", required=True)
     asked = kinds.add_parser("folder")
     asked.add_argument("name", choices=_assets()["folders"])
