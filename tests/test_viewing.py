@@ -16,8 +16,11 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from qprompt.__main__ import main
 from qprompt.data import images
+from qprompt.data.decode_cache import DecodeCache
 from qprompt.data.images import ImageError, pixels_of, read_image, read_with_notes
+from qprompt.data.preprocessing import Preprocessing
 from qprompt.data.viewing import as_viewed
+from qprompt.prompt_files.pictures import batches
 
 LOSSLESS = ("png", "tiff", "webp")
 SUFFIXES = (*LOSSLESS, "jpg", "jp2", "avif", "gif", "bmp")
@@ -408,9 +411,7 @@ def test_benchmark_reads_upstreams_bits_and_other_data_what_a_viewer_shows(folde
 
 
 def test_all_readers_see_the_same_pixels(folder):
-    """Training with and without the decode cache, and predict."""
-    from qprompt.data.decode_cache import DecodeCache
-
+    """Training with and without the decode cache, and a classifier that is given a path or a PIL image."""
     file = io.BytesIO()
     Image.fromarray(np.arange(0, 65536, 1024, dtype=np.uint16).reshape(8, 8)).save(file, "PNG")
     (folder / "a.png").write_bytes(file.getvalue())
@@ -422,3 +423,7 @@ def test_all_readers_see_the_same_pixels(folder):
         for _ in range(2):
             got = np.asarray(cache.read(path))
             assert np.array_equal(got, np.asarray(read_image(path, pixels)))
+    (by_path,) = batches([path], Preprocessing.of_clip(8), 4)
+    with Image.open(path) as image:
+        (by_image,) = batches([image], Preprocessing.of_clip(8), 4)
+    assert torch.equal(by_path, by_image)

@@ -102,6 +102,16 @@ def read_with_notes(path: str | os.PathLike[str], pixels: str = "viewer") -> tup
         raise ImageError(f"{path} cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}.") from None
 
 
+def view(image: Image.Image, name: str) -> Image.Image:
+    """Return the RGB pixels that a viewer shows of an opened image; ImageError calls it `name`."""
+    try:
+        return as_viewed(image)[0]
+    except NotShown as error:
+        raise ImageError(f"{name} {error}.") from None
+    except Exception as error:  # of Pillow's decoders, as in `read_with_notes`
+        raise ImageError(f"{name} cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}.") from None
+
+
 @functools.cache
 def register_heif() -> bool:
     """Let Pillow open HEIC files; False if the package pillow-heif is not installed."""

@@ -12,6 +12,7 @@ from qprompt.data.items import Item, Split
 from qprompt.data.split_file import read_split
 from qprompt.errors import UserError
 from qprompt.io.files import parse_json
+from qprompt.io.text import read_text
 
 # Column -> its accepted names.
 COLUMNS = {
@@ -43,7 +44,7 @@ def read_item_list(file: Path, root: Path) -> Split:
     if suffix not in (".csv", ".tsv", ".json", ".jsonl"):
         raise UserError(f"DATASET.LIST {str(file)!r}: expected a .csv, .tsv, .json or .jsonl file.")
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = read_text(file)
         if suffix == ".json":
             rows = parse_json(text)
             if isinstance(rows, dict) and rows.keys() >= set(PARTS):

@@ -12,6 +12,7 @@ from qprompt.data.layouts import LAYOUTS, Layout
 from qprompt.data.readers import folders_in, images_in, read_lines, read_mat
 from qprompt.data.split_file import write_new
 from qprompt.errors import UserError
+from qprompt.io.text import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -147,8 +148,8 @@ def val_labels(val: Path, places: Sequence[Path]) -> dict[str, str]:
         if (place / "valprep.sh").is_file():
             return dict(_valprep(place / "valprep.sh"))
         if (place / "LOC_val_solution.csv").is_file():
-            with open(place / "LOC_val_solution.csv", encoding="utf-8", newline="") as file:
-                return {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
+            rows = csv.DictReader(read_text(place / "LOC_val_solution.csv").splitlines())
+            return {row["ImageId"]: row["PredictionString"].split()[0] for row in rows}
         devkit = place / "ILSVRC2012_devkit_t12"
         archive = place / f"{devkit.name}.tar.gz"
         if archive.is_file() and not devkit.is_dir():

@@ -5,7 +5,6 @@ Directory listings are sorted (upstream uses the order of the file system), so t
 depend on the seed alone.
 """
 
-import json
 import os
 import random
 import re
@@ -14,6 +13,8 @@ from pathlib import Path
 
 from qprompt.data.items import Item, Split, by_label, split_by_fractions, split_trainval
 from qprompt.errors import UserError
+from qprompt.io.files import read_json
+from qprompt.io.text import read_text
 
 Read = Callable[[Path, random.Random], Split]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -53,8 +54,8 @@ def read_lines(path: Path) -> list[str]:
         UserError: The file cannot be read.
     """
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+        return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    except OSError as error:
         raise UserError(f"{path} cannot be read ({error}). Run 'qprompt check-data' on the data root.") from None
 
 
@@ -127,7 +128,7 @@ def oxford_flowers(folder: Path, rng: random.Random) -> Split:
     """Read ``imagelabels.mat`` (1-based labels of image 1, 2, ...) and ``cat_to_name.json``; random 50/20/30 split."""
     labels = read_mat(folder / "imagelabels.mat", "labels")[0]
     try:
-        names = json.loads((folder / "cat_to_name.json").read_text(encoding="utf-8"))
+        names = read_json(folder / "cat_to_name.json")
         items = [
             Item(f"image_{number:05d}.jpg", int(label) - 1, names[str(label)]) for number, label in enumerate(labels, 1)
         ]

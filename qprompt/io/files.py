@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from qprompt.errors import UserError
+from qprompt.io.text import read_text
 
 # Errors of a full disk, a quota, a read-only folder, a file in place of a folder, and a failing disk.
 _OF_THE_DISK = {"ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EEXIST", "ENOTDIR", "EISDIR", "EIO"}
@@ -93,7 +94,11 @@ def remove_unfinished(folder: str | os.PathLike[str]) -> None:
 
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Return the JSON value in a file; OSError if it cannot be read, ValueError if it is not JSON."""
-    return parse_json(Path(path).read_text(encoding="utf-8"))
+    try:
+        text = read_text(path)
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    return parse_json(text)
 
 
 def parse_json(text: str) -> Any:
@@ -108,4 +113,5 @@ def write_json(path: str | os.PathLike[str], data: Any) -> None:
     """Write `data` as indented JSON, atomically; ValueError for NaN and infinity, which JSON does not have."""
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_open(path) as file:
-        file.write(text.encode("utf-8") + b"\n")
+        # A file name that is not UTF-8 holds surrogates; JSON has an escape for them, which is read as the same name.
+        file.write(text.encode("utf-8", "backslashreplace") + b"\n")

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from qprompt.data.class_names import from_json, read_names
 from qprompt.errors import UserError
-from qprompt.io.files import parse_json
 
 ClassNames: TypeAlias = str | os.PathLike[str] | Iterable[str]
 _FILES = (".txt", ".json", ".csv", ".tsv", ".names", ".list")
@@ -17,8 +17,8 @@ def class_names(given: Any) -> list[str]:
     """Return the class names that `given` describes.
 
     Args:
-        given: A list or tuple of names; text with commas, "cat,dog"; or the path of a file with one name per line, or
-            of a .json file with a list. Text without a comma is a path.
+        given: A list or tuple of names; text with commas, "cat,dog", or a JSON list; or the path of a file with one
+            name per line or a JSON list (`qprompt.data.class_names.read_names`). Text without a comma is a path.
 
     Raises:
         UserError: There is no such file, it cannot be read, there is no name, or two names give the same prompt.
@@ -56,18 +56,15 @@ def _of_text(given: "str | os.PathLike[str]") -> list[Any]:
         return _of_file(path)
     if isinstance(given, os.PathLike) or "," not in text or text.lower().endswith(_FILES):
         raise UserError(f"no file {text!r} of class names. Names themselves are separated by commas: 'cat,dog'.")
+    if text.lstrip().startswith("[") and (names := from_json(text, "the class names")) is not None:
+        return list(names)
     return [name for name in text.split(",") if name.strip()]
 
 
 def _of_file(path: Path) -> list[Any]:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-        names = parse_json(text) if path.suffix.lower() == ".json" else text.splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f"the class names in {path} cannot be read: {error}.") from None
+    names = read_names(str(path), "the class names in")
     if not isinstance(names, list):
-        raise UserError(f"{path} holds a {type(names).__name__}, expected a JSON list of class names.")
-    names = [name for name in names if not isinstance(name, str) or name.strip()]
-    if len(names) == 1 and "," in str(names[0]):
+        raise UserError(f"{path} holds a dict, expected a JSON list of class names.")
+    if len(names) == 1 and "," in names[0]:
         raise UserError(f"{path} holds one name, {names[0]!r}: expected one per line.")
     return names

@@ -113,7 +113,8 @@ def write_prompt_file(path: str | os.PathLike[str], tensors: dict[str, StoredTen
     start = 8 + int.from_bytes(bare[:8], "little")
     header["checksum"] = _checksum(header, json.loads(bare[8:start]), bare[start:])
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False)
-    data = to_safetensors(entries, {"qprompt": text})
+    # A lone surrogate, from a file name that is not UTF-8, is written as JSON's escape for it.
+    data = to_safetensors(entries, {"qprompt": text.encode("utf-8", "backslashreplace").decode()})
     try:
         _parse(data)  # the reader's rules, before anything is written
     except _Invalid as problem:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from qprompt.data.images import read_image
+from qprompt.data.images import read_image, view
 from qprompt.data.preprocessing import Preprocessing
 from qprompt.errors import UserError
 
@@ -74,7 +74,7 @@ def _tensor(picture: Any, preprocess: Preprocessing, number: int) -> Tensor:
     if isinstance(picture, (str, os.PathLike)):
         return preprocess(read_image(picture))
     if isinstance(picture, Image.Image):
-        return preprocess(picture)
+        return preprocess(view(picture, f"picture {number}"))
     if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8:
         _refuse(picture, number)
     if picture.ndim != 3 or picture.shape[-1] != 3 or 0 in picture.shape:
