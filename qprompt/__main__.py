@@ -6,6 +6,8 @@ A command module has a docstring (its first line is the help), ``add_arguments(p
 
 import argparse
 import ast
+import contextlib
+import os
 import pkgutil
 import sys
 from importlib import import_module
@@ -46,6 +48,12 @@ def _overview(names: dict[str, str]) -> str:
     )
 
 
+def _discard_output() -> None:
+    """Send to nowhere what is still buffered for a closed pipe: Python would report an error at its end."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return its exit code (2 for a mistake of the user)."""
     argv = sys.argv[1:] if argv is None else argv
@@ -72,7 +80,12 @@ def main(argv: list[str] | None = None) -> int:
         )
         module.add_arguments(parser)
         with disk_errors_named():
-            return module.run(parser.parse_args(argv[1:])) or 0
+            code = module.run(parser.parse_args(argv[1:])) or 0
+            sys.stdout.flush()
+            return code
+    except BrokenPipeError:  # as with | head
+        _discard_output()
+        return 0
     except UserError as error:
         print(f"qprompt: {error}", file=sys.stderr)
         return 2

@@ -13,6 +13,7 @@ from toy import CLASSES, PIXELS, toy_trainer
 import qprompt
 import trainers.qcoop  # noqa: F401
 from qprompt.data.device_transforms import CropTransform
+from qprompt.data.images import read_image
 from qprompt.data.preprocessing import Preprocessing
 from qprompt.errors import UserError
 from qprompt.prompt_files import classifier as module
@@ -105,6 +106,21 @@ def test_every_kind_of_pictures(clf, pictures):
     assert features.shape == (3, clf.clip_model.visual.output_dim)
     assert torch.allclose(features.norm(dim=-1), torch.ones(3))
     assert clf.predict([]) == [] and clf.predict_proba([]).shape == (0, 6) and len(clf.image_features([])) == 0
+
+
+def test_opened_images_are_seen_as_their_files(clf, tmp_path):
+    rng = np.random.default_rng(0)
+    colours, clear = (Image.fromarray(rng.integers(0, 255, (40, 60, n), dtype=np.uint8)) for n in (3, 4))
+    tags = Image.Exif()
+    tags[274] = 6
+    colours.save(tmp_path / "turned.jpg", exif=tags)
+    clear.save(tmp_path / "clear.png")
+    Image.fromarray(rng.integers(0, 65535, (40, 60), dtype=np.uint16)).save(tmp_path / "deep.png")
+    colours.save(tmp_path / "gamma.png", gamma=0.9)
+    for path in tmp_path.iterdir():
+        seen = clf.preprocess(read_image(path))
+        assert torch.equal(clf.preprocess(Image.open(path)), seen), path
+        assert np.array_equal(clf.predict_proba(Image.open(path)), clf.predict_proba(path))
 
 
 def test_many_pictures_are_read_one_batch_at_a_time(clf, pictures, monkeypatch):

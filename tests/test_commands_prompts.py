@@ -1,6 +1,12 @@
 """The commands for prompt files: inspect, pack, unpack, predict, export."""
 
+import csv
+import io
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -199,6 +205,101 @@ def test_predict_reports_mistakes(prompt, clip_file, images, capsys, more, words
     with_backbone = [] if "--backbone" in more else ["--backbone-path", str(clip_file)]
     assert main(["predict", prompt, images[0], *more, *with_backbone]) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.fixture
+def named_prompt(clip_model, tmp_path):
+    """A prompt file with class names."""
+    path = tmp_path / "named.qprompt"
+    save(coop_model(clip_model), path, method="QCoOp", classnames=CLASSES, **about(clip_model))
+    return str(path)
+
+
+@pytest.fixture
+def folder(images, tmp_path):
+    """Three images in folders, one of which has an odd name, among files that are none."""
+    inner = tmp_path / "pictures" / "inner, 2"
+    inner.mkdir(parents=True)
+    for place in (tmp_path / "pictures/b.png", inner / 'a "é".PNG', inner / os.fsdecode(b"z\xff.png")):
+        shutil.copy(images[0], place)
+    (inner / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    (inner / ".hidden.png").write_bytes(b"")
+    (inner / "notes.txt").write_text("no picture")
+    (tmp_path / "pictures/loop").symlink_to(tmp_path / "pictures")
+    return tmp_path / "pictures"
+
+
+def ranked(clf, path, top):
+    return [(name, pytest.approx(p, abs=1e-6)) for name, p in clf.predict(path, top=top)[0].ranking]
+
+
+@pytest.mark.parametrize("batch", ["1", "3"])
+def test_predict_streams_folders(named_prompt, clip_file, folder, capfd, batch):
+    clf = load_classifier(named_prompt, backbone_path=clip_file)
+    good = [folder / "b.png", *sorted(p for p in (folder / "inner, 2").iterdir() if p.suffix.lower() == ".png")]
+    good = [path for path in good if not path.name.startswith(".")]
+    command = ["predict", named_prompt, str(folder), "--backbone-path", str(clip_file), "--batch", batch, "--top", "2"]
+
+    def run(*more):
+        assert main([*command, *more]) == 1  # for the broken one
+        error = capfd.readouterr()
+        assert "broken.jpg" in error.err and "1 of 4 images could not be read" in error.err
+        assert "skipped 1 files without the suffix of an image: .txt (1)" in error.err
+        return error.out
+
+    found = [json.loads(line) for line in run("--jsonl").splitlines()]
+    assert [entry["image"] for entry in found] == list(map(str, good))
+    for entry, path in zip(found, good, strict=True):
+        assert [(c["name"], c["probability"]) for c in entry["classes"]] == ranked(clf, path, 2)
+    assert json.loads(run("--json")) == found
+    assert run("--json") == json.dumps(found, indent=2, ensure_ascii=False).replace("\udcff", "\\udcff") + "\n"
+    rows = list(csv.reader(io.StringIO(run("--csv"))))
+    assert rows[0] == ["image", "label_1", "probability_1", "label_2", "probability_2"]
+    assert [row[0].encode(errors="surrogateescape") for row in rows[1:]] == [os.fsencode(path) for path in good]
+    for row, path in zip(rows[1:], good, strict=True):
+        assert [(row[1], float(row[2])), (row[3], float(row[4]))] == ranked(clf, path, 2)
+    assert run().splitlines()[::3] == list(map(str, good))
+
+
+def test_predict_without_a_readable_image(named_prompt, clip_file, folder, capfd):
+    command = ["predict", named_prompt, str(folder / "inner, 2/broken.jpg"), "--backbone-path", str(clip_file)]
+    for kind, out in (("--json", "[]\n"), ("--jsonl", "")):
+        assert main([*command, kind]) == 1
+        assert capfd.readouterr().out == out
+
+
+def in_shell(script, *arguments):
+    command = ["bash", "-o", "pipefail", "-c", script, sys.executable, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_predict_into_a_pipe_that_closes_is_no_error(named_prompt, clip_file, folder):
+    done = in_shell(
+        '"$0" -m qprompt predict "$1" "$2" "$2" "$2" --backbone-path "$3" --batch 1 --jsonl | head -n 1',
+        *(named_prompt, folder / "b.png", clip_file),
+    )
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.count("\n") == 1
+
+
+def test_predict_checks_before_the_long_imports(named_prompt, images, tmp_path):
+    """Neither torch nor CLIP is imported for a mistake in the arguments."""
+    program = (
+        "import sys\nfrom qprompt.__main__ import main\ncode = main(sys.argv[1:])\n"
+        "assert not {'torch', 'torchvision', 'clip', 'scipy'} & set(sys.modules)\nsys.exit(code)"
+    )
+    (tmp_path / "empty").mkdir()
+    for arguments, words in (
+        ([named_prompt, "missing.jpg"], "missing.jpg does not exist"),
+        ([named_prompt, "1.jpg", "2.jpg", "3.jpg", "4.jpg"], "1.jpg, 2.jpg, 3.jpg and 1 more do not exist"),
+        ([named_prompt, str(tmp_path / "empty")], "has no images"),
+        (["nowhere.qprompt", images[0]], "no prompt file 'nowhere.qprompt'"),
+        ([named_prompt, images[0], "--classes", "names.txt"], "no file 'names.txt'"),
+        ([named_prompt, images[0], "--top", "0"], "--top is 0"),
+        ([named_prompt, images[0], "--backbone-path", "w.pt"], "no file of backbone weights 'w.pt'"),
+    ):
+        done = subprocess.run([sys.executable, "-c", program, "predict", *arguments], capture_output=True, text=True)
+        assert done.returncode == 2, done.stderr
+        assert words in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_other_backbone_is_refused_without_the_flag(clip_model, clip_file, tmp_path, images, capsys):

@@ -6,6 +6,9 @@ from typing import Any
 
 from PIL import Image
 
+from qprompt.data.viewing import NotShown, as_viewed
+from qprompt.errors import UserError
+
 # Of CLIP's training images (Radford et al., 2021); CoOp's and MaPLe's config files have the same numbers.
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 LARGEST_SIDE = 4096
@@ -30,11 +33,18 @@ class Preprocessing:
     std: tuple[float, ...] = STD
 
     def __call__(self, image: Image.Image) -> Any:
-        """Return the tensor (3, H, W) of an image, which is converted to RGB if it has another mode."""
+        """Return the tensor (3, H, W) of an image of any mode, as a viewer shows it.
+
+        Raises:
+            UserError: There is no one right picture (see `NotShown`).
+        """
         from torchvision.transforms import functional as F
 
         resize = self.resize if isinstance(self.resize, int) else list(self.resize)
-        image = image if image.mode == "RGB" else image.convert("RGB")
+        try:
+            image, _ = as_viewed(image)
+        except NotShown as error:
+            raise UserError(f"the image {error}.") from None
         image = F.resize(image, resize, F.InterpolationMode(self.interpolation))
         return F.normalize(F.to_tensor(F.center_crop(image, list(self.size))), list(self.mean), list(self.std))
 

@@ -34,8 +34,8 @@ def as_viewed(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
         image: of any mode, as Pillow opens it.
 
     Returns:
-        An RGB image, and what was done to the pixels, in words; nothing for 8-bit RGB, grey and palette images
-        without tags.
+        An RGB image, which is its own view, and what was done to the pixels, in words; nothing for 8-bit RGB, grey and
+        palette images without tags.
 
     Raises:
         NotShown: A float image holds NaN or infinite values.
@@ -54,6 +54,8 @@ def as_viewed(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
         colours = colours.transpose(turn)
     if tagged is not None or turn is not None:
         notes.append("turned as its orientation tag says")
+    if colours is not image:
+        colours.info = {}  # its tags have been applied: the result is shown as it is
     return colours, tuple(notes)
 
 
