@@ -222,7 +222,7 @@ def test_include_and_exclude_choose():
     module = Learner()
     config = QuantConfig(include=("*",), exclude=("proj.*", "deep.1"))
     assert quantize_(module, config, names=["proj.weight"]) == ["ctx", "deep.0"]
-    with pytest.raises(UserError, match="no parameter matches 'ctx'"):
+    with pytest.raises(UserError, match="ctx is quantized or parametrized already"):
         quantize_(module, names="ctx")  # quantized already
 
 
@@ -273,3 +273,44 @@ def test_gradients_by_torch_func(gradient):
     values = {name: p.detach() for name, p in module.named_parameters()}
     grads = torch.func.grad(lambda values: torch.func.functional_call(module, values, ()).sum())(values)
     assert all(torch.allclose(grads[name], p.grad) for name, p in module.named_parameters())
+
+
+def integers():
+    module = nn.Module()
+    module.n = nn.Parameter(torch.arange(4), requires_grad=False)
+    return module
+
+
+def done(module):
+    quantize_(module, names="ctx")
+    return module
+
+
+MISTAKES = {
+    "quantized twice": (lambda: quantize_(done(Learner()), names="ctx"), "call qprompt.dequantize_(module) first"),
+    "integers": (lambda: quantize_(integers(), names="n"), "n has type torch.int64, expected a floating-point"),
+    "a tensor": (lambda: quantize_(torch.ones(3, 2), names="ctx"), "holder.ctx = torch.nn.Parameter(tensor)"),
+    "a parameter": (lambda: quantize_(Learner().ctx, names="ctx"), "expected a module, got a tensor of shape"),
+    "a dict as config": (lambda: quantize_(Learner(), {"bits": 2}, names="ctx"), "Type: QuantConfig(bits=2)"),
+    "names as config": (lambda: quantize_(Learner(), "ctx"), "Type: config=qprompt.QuantConfig(bits=1)"),
+    "bit": (lambda: quantize_(Learner(), names="ctx", bit=1), "QuantConfig has no 'bit'. Did you mean 'bits'?"),
+    "tensors as names": (lambda: quantize_(Learner(), names=[Learner().ctx]), "such as 'ctx', got Parameter"),
+    "no names": (lambda: quantize_(Learner()), "name the parameters, e.g. names=['ctx']"),
+    "refresh of another module": (lambda: refresh_(Learner()), "pass one that qprompt.quantize_ was called on"),
+    "refresh of a state dict": (
+        lambda: refresh_(Learner().state_dict()),
+        "a torch.nn.Module, got OrderedDict",
+    ),
+    "noise on a tensor": (lambda: qprompt.add_noise_(torch.ones(3), "ctx", 0.1), "expected a module, got a tensor"),
+    "a module as state dict": (lambda: qprompt.pack(Learner(), "x"), "type module.state_dict()"),
+    "a path as state dict": (lambda: qprompt.load_state_dict_(Learner(), "a.pt"), "torch.load(path, weights_only"),
+    "kmeans of a list": (lambda: qprompt.kmeans([1.0, 2.0], 2), "type torch.tensor(values)"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_answered_with_what_to_type(mistake):
+    call, words = MISTAKES[mistake]
+    with pytest.raises(UserError) as error:
+        call()
+    assert words in str(error.value)

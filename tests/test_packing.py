@@ -352,3 +352,64 @@ def test_pack_refuses_values_that_half_precision_cannot_hold(tmp_path, value):
     with pytest.raises(UserError):
         pack(state, tmp_path / "p")
     assert not list(tmp_path.iterdir())
+
+
+# --- load_ -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """A prompt file, and the values in it."""
+    module = Learner()
+    quantize_(module, names=NAMES, bits=2)
+    save(module, tmp_path / "a.qprompt")
+    return tmp_path / "a.qprompt", load(tmp_path / "a.qprompt")
+
+
+@pytest.mark.parametrize(
+    "fields", [None, {"bits": 2}, {"bits": 4}, {"bits": 16}, {"bits": 2, "method": "uniform"}], ids=str
+)
+def test_load_puts_the_stored_values_into_a_module(stored, fields):
+    path, values = stored
+    module = Learner()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    if fields:
+        quantize_(module, names=NAMES, **fields)
+    before = copy.deepcopy(module.state_dict())
+    if fields and fields.get("method") == "uniform":  # its levels are others
+        with pytest.raises(UserError, match=r"type qprompt.dequantize_\(module\) first"):
+            qprompt.load_(module, path)
+        assert all(
+            torch.equal(value, before[key])
+            for key, value in module.state_dict().items()
+            if isinstance(value, torch.Tensor)
+        )
+        qprompt.dequantize_(module)
+    assert qprompt.load_(module, path) == list(values)
+    now = qprompt.plain_state_dict(module)
+    assert all(torch.equal(now[name], value) for name, value in values.items())
+
+
+def test_load_accepts_names_with_and_without_the_learner(tmp_path):
+    model = nn.Module()
+    model.prompt_learner = Learner()
+    quantize_(model, names="prompt_learner.ctx")
+    model.requires_grad_(False)
+    save(model, tmp_path / "a.qprompt")
+    learner = Learner()
+    assert qprompt.load_(learner, tmp_path / "a.qprompt") == ["ctx"]
+    assert torch.equal(learner.ctx, model.prompt_learner.ctx)
+
+
+def test_load_refuses_another_module(stored):
+    path, _ = stored
+    other = Learner()
+    other.ctx = nn.Parameter(torch.ones(2, 3))
+    before = copy.deepcopy(other.state_dict())
+    with pytest.raises(UserError, match=r"ctx has shape .* in the module. Nothing was loaded"):
+        qprompt.load_(other, path)
+    assert all(torch.equal(value, before[key]) for key, value in other.state_dict().items())
+    with pytest.raises(UserError, match="which the module lacks; it has: weight, bias"):
+        qprompt.load_(nn.Linear(2, 2), path)

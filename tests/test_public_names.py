@@ -27,9 +27,11 @@ USES = {
     "add_quant_cfg": "qprompt.add_quant_cfg(yacs.config.CfgNode({'TRAINER': {}}))",
     "dequantize_": "qprompt.dequantize_(quantized())",
     "finish_": "qprompt.finish_(quantized())",
+    "fit": "refused(lambda: qprompt.fit('nowhere'))",  # trains in tests/test_picture_run.py
     "inspect": "qprompt.inspect(prompt_file())",
     "kmeans": "qprompt.kmeans(torch.arange(8.0), 2)",
     "load": "qprompt.load(prompt_file())",
+    "load_": "qprompt.load_(learner(), prompt_file())",
     "load_classifier": "qprompt.load_classifier(prompt_file(), ['a', 'b'], 'tiny').predict_proba([])",
     "load_state_dict_": "qprompt.load_state_dict_(quantized(), {'ctx': torch.ones(4, 128)})",
     "pack": "qprompt.pack({'ctx': torch.randn(4, 128)}, folder / 'packed.qprompt')",
@@ -60,6 +62,13 @@ def quantized():
 def prompt_file():
     qprompt.save(quantized(), folder / "given.qprompt", method="QCoOp")
     return folder / "given.qprompt"
+
+def refused(call):
+    try:
+        call()
+    except qprompt.UserError:
+        return
+    raise AssertionError
 
 def use_all():
     for name, use in uses.items():

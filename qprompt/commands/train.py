@@ -16,7 +16,6 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from qprompt.io.logs import show_logs
     from qprompt.training.picture_run import PictureRun, Result
 
 

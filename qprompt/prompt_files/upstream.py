@@ -10,6 +10,7 @@ from qprompt.prompts import Method, find_method, get_method, methods
 from qprompt.prompts.method import LEARNER
 from qprompt.quantization.config import QuantConfig
 from qprompt.quantization.fake_quantize import FakeQuantize
+from qprompt.quantization.parameters import require_state_dict
 from qprompt.quantization.quantizer_state import parse_extra_state
 
 
@@ -29,6 +30,7 @@ class PromptsFound(NamedTuple):
 
 def find_prompts(state: Mapping[str, Any]) -> PromptsFound:
     """Return the method and the prompts of a state dict; UserError if it holds none that is known."""
+    require_state_dict(state)
     state = {str(key).removeprefix(LEARNER): value for key, value in state.items()}
     prompts = {key: StoredPrompt(value, None) for key, value in state.items() if isinstance(value, Tensor)}
     for key in state:

@@ -5,7 +5,6 @@ optimizer trains the full-precision ones. The forward pass changes no state. `re
 step and fits the levels when their policy says so.
 """
 
-import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from qprompt.errors import UserError
 from qprompt.quantization.batching import cache_encodings, measure_divergence
-from qprompt.quantization.config import QuantConfig
+from qprompt.quantization.config import QuantConfig, make_config
 from qprompt.quantization.fake_quantize import FakeQuantize
 from qprompt.quantization.parameters import (
     match_parameters,
@@ -23,6 +22,7 @@ from qprompt.quantization.parameters import (
     parametrizations,
     refuse_tied,
     remove_parametrization,
+    require_module,
 )
 
 
@@ -46,10 +46,11 @@ def quantize_(
         The names of the quantized parameters.
 
     Raises:
-        UserError: a pattern matches no parameter, a parameter is used under a second name, half precision cannot hold
-            a value, or the group size does not divide a tensor. Nothing is changed then.
+        UserError: `module` is not a module, a setting is not valid, a pattern matches no parameter, a parameter is
+            quantized already, not floating-point or used under a second name, half precision cannot hold a value, or
+            the group size does not divide a tensor. Nothing is changed then.
     """
-    config = dataclasses.replace(config or QuantConfig(), **fields)
+    config = make_config(config, fields)
     chosen = match_parameters(module, config.include or names or (), config.exclude)
     if not chosen:
         raise UserError("nothing to quantize: name the parameters, e.g. names=['ctx']")
@@ -58,7 +59,9 @@ def quantize_(
     for name in chosen:
         owner, leaf = owner_of(module, name)
         weight = getattr(owner, leaf)
-        if not weight.is_floating_point() or not bool((weight.abs() <= torch.finfo(torch.float16).max).all()):
+        if not weight.is_floating_point():
+            raise UserError(f"{name} has type {weight.dtype}, expected a floating-point parameter: leave it out")
+        if not bool((weight.abs() <= torch.finfo(torch.float16).max).all()):
             raise UserError(f"{name} holds NaN, infinite or huge values, which half precision cannot hold")
         added.append((owner, leaf, weight, FakeQuantize(weight, config)))
     for owner, leaf, weight, fake in added:
@@ -81,8 +84,13 @@ def refresh_(module: nn.Module) -> list[str]:
 
     Returns:
         The names of the tensors whose levels were fitted.
+
+    Raises:
+        UserError: the module holds no quantized tensor, or one holds NaN or infinity.
     """
     quantized = quantized_parameters(module)
+    if not quantized:  # in silence, the levels would never be fitted again
+        raise UserError("the module holds no quantized tensors: pass one that qprompt.quantize_ was called on")
     for fake, _ in quantized.values():
         fake.cache.clear()
     measure_divergence(pair for pair in quantized.values() if pair[0].due is None)
@@ -133,6 +141,7 @@ def dequantize_(module: nn.Module, keep: str = "quantized") -> list[str]:
 
 def quantized_parameters(module: nn.Module) -> dict[str, tuple[FakeQuantize, nn.Parameter]]:
     """Return, in order, name -> (its `FakeQuantize`, its full-precision parameter) of every quantized tensor."""
+    require_module(module)
     return parametrizations(module, FakeQuantize)
 
 

@@ -1,5 +1,7 @@
 """How tensors are quantized: `QuantConfig`, which holds every default of the method."""
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,6 +92,28 @@ class QuantConfig:
         if not n or n % length:
             raise UserError(f"group_size {length} does not divide the {n} entries of a tensor of shape {tuple(shape)}")
         return n // length
+
+
+def make_config(config: Any, fields: Mapping[str, Any]) -> QuantConfig:
+    """Return a config with some fields replaced.
+
+    Args:
+        config: a `QuantConfig`, or None for the default one.
+        fields: new values by name.
+
+    Raises:
+        UserError: `config` is something else, or a name or value is not valid. The message says what to type.
+    """
+    if isinstance(config, Mapping):
+        words = ", ".join(f"{name}={value!r}" for name, value in config.items())
+        raise UserError(f"a config is a QuantConfig, got a {type(config).__name__}. Type: QuantConfig({words})")
+    if config is not None and not isinstance(config, QuantConfig):
+        raise UserError(f"a config is a QuantConfig, got {config!r}. Type: config=qprompt.QuantConfig(bits=1)")
+    known = [field.name for field in dataclasses.fields(QuantConfig)]
+    for name in fields:
+        if name not in known:
+            raise UserError(f"QuantConfig has no {name!r}.{did_you_mean(name, known)} It has: {', '.join(known)}.")
+    return dataclasses.replace(config or QuantConfig(), **fields)
 
 
 def _is_int(value: Any) -> bool:

@@ -54,6 +54,8 @@ def kmeans(x: Tensor, k: int, init: Tensor | None = None, sample: int | None = N
         UserError: there are no values, a value is NaN or infinite, k is out of range, or the sample has fewer than k
             values.
     """
+    if not isinstance(x, Tensor):
+        raise UserError(f"kmeans got a {type(x).__name__}, expected a tensor: type torch.tensor(values)")
     if x.numel() == 0 or not x.is_floating_point() or not 1 <= k <= 65536:
         raise UserError(
             f"kmeans got {x.dtype} values of shape {tuple(x.shape)} and k={k}; "

@@ -1,15 +1,36 @@
 """Parameters of a module by name, and their parametrizations."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from qprompt.errors import UserError, did_you_mean
 
 Kind = TypeVar("Kind", bound=nn.Module)
+
+
+def require_module(module: Any) -> None:
+    """Raise UserError for anything but a module, which says what to type for a tensor."""
+    if isinstance(module, Tensor):
+        raise UserError(
+            f"expected a module, got a tensor of shape {tuple(module.shape)}. Type: holder = torch.nn.Module(); "
+            "holder.ctx = torch.nn.Parameter(tensor)"
+        )
+    if not isinstance(module, nn.Module):
+        raise UserError(f"expected a torch.nn.Module, got {type(module).__name__}")
+
+
+def require_state_dict(state: Any) -> None:
+    """Raise UserError for anything but a mapping from names to tensors, which says what to type for a module."""
+    if isinstance(state, nn.Module):
+        raise UserError("expected a state dict, got a module: type module.state_dict()")
+    if not isinstance(state, Mapping):
+        hint = ": type torch.load(path, weights_only=True)" if isinstance(state, (str, os.PathLike)) else ""
+        raise UserError(f"expected a state dict, got {type(state).__name__} {str(state)[:80]!r}{hint}")
 
 
 def owner_of(module: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -22,12 +43,18 @@ def match_parameters(module: nn.Module, patterns: Iterable[str], exclude: Iterab
     """Return the names of the parameters that match one of the glob patterns, without those already parametrized.
 
     Raises:
-        UserError: a pattern matches no parameter.
+        UserError: a pattern matches no parameter, or only parametrized ones.
     """
+    require_module(module)
     known = [name for name, _ in module.named_parameters() if ".parametrizations." not in f".{name}"]
     chosen: set[str] = set()
+    taken = [name for name, _ in _parametrized(module)]
     for pattern in (patterns,) if isinstance(patterns, str) else patterns:
+        if not isinstance(pattern, str):
+            raise UserError(f"a name of a parameter is expected, such as 'ctx', got {type(pattern).__name__}")
         hits = [name for name in known if fnmatchcase(name, pattern)]
+        if not hits and (found := [name for name in taken if fnmatchcase(name, pattern)]):
+            raise UserError(f"{found[0]} is quantized or parametrized already: call qprompt.dequantize_(module) first")
         if not hits:
             first = sorted(known, key=lambda name: not module.get_parameter(name).requires_grad)  # those that train
             some = ", ".join(first[:12]) + (", ..." if len(first) > 12 else "")
@@ -67,6 +94,13 @@ def parametrizations(module: nn.Module, kind: type[Kind]) -> dict[str, tuple[Kin
                 if isinstance(step, kind):
                     found[f"{path}.{leaf}" if path else leaf] = (step, chain.original)
     return found
+
+
+def _parametrized(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    for name, parameter in module.named_parameters():
+        path, inside, rest = f".{name}".partition(".parametrizations.")
+        if inside and rest.endswith(".original"):
+            yield f"{path}.{rest.removesuffix('.original')}".lstrip("."), parameter
 
 
 def remove_parametrization(module: nn.Module, name: str, keep_result: bool) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from qprompt.errors import UserError
 from qprompt.quantization.api import quantized_parameters
 from qprompt.quantization.fake_quantize import FakeQuantize
+from qprompt.quantization.parameters import require_module, require_state_dict
 
 
 def original_key(name: str) -> str:
@@ -30,6 +31,7 @@ def plain_state_dict(module: nn.Module, latent: bool = False) -> dict[str, Tenso
         module: a module with quantized parameters.
         latent: return the full-precision values; by default the quantized ones, which the forward pass uses.
     """
+    require_module(module)
     state = {key: value for key, value in module.state_dict().items() if ".parametrizations." not in f".{key}"}
     for name, (fake, weight) in quantized_parameters(module).items():
         state[name] = (weight if latent else fake(weight)).detach().clone()
@@ -49,6 +51,7 @@ def load_state_dict_(module: nn.Module, state: Mapping[str, Tensor]) -> list[str
         UserError: a trainable parameter is missing or has another shape. Nothing is loaded then.
     """
     quantized = quantized_parameters(module)
+    require_state_dict(state)
     state = dict(state)
     afresh: list[FakeQuantize] = []
     for name, (fake, _) in quantized.items():
