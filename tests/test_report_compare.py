@@ -16,7 +16,7 @@ from report_runs import write_base2new, write_run
 
 from qprompt.__main__ import main
 from qprompt.errors import UserError
-from qprompt.report.compare import compare, comparison_table, default_pairs, paired_differences
+from qprompt.report.compare import Comparison, compare, comparison_table, default_pairs, paired_differences
 from qprompt.report.conclusion import conclusions
 from qprompt.report.page import page
 from qprompt.report.paired import FEWEST, bootstrap_interval, paired, pairs_needed, wilcoxon_p
@@ -188,6 +188,31 @@ def test_conclusions_are_written_from_the_numbers():
     assert ("the difference in H may be chance" in text) == (found["H"].p >= 0.05)
     (few,) = conclusions(compare([s for s in scores if s.draw < 3], [("CoOp", "QCoOp")]))
     assert "too few data sets or draws to tell a difference from chance" in few and "beyond chance" not in few
+
+
+def comparison_of(differences):
+    found = paired(differences)
+    return Comparison("CoOp", "QCoOp", "New", 16, "datasets", True, found), found
+
+
+def test_conclusions_say_when_test_and_interval_disagree():
+    comparison, found = comparison_of([5, 6, 7, 5.5, 6.5, -0.1])
+    assert found.p == 0.0625 and found.low > 0
+    (text,) = conclusions([comparison])
+    assert (
+        "The difference in new may be chance by the signed-rank test (p = 0.062), although the interval excludes zero "
+        "(about " in text
+    )
+    comparison, found = comparison_of([1 + i / 10 for i in range(11)] + [-12])
+    assert found.p < 0.05 and found.low < 0 < found.high
+    (text,) = conclusions([comparison])
+    assert (
+        f"New accuracy is higher beyond chance by the signed-rank test (p = {found.p:.2g}), but the interval contains "
+        "zero." in text
+    )
+    comparison, found = comparison_of([5, 6, 7, 5.5, 6.5, 0.1])
+    (text,) = conclusions([comparison])
+    assert found.p < 0.05 and found.low > 0 and text.endswith("New accuracy is higher beyond chance.")
 
 
 # published figures

@@ -24,10 +24,8 @@ def _paragraph(group: Sequence[Comparison], several_shots: bool) -> str:
     differences = "; ".join(f"{_name(c)} {_difference(c)}" for c in group)
     if not group[0].independent:
         return f"{title}: {differences}. These are too few data sets or draws to tell a difference from chance."
-    clear = [c for c in group if c.found.p is not None and c.found.p < ALPHA]
-    open_ = [c for c in group if c not in clear]
-    said = [f"{_name(c)} accuracy is {'higher' if c.found.mean > 0 else 'lower'} beyond chance" for c in clear]
-    said += [f"the difference in {_name(c)} may be chance{_needed(c)}" for c in open_]
+    said = [_clear(c) for c in group if _significant(c)]
+    said += [_open(c) for c in group if not _significant(c)]
     sentence = "; ".join(said)
     return f"{title}: {differences}. {sentence[:1].upper()}{sentence[1:]}."
 
@@ -40,6 +38,30 @@ def _difference(comparison: Comparison) -> str:
     found = comparison.found
     interval = "" if found.low is None else f" (95% interval {found.low:+.1f} to {found.high:+.1f})"
     return f"{found.mean:+.1f} points{interval}"
+
+
+def _significant(comparison: Comparison) -> bool:
+    return comparison.found.p is not None and comparison.found.p < ALPHA
+
+
+def _interval_excludes_zero(comparison: Comparison) -> bool | None:
+    low, high = comparison.found.low, comparison.found.high
+    return None if low is None or high is None else low > 0 or high < 0
+
+
+def _clear(comparison: Comparison) -> str:
+    direction = "higher" if comparison.found.mean > 0 else "lower"
+    said = f"{_name(comparison)} accuracy is {direction} beyond chance"
+    if _interval_excludes_zero(comparison) is False:
+        said += f" by the signed-rank test (p = {comparison.found.p:.2g}), but the interval contains zero"
+    return said
+
+
+def _open(comparison: Comparison) -> str:
+    said = f"the difference in {_name(comparison)} may be chance"
+    if _interval_excludes_zero(comparison):
+        said += f" by the signed-rank test (p = {comparison.found.p:.2g}), although the interval excludes zero"
+    return said + _needed(comparison)
 
 
 def _needed(comparison: Comparison) -> str:
