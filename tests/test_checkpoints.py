@@ -10,7 +10,7 @@ from qprompt.prompt_files.packing import inspect, load, pack, unpack
 from qprompt.prompt_files.upstream import find_prompts
 from qprompt.quantization.api import quantize_
 from qprompt.quantization.config import QuantConfig
-from qprompt.quantization.state_dicts import add_plain_state_dict_hooks_
+from qprompt.quantization.state_dict_hooks import add_plain_state_dict_hooks_
 
 COOP = {"ctx": weights(4, 64), "token_prefix": weights(5, 1, 64), "token_suffix": weights(5, 72, 64)}
 MAPLE = {

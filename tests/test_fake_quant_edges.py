@@ -9,7 +9,8 @@ from qprompt.errors import UserError
 from qprompt.quantization.api import finish_, quantize_, quantized_parameters, refresh_
 from qprompt.quantization.codebook import lookup
 from qprompt.quantization.fake_quantize import FakeQuantize
-from qprompt.quantization.state_dicts import add_plain_state_dict_hooks_, load_state_dict_
+from qprompt.quantization.state_dict_hooks import add_plain_state_dict_hooks_
+from qprompt.quantization.state_dicts import load_state_dict_
 
 
 def test_weights_that_diverged_are_refused_at_the_end_too():

@@ -24,6 +24,7 @@ from qprompt.quantization.parameters import (
     remove_parametrization,
     require_module,
 )
+from qprompt.quantization.state_dict_hooks import add_peft_hooks_
 
 
 @torch.no_grad()
@@ -34,7 +35,7 @@ def quantize_(
 
     Parameters keep their identity, so an optimizer that was built before goes on training them. Only the quantizer
     "lsq" adds parameters: build the optimizer after it. In mode "qat" with `start_step` 0 the levels are fitted at
-    once.
+    once. PEFT saves adapters and soft prompts of its own with their quantized values (docs/peft.md).
 
     Args:
         module: any module.
@@ -68,6 +69,7 @@ def quantize_(
         parametrize.register_parametrization(owner, leaf, fake)
         if fake.due:
             fake.fit(weight)
+    add_peft_hooks_(module, chosen)
     return chosen
 
 

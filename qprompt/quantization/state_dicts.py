@@ -4,9 +4,7 @@ A quantized module has ``parametrizations.ctx.original`` where a plain one has `
 checkpoint of the other kind would load nothing, in silence. The functions here translate, and refuse what does not fit.
 """
 
-import contextlib
-import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +13,7 @@ from qprompt.errors import UserError
 from qprompt.quantization.api import quantized_parameters
 from qprompt.quantization.fake_quantize import FakeQuantize
 from qprompt.quantization.parameters import require_module, require_state_dict
+from qprompt.quantization.state_dict_hooks import STATE
 
 
 def original_key(name: str) -> str:
@@ -58,6 +57,7 @@ def load_state_dict_(module: nn.Module, state: Mapping[str, Tensor]) -> list[str
         plain = state.pop(name, None)
         if plain is not None and original_key(name) not in state:  # a checkpoint may hold both, for other tools
             state[original_key(name)] = plain
+            state.update(fake.state_dict(prefix=original_key(name).removesuffix("original") + "0."))  # reset below
             afresh.append(fake)
     own = dict(module.named_parameters())
     required = [key for key, p in own.items() if p.requires_grad]
@@ -88,71 +88,4 @@ def load_state_dict_(module: nn.Module, state: Mapping[str, Tensor]) -> list[str
 def _quantization_keys(name: str) -> tuple[str, ...]:
     """Return the keys that must come with the full-precision values of a quantized parameter."""
     base = original_key(name).removesuffix("original")
-    return tuple(f"{base}0.{entry}" for entry in ("codebook", "reference", "_extra_state"))
-
-
-def add_plain_state_dict_hooks_(module: nn.Module) -> None:
-    """Make ``module.load_state_dict`` accept plain and quantized state dicts, and ``module.state_dict()`` write both.
-
-    For third-party code that calls these two, often with ``strict=False``. A missing prompt raises there too, and a
-    tool that knows only ``ctx`` finds it, with the values that the forward pass uses.
-    """
-    owners = {name.rpartition(".")[0] for name in quantized_parameters(module)}
-    for owner in map(module.get_submodule, sorted(owners)):
-        # The underscored names are the ones that every supported torch has.
-        owner._register_state_dict_hook(_write_plain)
-        owner._register_load_state_dict_pre_hook(_read_plain, with_module=True)
-
-
-_unquantized = False
-
-
-@contextlib.contextmanager
-def unquantized_view() -> Iterator[None]:
-    """Within the context, give modules with `add_plain_state_dict_hooks_` the state dict of their unquantized selves.
-
-    That is, full-precision values under plain names, and nothing else: what code computes with them (such as an average
-    over epochs) and loads back is then meaningful. Loading fits the codebook again and keeps the step count.
-    """
-    global _unquantized
-    outer, _unquantized = _unquantized, True
-    try:
-        yield
-    finally:
-        _unquantized = outer
-
-
-def _write_plain(owner: nn.Module, state, prefix: str, _metadata) -> None:
-    for name, (fake, weight) in _own_quantized(owner).items():
-        if _unquantized:
-            entries = f"{prefix}parametrizations.{name}."
-            for key in [key for key in state if key.startswith(entries)]:
-                del state[key]
-        state[prefix + name] = weight.detach() if _unquantized else fake(weight).detach().clone()
-
-
-def _read_plain(
-    owner: nn.Module, state, prefix: str, _metadata, _strict, _missing, _unexpected, errors: list[str]
-) -> None:
-    for name, (fake, weight) in _own_quantized(owner).items():
-        original = f"{prefix}parametrizations.{name}.original"
-        plain = state.pop(prefix + name, None)
-        if original in state:
-            missing = [key for key in _quantization_keys(prefix + name) if key not in state]
-            if missing:
-                errors.append(f"the state dict has {original} without {', '.join(missing)}")
-            continue
-        if plain is None:
-            errors.append(f"the state dict has no {prefix}{name}, and no {original}")
-            continue
-        state[original] = plain
-        fresh = copy.deepcopy(fake)
-        if not _unquantized:
-            fresh.reset()
-        if fresh.fits or (fresh.config.mode == "qat" and fresh.config.start_step == 0):
-            fresh.fit(plain.to(weight))
-        state.update(fresh.state_dict(prefix=f"{prefix}parametrizations.{name}.0."))
-
-
-def _own_quantized(owner: nn.Module) -> dict[str, tuple[FakeQuantize, nn.Parameter]]:
-    return {name: pair for name, pair in quantized_parameters(owner).items() if "." not in name}
+    return tuple(f"{base}0.{entry}" for entry in STATE)

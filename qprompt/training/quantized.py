@@ -25,7 +25,7 @@ from qprompt.quantization.api import finish_, quantize_, refresh_
 from qprompt.quantization.config import QuantConfig
 from qprompt.quantization.parameters import match_parameters
 from qprompt.quantization.recorder import Recorder
-from qprompt.quantization.state_dicts import add_plain_state_dict_hooks_, unquantized_view
+from qprompt.quantization.state_dict_hooks import add_plain_state_dict_hooks_, unquantized_view
 from qprompt.training import selection
 from qprompt.training.defaults import quant_config
 
