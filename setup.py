@@ -90,6 +90,7 @@ setup(
         "plot": ["matplotlib"],
         "onnx": ["onnx", "onnxruntime", "onnxscript"],
         "openclip": ["open_clip_torch"],
+        "hub": ["huggingface_hub"],
         "heif": ["pillow-heif"],
         "slurm": ["submitit"],
         "docs": DOCS,

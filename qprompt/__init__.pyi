@@ -8,6 +8,7 @@ from .prompt_files.packing import load as load
 from .prompt_files.packing import pack as pack
 from .prompt_files.packing import save as save
 from .prompt_files.packing import unpack as unpack
+from .prompt_files.sharing import push_to_hub as push_to_hub
 from .quantization.api import dequantize_ as dequantize_
 from .quantization.api import finish_ as finish_
 from .quantization.api import quantize_ as quantize_

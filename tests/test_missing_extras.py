@@ -4,8 +4,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from report_runs import write_base2new
 
+import qprompt
 import train
 from qprompt.__main__ import main
 from qprompt.backbones import import_clip
@@ -53,6 +55,15 @@ def test_open_clip_backbone_needs_open_clip(hide, tmp_path, capsys):
     argv += ["--config-file", str(configs / "trainers/QCoOp/tiny.yaml"), "--backbone", "open_clip:ViT-B-32/x"]
     assert train.main(argv) == 2
     assert "pip install open_clip_torch" in only_line(capsys)
+
+
+@pytest.mark.parametrize("command", (["push", "a.qprompt", "me/pets"], ["inspect", "hf://me/pets"]))
+def test_the_hub_needs_huggingface_hub(hide, tmp_path, monkeypatch, command, capsys):
+    monkeypatch.chdir(tmp_path)
+    qprompt.pack({"ctx": torch.randn(4, 128)}, "a.qprompt")
+    hide("huggingface_hub")
+    assert main(command) == 2
+    assert 'which is not installed: pip install "qprompt[hub]"' in only_line(capsys)
 
 
 def test_clip_is_needed(hide):

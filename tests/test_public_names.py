@@ -36,6 +36,7 @@ USES = {
     "load_state_dict_": "qprompt.load_state_dict_(quantized(), {'ctx': torch.ones(4, 128)})",
     "pack": "qprompt.pack({'ctx': torch.randn(4, 128)}, folder / 'packed.qprompt')",
     "plain_state_dict": "qprompt.plain_state_dict(quantized())",
+    "push_to_hub": "callable(qprompt.push_to_hub) or 1 / 0",  # tests/test_hub.py uses it
     "quantize_": "qprompt.quantize_(learner(), names='ctx')",
     "refresh_": "qprompt.refresh_(quantized())",
     "save": "qprompt.save(quantized(), folder / 'saved.qprompt')",

@@ -19,6 +19,7 @@ from torch import Tensor
 from qprompt.errors import UserError
 from qprompt.io.files import atomic_open
 from qprompt.prompt_files.bits import pack_bits, packed_size, unpack_bits
+from qprompt.prompt_files.hub import downloaded, is_hub_address
 from qprompt.prompt_files.metadata import check_metadata
 
 FORMAT = 1
@@ -124,8 +125,11 @@ def write_prompt_file(path: str | os.PathLike[str], tensors: dict[str, StoredTen
 
 
 def read_prompt_file(path: str | os.PathLike[str]) -> PromptFile:
-    """Read and check a prompt file. UserError if it is damaged, inconsistent, of a newer format, or something else."""
-    path = Path(path)
+    """Read and check a prompt file, or one at ``hf://USER/NAME`` on the Hugging Face Hub (`hub.downloaded`).
+
+    UserError if it is damaged, inconsistent, of a newer format, or something else.
+    """
+    path = downloaded(path) if isinstance(path, str) and is_hub_address(path) else Path(path)
     try:
         data = path.read_bytes()
     except OSError as error:
