@@ -65,8 +65,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def check_model_arguments(args: argparse.Namespace) -> None:
     """Raise UserError for files that are not there and wrong class names, before the long import of torch."""
     from qprompt.prompt_files.class_names import class_names
+    from qprompt.prompt_files.hub import is_hub_address
 
-    if not Path(args.file).is_file():
+    if not Path(args.file).is_file() and not is_hub_address(args.file):
         raise UserError(f"no prompt file {args.file!r}. Training writes it: OUTPUT_DIR/prompt_learner/prompt.qprompt.")
     if args.backbone_path and not Path(args.backbone_path).is_file():
         raise UserError(f"no file of backbone weights {args.backbone_path!r}.")
