@@ -167,6 +167,46 @@ def base_to_new():
     table(head, cells)
 
 
+def kmeans():
+    rows = results("kmeans")
+    cases = list(dict.fromkeys((row["n"], row["k"]) for row in rows))
+    for n, k in cases:
+        print(f"\n{n:,} values, {k} levels")
+        cells = [
+            (
+                *(f"{row['library']}, {row['settings']}", f"{row['relative_time']:.2f}"),
+                *(f"{max(0, row[key]):.2%}" for key in ("excess", "worst_excess")),
+            )
+            for row in sorted(rows, key=lambda row: (row["n"], row["k"], row["relative_time"]))
+            if (row["n"], row["k"]) == (n, k)
+        ]
+        table(("method", "time", "excess", "worst excess"), cells)
+    plot_kmeans(rows, cases)
+
+
+def plot_kmeans(rows, cases):
+    """Draw the excess over the optimum by time, a panel per size."""
+    optimal = 1e-7  # smaller excess is drawn here: differences of float32 levels
+    libraries = sorted({row["library"] for row in rows}, key=lambda name: (name != "qprompt", name))
+    with styled():
+        figure, axes = new_figure(1, len(cases), 2.5, 3, sharey=True)
+        for axis, (n, k) in zip(axes.flat, cases, strict=True):
+            for index, library in enumerate(libraries):
+                shown = [row for row in rows if (row["n"], row["k"], row["library"]) == (n, k, library)]
+                shown.sort(key=lambda row: row["relative_time"])
+                style = {**marker_style(index), "linestyle": "-" if library == "qprompt" else "none", "alpha": 0.9}
+                excess = [max(optimal, row["excess"]) for row in shown]
+                axis.plot([row["relative_time"] for row in shown], excess, label=library, **style)
+            axis.set(xscale="log", yscale="log", title=f"{n:,} values, {k} levels", xlabel="time (qprompt, all = 1)")
+            axis.axvline(1, color="#000000", linewidth=1, linestyle=":")
+        axes[0, 0].set(ylabel="squared error above the optimum", ylim=(optimal / 2, 4))
+        ticks = [optimal, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1]
+        axes[0, 0].set_yticks(ticks, ["optimal", *(f"{100 * tick:g}%" for tick in ticks[1:])])
+        axes[0, 0].yaxis.set_minor_locator(matplotlib().ticker.NullLocator())
+        legend_below(figure, axes, columns=len(libraries))
+        (IMAGES / "kmeans_time_and_error.png").write_bytes(to_bytes(figure, "png"))
+
+
 if __name__ == "__main__":
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     text_encoding()
@@ -175,3 +215,4 @@ if __name__ == "__main__":
     memory()
     base_to_new()
     noise()
+    kmeans()
