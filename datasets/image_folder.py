@@ -13,10 +13,10 @@ from qprompt.errors import UserError
 
 @DATASET_REGISTRY.register()
 class ImageFolder(FewShotDataset):
-    """``ROOT/<class>/*.jpg`` or ``ROOT/{train,val,test}/<class>/*.jpg``; folder names are class names."""
+    """``ROOT/<class>/*.jpg`` or ``ROOT/{train,val,test}/<class>/*.jpg``; DATASET.LAYOUT names other layouts."""
 
     def source(self, cfg) -> Source:
-        return image_folder(data_root(cfg.DATASET.ROOT))
+        return image_folder(data_root(cfg.DATASET.ROOT), cfg.DATASET.get("LAYOUT", "auto"))
 
 
 @DATASET_REGISTRY.register()

@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("root", help="data root (--root of train.py)")
     add("datasets", nargs="*", metavar="DATASET", help="EuroSAT, dtd, ImageFolder, ... (default: all that exist)")
     add("--list", default="", metavar="FILE", help="the list for ImageList (DATASET.LIST)")
+    add("--layout", default="auto", metavar="LAYOUT", help="what the folders of ImageFolder mean (DATASET.LAYOUT)")
     add("--structure-only", action="store_true", help="do not read the images")
     add("--workers", type=int, default=0, metavar="N", help="number of processes (default: one per processor)")
     add("--json", default="", metavar="FILE", help="also write the findings as JSON; '-': print only JSON")
@@ -84,11 +85,13 @@ def _check(name: str, root: Path, args: argparse.Namespace) -> dict[str, Any]:
     custom = name.lower() in ("imagefolder", "imagelist")
     if custom:
         name, image_dir = ("ImageFolder" if name.lower() == "imagefolder" else "ImageList"), root
-        findings, split = checks.check_custom(root, Path(args.list).expanduser() if name == "ImageList" else None)
+        list_file = Path(args.list).expanduser() if name == "ImageList" else None
+        findings, split, remarks = checks.check_custom(root, list_file, args.layout)
     else:
         layout = find_layout(name)
         name, image_dir = layout.name, root / layout.folder / layout.images
         findings, split = checks.check_layout(layout, root)
+        remarks = []
     counts: dict[str, int] = {}
     converted: Counter[str] = Counter()
     if split:
@@ -104,6 +107,7 @@ def _check(name: str, root: Path, args: argparse.Namespace) -> dict[str, Any]:
         "counts": counts,
         "pixels": pixels_of(name),
         "converted": dict(sorted(converted.items())),
+        "remarks": remarks,
         "findings": [finding._asdict() for finding in findings],
     }
 
@@ -159,5 +163,7 @@ def _print(report: dict[str, Any]) -> None:
             print(f"  converted, so that CLIP sees what a viewer shows: {kinds}")
         else:
             print(f"  a viewer shows other pixels than CoOp reads, which are used here: {kinds}")
+    for remark in report["remarks"]:
+        print(f"  {remark}")
     for finding in report["findings"]:
         print(f"  {finding['level']} [{finding['code']}] {finding['message']}\n    -> {finding['advice']}")

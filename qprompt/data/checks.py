@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qprompt.data import downloads
-from qprompt.data.findings import Finding, error, move_command, prepare_command, warning
-from qprompt.data.image_folder import read_image_folder
+from qprompt.data.findings import Finding, check_command, error, move_command, prepare_command, warning
+from qprompt.data.folder_layout import Ambiguous
+from qprompt.data.image_folder import survey
 from qprompt.data.item_list import read_item_list
 from qprompt.data.items import Split
 from qprompt.data.layouts import Layout
@@ -118,21 +119,36 @@ def _missing_file(layout: Layout, name: str) -> Finding:
     return error("missing-file", f"{layout.folder}/{name} does not exist.", advice)
 
 
-def check_custom(root: Path, list_file: Path | None) -> tuple[list[Finding], Split | None]:
+def check_custom(
+    root: Path, list_file: Path | None, layout: str = "auto"
+) -> tuple[list[Finding], Split | None, list[str]]:
     """Check a data set of the user: class folders below `root`, or a list of images.
 
     Args:
         root: The folder with the images.
         list_file: The list (see `item_list`); None for class folders.
+        layout: The meaning of the folders (see `folder_layout.LAYOUTS`).
 
     Returns:
-        The findings, and the split (None if it cannot be read).
+        The findings, the split (None if it cannot be read), and what is not read although it may be no mistake.
     """
+    findings: list[Finding] = []
+    remarks: list[str] = []
     try:
-        split = read_item_list(list_file, root) if list_file else read_image_folder(root)
+        if list_file:
+            split = read_item_list(list_file, root)
+        else:
+            split, left_out, remarks = survey(root, layout)
+            for line in left_out.lines(important=True):
+                findings.append(warning("left-out", f"Not read: {line}.", "Nothing to do if this is intended."))
+            remarks = [*(f"not read: {line}" for line in left_out.lines(important=False)), *remarks]
+    except Ambiguous as reason:
+        commands = " or ".join(f"{check_command('ImageFolder', root)} --layout {name}" for name in reason.layouts)
+        advice = f"Type DATASET.LAYOUT after the options of train.py, and here: {commands}"
+        return [error("ambiguous-tree", str(reason), advice)], None, []
     except UserError as reason:
-        return [error("unreadable-tree", str(reason), "See docs/your_data.md for the supported layouts.")], None
-    findings = list(check_split(split, root))
+        return [error("unreadable-tree", str(reason), "See docs/your_data.md for the supported layouts.")], None, []
+    findings += check_split(split, root)
     sizes = Counter(item.classname for item in split.train)
     name, least = min(sizes.items(), key=lambda pair: pair[1])
     if least < 16:
@@ -141,4 +157,4 @@ def check_custom(root: Path, list_file: Path | None) -> tuple[list[Finding], Spl
     if all(name.isdigit() for name in sizes):
         text = f"Class names are numbers ({name}, ...): a prompt needs words."
         findings.append(warning("number-names", text, "Set names for training: DATASET.CLASSNAMES names.txt"))
-    return findings, split
+    return findings, split, remarks

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from qprompt.data.fewshot import Source
+from qprompt.data.folder_layout import part_of
 from qprompt.data.image_folder import PARTS, complete
 from qprompt.data.items import Item, Split
+from qprompt.data.spelling import as_on_disk, in_order, readable
 from qprompt.data.split_file import read_split
 from qprompt.errors import UserError
 from qprompt.io.files import parse_json
@@ -76,6 +78,7 @@ def _split(rows: list[dict[str, Any]], file: Path, root: Path) -> Split:
 
     names, labels = _classes(column("name"), column("label"), str(file))
     paths = [_relative(path, root, f"{file}, row {number}") for number, path in enumerate(column("path") or (), 1)]
+    paths = as_on_disk(root, paths)
     parts = [
         _part(value, f"{file}, row {number}")
         for number, value in enumerate(column("split") or ["train"] * len(rows), 1)
@@ -105,8 +108,8 @@ def _classes(names: list[Any] | None, labels: list[Any] | None, where: str) -> t
     if labels and not all(str(label).strip().lstrip("-").isdigit() for label in labels):
         names, labels = names or labels, None  # the "label" column holds names
     if names and not labels:
-        texts = [str(name).strip() for name in names]
-        order = {name: label for label, name in enumerate(sorted(set(texts)))}
+        texts = [readable(str(name).strip()) for name in names]
+        order = {name: label for label, name in enumerate(in_order(set(texts)))}
         return texts, [order[text] for text in texts]
     numbers = [int(label) for label in labels or ()]
     if min(numbers) not in (0, 1):
@@ -117,7 +120,7 @@ def _classes(names: list[Any] | None, labels: list[Any] | None, where: str) -> t
     for expected, label in enumerate(sorted(set(numbers))):
         if label != expected:
             raise UserError(f"{where}: labels go up to {max(numbers)}, but no row has label {expected}.")
-    return ([str(name).strip() for name in names] if names else [str(n) for n in numbers]), numbers
+    return ([readable(str(name).strip()) for name in names] if names else [str(n) for n in numbers]), numbers
 
 
 def _relative(path: Any, root: Path, where: str) -> str:
@@ -137,8 +140,7 @@ def _relative(path: Any, root: Path, where: str) -> str:
 
 
 def _part(value: Any, where: str) -> str:
-    text = str(value or "train").strip().lower()
-    for part, names in PARTS.items():
-        if text in names:
-            return part
-    raise UserError(f"{where}: split is {str(value)!r}, expected train, val or test.")
+    part = part_of(str(value or "train"))
+    if not part:
+        raise UserError(f"{where}: split is {str(value)!r}, expected train, val or test.")
+    return part

@@ -27,6 +27,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     """Add to Dassl's default config every key that the trainers and data sets of this project read."""
     cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base or new
     cfg.DATASET.LIST = ""  # ImageList only: a .csv, .tsv, .json or .jsonl file
+    cfg.DATASET.LAYOUT = "auto"  # ImageFolder only: what its folders mean, such as class or split/class
     cfg.DATASET.CLASSNAMES = ""  # a file with other class names
     cfg.DATASET.TEMPLATE = ""  # another zero-shot template, with one {}
     cfg.DATASET.WRITE_CACHE = True  # store few-shot draws beside the data; --eval-only turns it off
