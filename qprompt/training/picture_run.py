@@ -153,7 +153,9 @@ class PictureRun:
         from qprompt.data.image_folder import image_folder
         from qprompt.data.item_list import item_list
 
-        source = image_folder(path) if path.is_dir() else item_list(path, Path(root))
+        typed = dict(zip(self.settings[::2], self.settings[1::2], strict=False))
+        layout = str(typed.get("DATASET.LAYOUT", "auto"))
+        source = image_folder(path, layout) if path.is_dir() else item_list(path, Path(root))
         return len(fewshot.load(source, self.shots, self.seed, "all", write=False).train)
 
 
