@@ -50,8 +50,6 @@ def test_a_folder_is_enough(pictures, here, capsys):
     assert f"zero-shot CLIP: {zero_shot['results']['accuracy']:.1f}%" in out
     assert zero_shot["split_sha256"] == record["split_sha256"]
     assert "epoch [" not in out + err and "epoch [" in (here / "output/drinks/QCoOp/log.txt").read_text()
-    # Twelve training pictures: less than the published batch of 32.
-    assert record["config"]["DATALOADER"]["TRAIN_X"]["BATCH_SIZE"] == 12
     (command,) = (line.split() for line in out.splitlines() if line.startswith("  qprompt predict"))
     assert main([*command[1:3], str(pictures / "red ball/0.png"), "--json"]) == 0
     (predicted,) = json.loads(capsys.readouterr().out)
@@ -110,7 +108,7 @@ def test_names_of_backbones_are_those_that_load():
 def test_unreadable_pictures_are_refused_before_weights_are_read(here, capsys):
     (here / "one/a").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(here / "one/a/x.png")
-    assert main(["train", "one", "--backbone", "ViT-B/16"]) == 2  # its weights are not there
+    assert main(["train", "one", "--backbone", "RN50"]) == 2  # its weights are not there
     assert "expected at least 2" in capsys.readouterr().err
 
 

@@ -36,9 +36,15 @@ def settings(config, defaults=(), mode="train", **arguments):
 SETTINGS = settings({"OPTIM": {"LR": 0.002}}, {"OPTIM": {"LR": 0.1}})
 
 
+def save_checkpoint(folder):
+    (folder / "prompt_learner").mkdir(exist_ok=True)
+    (folder / "prompt_learner/model.pth.tar-1").touch()
+
+
 def start(folder, *args, **kwargs):
-    """Start the run with these settings in `folder` and stop it before it has finished."""
+    """Start the run with these settings in `folder`, and stop it after its first checkpoint."""
     with claim(str(folder), settings(*args, **kwargs)):
+        save_checkpoint(folder)
         return json.loads((folder / CONFIG).read_text())
 
 
@@ -58,6 +64,12 @@ def test_unfinished_run_with_other_settings_is_refused_with_the_difference(tmp_p
         start(tmp_path, {"OPTIM": {"LR": 0.5}})
     with pytest.raises(UserError, match=r"mode: 'train' there, 'eval' now"):
         start(tmp_path, {"OPTIM": {"LR": 0.002}}, mode="eval")
+
+
+def test_folder_without_a_checkpoint_belongs_to_nobody(tmp_path):
+    for rate in (0.002, 0.5):
+        with claim(str(tmp_path), settings({"OPTIM": {"LR": rate}})):
+            assert json.loads((tmp_path / CONFIG).read_text())["settings"]["config"] == {"OPTIM.LR": rate}
 
 
 def test_key_that_the_record_lacks_had_its_default(tmp_path):
@@ -103,6 +115,7 @@ def test_evaluations_of_other_checkpoints_are_other_runs(tmp_path):
 @pytest.mark.parametrize("record", [{"schema": 2, "settings": {}}, {"schema": 1}, {"schema": 1, "settings": []}])
 def test_record_of_another_schema_is_refused(tmp_path, record):
     write_json(tmp_path / CONFIG, record)
+    save_checkpoint(tmp_path)
     with pytest.raises(UserError, match="schema"), claim(str(tmp_path), SETTINGS):
         pass
 

@@ -175,7 +175,8 @@ def prompt_layout(
         if len(encode(words)) != n_context:
             raise UserError(
                 f"CLASS_TOKEN_POSITION {position} needs words of one token each, but {words!r} has "
-                f"{len(encode(words))} tokens for {n_context} context vectors. Use end, or other words."
+                f"{len(encode(words))} tokens for {n_context} context vectors: "
+                "type CLASS_TOKEN_POSITION end, or other words."
             )
         before = n_context // 2 if position == "middle" else 0
         for row, name in enumerate(names):

@@ -23,6 +23,11 @@ def is_unfinished(folder: Path) -> bool:
     return False
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Return whether a run saved a checkpoint in `folder`."""
+    return any(folder.glob("*/model*.pth.tar*"))
+
+
 def finished(folder: Path, settings: RunSettings) -> Metrics | None:
     """Return the metrics of the run with these settings; None if it is unfinished or was never started in `folder`.
 
@@ -31,6 +36,8 @@ def finished(folder: Path, settings: RunSettings) -> Metrics | None:
     """
     metrics, config = folder / METRICS, folder / CONFIG
     done = read_metrics(metrics) if metrics.exists() else None
+    if done is None and not has_checkpoint(folder):
+        return None  # a run that ended before its first checkpoint has nothing to lose: the folder belongs to nobody
     there = RunSettings.read(config) if config.exists() else done and done.settings
     differences = settings.differences(there) if there else {}
     if differences:
@@ -69,6 +76,6 @@ def claim(output_dir: str, settings: RunSettings) -> Iterator[None]:
         for part in (folder, *folder.glob("*/")):
             if part == folder or not (part / _LOCK).exists():  # another run's folder may lie in this one
                 remove_unfinished(part)
-        if not (folder / CONFIG).exists():
+        if not (folder / CONFIG).exists() or not has_checkpoint(folder):
             settings.write(folder / CONFIG)
         yield

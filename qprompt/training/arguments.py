@@ -42,7 +42,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--load-epoch",
         type=_epoch,
         metavar="N|last|all",
-        help="checkpoint to evaluate (default: the best); last: that of the finished training; all: each in turn",
+        help="checkpoint to evaluate (default: the best if one was chosen on validation data, else the last); "
+        "all: each in turn",
     )
     add("--skip-finished", action="store_true", help="exit 0 if --output-dir holds this run, finished")
     add("--no-train", action="store_true", help="build everything, train nothing")

@@ -135,10 +135,9 @@ class PictureRun:
             options["USE_CUDA"] = False
         if not self.augment:
             options["INPUT.TRANSFORMS"] = "['normalize']"
-        batch = "DATALOADER.TRAIN_X.BATCH_SIZE"
-        if path.exists() and (n := self._training_pictures(path, root)) < config.value_in_file(file, batch):
-            options[batch] = n  # otherwise there would be no whole batch
         if self.backbone_path or self.backbone != config.value_in_file(file, "MODEL.BACKBONE.NAME"):
+            if path.exists():
+                self._check_pictures(path, root)  # before weights are downloaded
             options["INPUT.SIZE"] = self._input_size()
         return words + [str(word) for pair in options.items() for word in pair] + list(self.settings)
 
@@ -148,7 +147,7 @@ class PictureRun:
         side = load_clip(self.backbone, self.backbone_path).visual.input_resolution
         return f"({side}, {side})"
 
-    def _training_pictures(self, path: Path, root: str) -> int:
+    def _check_pictures(self, path: Path, root: str) -> None:
         from qprompt.data import fewshot
         from qprompt.data.image_folder import image_folder
         from qprompt.data.item_list import item_list
@@ -156,7 +155,7 @@ class PictureRun:
         typed = dict(zip(self.settings[::2], self.settings[1::2], strict=False))
         layout = str(typed.get("DATASET.LAYOUT", "auto"))
         source = image_folder(path, layout) if path.is_dir() else item_list(path, Path(root))
-        return len(fewshot.load(source, self.shots, self.seed, "all", write=False).train)
+        fewshot.load(source, self.shots, self.seed, "all", write=False)
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def execute(
     cfg, defaults = setup_cfg(args)
     check(args, cfg)
     cfg.freeze()
-    if args.load_epoch == "last" and args.model_dir:
+    if args.model_dir and (args.load_epoch == "last" or (args.load_epoch is None and not _has_best(args.model_dir))):
         args.load_epoch = last_epoch(args.model_dir)
     mode = "eval" if args.eval_only else "train"
     settings = RunSettings.of(cfg, defaults, mode, args.model_dir, args.load_epoch)
@@ -143,6 +143,10 @@ def last_epoch(model_dir: str) -> int:
     if is_unfinished(Path(model_dir)):
         raise UserError(f"the training run in {model_dir} is not finished: start it again, it resumes.")
     return checkpoint_epochs(model_dir)[-1]
+
+
+def _has_best(model_dir: str) -> bool:
+    return any(Path(model_dir).glob("*/model-best.pth.tar"))
 
 
 def evaluate(trainer: Any, evaluations: Any, args: argparse.Namespace) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from qprompt.errors import UserError, did_you_mean
 from qprompt.prompted_clip import PromptedCLIP
 from qprompt.prompted_clip.memory import bound_text_memory_, training_memory
 from qprompt.runs import identity
+from qprompt.runs.folder import has_checkpoint
 from qprompt.training.checkpointing import PromptCheckpoints
 from qprompt.training.feature_caching import CachedFeatures
 from qprompt.training.feature_loaders import parse_feature_cache
@@ -62,7 +64,7 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
             )
         parse_feature_cache(cfg.FEATURE_CACHE)
         if not cfg.OPTIM.LR > 0:
-            raise UserError(f"OPTIM.LR is {cfg.OPTIM.LR}, expected more than 0: nothing would be learned.")
+            raise UserError(f"OPTIM.LR is {cfg.OPTIM.LR}, expected more than 0, e.g. type OPTIM.LR 0.002.")
         self.method.check(cfg.TRAINER[node])
 
     def build_data_loader(self):
@@ -112,8 +114,8 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
             log.info("Text is encoded in %d parts, %d of them again for backward", len(layout.parts), layout.recomputed)
         if not len(self.train_loader_x):
             raise UserError(
-                f"there is no training batch: {len(self.dm.dataset.train_x)} images in batches of {batch}. Type "
-                "DATALOADER.TRAIN_X.BATCH_SIZE with a smaller number."
+                f"there is no training batch: {len(self.dm.dataset.train_x)} images in batches of {batch}: type "
+                f"DATALOADER.TRAIN_X.BATCH_SIZE {len(self.dm.dataset.train_x)}."
             )
         super().before_train()
         self.guard = ProgressGuard(self.learned(), None if self.scaler is None else self.scaler.get_scale())
@@ -200,14 +202,16 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
         """
         if math.isfinite(loss) and math.isfinite(weights) and not stuck:
             return
-        hint = f"Try TRAINER.{self.method.node}.PREC fp32 or a lower OPTIM.LR."
+        precision = f"TRAINER.{self.method.node}.PREC fp32"
+        hint = f"Type OPTIM.LR {self.cfg.OPTIM.LR / 10:g}" + ("" if self.precision == "fp32" else f" or {precision}")
+        hint += " and another --output-dir." if has_checkpoint(Path(self.output_dir)) else "."
         bad = {
             "gradient": [name for name, p in self.learned() if p.grad is not None and not p.grad.isfinite().all()],
             "weights": [name for name, p in self.learned() if not p.isfinite().all()],
         }
         if not image.isfinite().all():
             what = f"the {'pixels' if image.ndim == 4 else 'image features'} hold NaN or infinite values"
-            hint = f"Is the backbone damaged? Try TRAINER.{self.method.node}.PREC fp32."
+            hint = f"Is the backbone damaged? If not, type {precision}."
         elif not math.isfinite(loss):
             what = f"the loss is {loss}"
         elif stuck and self.guard is not None:
