@@ -91,6 +91,8 @@ setup(
         "onnx": ["onnx", "onnxruntime", "onnxscript"],
         "openclip": ["open_clip_torch"],
         "hub": ["huggingface_hub"],
+        "wandb": ["wandb"],
+        "mlflow": ["mlflow"],
         "heif": ["pillow-heif"],
         "slurm": ["submitit"],
         "docs": DOCS,

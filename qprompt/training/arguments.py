@@ -45,6 +45,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="checkpoint to evaluate (default: the best if one was chosen on validation data, else the last); "
         "all: each in turn",
     )
+    add(
+        "--log-to",
+        action="append",
+        default=[],
+        choices=("wandb", "mlflow"),
+        help="log scalars, settings and results there too, besides TensorBoard (repeatable)",
+    )
     add("--skip-finished", action="store_true", help="exit 0 if --output-dir holds this run, finished")
     add("--no-train", action="store_true", help="build everything, train nothing")
     add("--version", action="version", version=f"qprompt {__version__}")

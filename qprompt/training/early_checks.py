@@ -10,6 +10,7 @@ from typing import Any
 from qprompt.errors import UserError, did_you_mean
 from qprompt.runs import config
 from qprompt.runs.project import dataset_names, find_file, trainer_names
+from qprompt.training.trackers import check_trackers
 
 # The embedded CLIP and OpenAI's models, for which the package clip would have to be imported, and with it torch.
 BACKBONES = (
@@ -46,6 +47,7 @@ def check_arguments(args: argparse.Namespace, project: Path) -> None:
         UserError: A file or folder does not exist, or there is no trainer or data set of this name.
     """
     check_installed(project)
+    check_trackers(args.log_to)
     config.check_pairs(args.opts)
     options = dict(zip(args.opts[::2], args.opts[1::2], strict=True))
     for path in filter(None, (args.dataset_config_file, args.config_file)):

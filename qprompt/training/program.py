@@ -90,6 +90,7 @@ def _run(
 
     from qprompt.runs.finish import Evaluations, finish
     from qprompt.training.project import learns
+    from qprompt.training.trackers import tracked
 
     started = time.monotonic()
     if cfg.SEED >= 0:
@@ -101,13 +102,15 @@ def _run(
     evaluations = Evaluations(trainer)
     if watch is not None:
         watch(trainer)
-    if args.eval_only or not learns(cfg.TRAINER.NAME):
-        mode, more = "eval", evaluate(trainer, evaluations, args)
-    elif args.no_train:
+    evaluates = args.eval_only or not learns(cfg.TRAINER.NAME)
+    if args.no_train and not evaluates:
         return None
-    else:
-        trainer.train()
-        mode, more = "train", {"prompt": getattr(trainer, "prompt_record", None) or _fp16_prompt(trainer)}
+    with tracked(args.log_to, trainer, evaluations):
+        if evaluates:
+            mode, more = "eval", evaluate(trainer, evaluations, args)
+        else:
+            trainer.train()
+            mode, more = "train", {"prompt": getattr(trainer, "prompt_record", None) or _fp16_prompt(trainer)}
     if getattr(getattr(trainer, "guard", None), "skipped", 0):
         more["skipped_steps"] = trainer.guard.skipped
     if deviations := getattr(trainer, "deviations", None):
