@@ -67,7 +67,7 @@ def test_old_code_trains_quantized_prompts_without_cuda(checkout):
     log = run(checkout, "old", "QOldCode", "TRAINER.QUANT.BITS", "2")
     assert "engine: bundled Dassl" in log
     assert "no CUDA device: .cuda() stays on the CPU" in log
-    state, stored = checkpoint(checkout, "old"), packing.load(checkout / "old" / "prompt_learner" / "prompt.qprompt")
+    state, stored = checkpoint(checkout, "old"), packing.load(checkout / "old" / "prompt.qprompt")
     assert len(state["ctx"].unique()) <= 4
     assert torch.equal(state["ctx"], stored["prompt_learner.ctx"])
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from qprompt.dropin import ending
 from qprompt.errors import UserError, did_you_mean
 
 
@@ -38,7 +39,8 @@ def check_merges() -> None:
         with _unknown_key_as_user_error(self, "the config file"):
             merge_node(self, other)
 
-    CfgNode.merge_from_list, CfgNode.merge_from_other_cfg = merge_from_list, merge_from_other_cfg
+    CfgNode.merge_from_list = ending.remembered(merge_from_list)
+    CfgNode.merge_from_other_cfg = ending.remembered(merge_from_other_cfg)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from qprompt import __version__
-from qprompt.dropin import compat, config_keys
+from qprompt.dropin import compat, config_keys, ending
 from qprompt.dropin.registry import offer_quantized
 from qprompt.errors import UserError, did_you_mean
 from qprompt.io.logs import show_logs
@@ -51,14 +51,24 @@ def launch(argv: list[str]) -> int | None:
     _extend_dassl(argv, "--fast" in flags)
     for note in notes:
         print(note)
+    ending.report_before_exit()
     try:
         runpy.run_path(script, run_name="__main__")
-    except (RuntimeError, FileNotFoundError) as error:
-        advice = None if isinstance(error, UserError) else _advice(error, script)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        if (ours := ending.swallowed()) is not None:  # the script made another exception of it
+            raise ours from None
+        advice = _advice(error, script) if isinstance(error, (RuntimeError, FileNotFoundError)) else None
         if advice is None:
             raise
         traceback.print_exc()
         raise UserError(advice) from None
+    finally:
+        for line in ending.missing_prompts():
+            print(f"qprompt: {line}", file=sys.stderr)
+    if (ours := ending.swallowed()) is not None:  # the script caught it and went on
+        raise ours
     return None
 
 
@@ -139,6 +149,7 @@ def _requested_trainer(argv: list[str]) -> str:
 def _with_checks(build: Callable[[Any], Any], registry: Any, fast: bool = False) -> Callable[[Any], Any]:
     """Wrap `build_trainer`: check the trainer's name, respect USE_CUDA, apply --fast."""
 
+    @ending.remembered
     def build_trainer(cfg: Any) -> Any:
         name, known = cfg.TRAINER.NAME, registry.registered_names()
         if name not in known:

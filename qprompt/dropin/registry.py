@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from qprompt.dropin import ending
 from qprompt.errors import UserError
 
 
@@ -50,6 +51,18 @@ def quantized_class(trainer: type) -> type:
         cfg.freeze()
         super(derived, self).__init__(cfg)  # type: ignore[arg-type]
 
-    members = {"__init__": __init__, "__module__": trainer.__module__, "__doc__": f"{trainer.__name__}, quantized."}
+    def calling(method: str) -> Any:
+        def call(self, *args, **options):
+            return getattr(super(derived, self), method)(*args, **options)
+
+        return ending.remembered(call)
+
+    calls = {method: calling(method) for method in ("train", "test", "load_model", "save_model", "forward_backward")}
+    members = {
+        **calls,
+        "__init__": __init__,
+        "__module__": trainer.__module__,
+        "__doc__": f"{trainer.__name__}, quantized.",
+    }
     derived: type = type(name, (QuantizedPrompts, trainer), members)
     return derived

@@ -45,8 +45,10 @@ def quantized_costs(module: nn.Module, half: Collection[str] = ()) -> list[Tenso
 
 def half_precision_costs(module: nn.Module, half: Collection[str] = ()) -> list[tuple[str, tuple[int, ...], int]]:
     """Return (name, shape, bytes in half precision) of the trainable parameters that are stored without a codebook."""
-    rounded = {name: weight for name, (_, weight) in quantized_parameters(module).items() if name in half}
-    plain = {n: p for n, p in module.named_parameters() if p.requires_grad and ".parametrizations." not in f".{n}"}
+    quantized = quantized_parameters(module)
+    rounded = {name: weight for name, (_, weight) in quantized.items() if name in half}
+    trained = {n: p for n, p in module.named_parameters() if p.requires_grad and n not in quantized}
+    plain = {n: p for n, p in trained.items() if ".parametrizations." not in f".{n}"}
     return [(name, tuple(p.shape), 2 * p.numel()) for name, p in {**plain, **rounded}.items()]
 
 

@@ -1,7 +1,7 @@
 """Learned prompts in and out of prompt files: `save`, `load`, `pack`, `unpack`, `inspect`."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -19,12 +19,16 @@ from qprompt.quantization.fake_quantize import FakeQuantize
 
 
 @torch.no_grad()
-def save(module: nn.Module, path: str | os.PathLike[str], **metadata: Any) -> None:
+def save(
+    module: nn.Module, path: str | os.PathLike[str], exact: bool = False, also: Collection[str] = (), **metadata: Any
+) -> None:
     """Write the quantized tensors of `module` to a prompt file, and its other trainable ones in half precision.
 
     Args:
         module: a module with quantized parameters.
         path: of the prompt file; it is replaced atomically.
+        exact: store the other tensors in full precision where half precision would round them.
+        also: names of parameters to store that are not trainable.
         metadata: `load_classifier` reads ``classnames`` (a list, "cat,dog", or a file with one name per line),
             ``preprocessing`` (see `Preprocessing`), ``method``, ``backbone``, ``backbone_sha256``, ``words`` (the
             prompt before the class name; the context vectors take the places of its first tokens),
@@ -36,8 +40,10 @@ def save(module: nn.Module, path: str | os.PathLike[str], **metadata: Any) -> No
         raise UserError("the module has no quantized tensors: call qprompt.quantize_ first, or qprompt.pack")
     stored = {name: stored_tensor(name, weight, fake) for name, (fake, weight) in quantized.items()}
     for name, parameter in module.named_parameters():
-        if parameter.requires_grad and ".parametrizations." not in f".{name}":
-            stored[name] = stored_tensor(name, parameter)
+        wanted = parameter.requires_grad or name in also
+        if wanted and name not in stored and ".parametrizations." not in f".{name}":
+            rounds = exact and not torch.equal(parameter, parameter.to(torch.float16).to(parameter.dtype))
+            stored[name] = full_tensor(name, parameter) if rounds else stored_tensor(name, parameter)
     write_prompt_file(path, stored, _about(metadata))
 
 
@@ -123,6 +129,14 @@ def _about(metadata: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(about.get("classnames"), (str, os.PathLike)):
         about["classnames"] = class_names(about["classnames"])
     return about
+
+
+def full_tensor(name: str, weight: Tensor) -> StoredTensor:
+    """Return `weight` as the file stores it in single precision; UserError if that cannot hold it."""
+    values = weight.detach().float().cpu()
+    if not bool(torch.isfinite(values).all()) or not torch.equal(values.to(weight), weight):
+        raise UserError(f"{name} holds values that single precision cannot hold")
+    return StoredTensor(tuple(weight.shape), str(weight.dtype).removeprefix("torch."), 32, values=values)
 
 
 def stored_tensor(name: str, weight: Tensor, fake: FakeQuantize | None = None) -> StoredTensor:

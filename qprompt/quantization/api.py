@@ -16,7 +16,9 @@ from qprompt.errors import UserError
 from qprompt.quantization.batching import cache_encodings, measure_divergence
 from qprompt.quantization.config import QuantConfig, make_config
 from qprompt.quantization.fake_quantize import FakeQuantize
+from qprompt.quantization.forward_pass import all_in_forward, quantized_in, release
 from qprompt.quantization.parameters import (
+    check_quantizable,
     match_parameters,
     owner_of,
     parametrizations,
@@ -60,10 +62,7 @@ def quantize_(
     for name in chosen:
         owner, leaf = owner_of(module, name)
         weight = getattr(owner, leaf)
-        if not weight.is_floating_point():
-            raise UserError(f"{name} has type {weight.dtype}, expected a floating-point parameter: leave it out")
-        if not bool((weight.abs() <= torch.finfo(torch.float16).max).all()):
-            raise UserError(f"{name} holds NaN, infinite or huge values, which half precision cannot hold")
+        check_quantizable(name, weight)
         added.append((owner, leaf, weight, FakeQuantize(weight, config)))
     for owner, leaf, weight, fake in added:
         parametrize.register_parametrization(owner, leaf, fake)
@@ -136,7 +135,12 @@ def dequantize_(module: nn.Module, keep: str = "quantized") -> list[str]:
     if keep not in ("quantized", "original"):
         raise UserError(f"keep is {keep!r}, expected 'quantized' or 'original'")
     names = list(quantized_parameters(module))
-    for name in names:
+    for _, entry, owner, leaf in list(all_in_forward(module)):
+        weight: Any = owner._parameters[leaf]
+        if keep == "quantized":
+            weight.data.copy_(entry.fake(weight))
+        release(module, entry)
+    for name in parametrizations(module, FakeQuantize):
         remove_parametrization(module, name, keep_result=keep == "quantized")
     return names
 
@@ -144,7 +148,7 @@ def dequantize_(module: nn.Module, keep: str = "quantized") -> list[str]:
 def quantized_parameters(module: nn.Module) -> dict[str, tuple[FakeQuantize, nn.Parameter]]:
     """Return, in order, name -> (its `FakeQuantize`, its full-precision parameter) of every quantized tensor."""
     require_module(module)
-    return parametrizations(module, FakeQuantize)
+    return quantized_in(module)
 
 
 def check_finite(name: str, weight: torch.Tensor) -> None:

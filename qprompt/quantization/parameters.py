@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -64,6 +65,14 @@ def match_parameters(module: nn.Module, patterns: Iterable[str], exclude: Iterab
         chosen.update(hits)
     excluded = (exclude,) if isinstance(exclude, str) else tuple(exclude)
     return [name for name in known if name in chosen and not any(fnmatchcase(name, p) for p in excluded)]
+
+
+def check_quantizable(name: str, weight: Tensor) -> None:
+    """Raise UserError if half precision, in which levels are stored, cannot hold a value of `weight`."""
+    if not weight.is_floating_point():
+        raise UserError(f"{name} has type {weight.dtype}, expected a floating-point parameter: leave it out")
+    if not bool((weight.abs() <= torch.finfo(torch.float16).max).all()):
+        raise UserError(f"{name} holds NaN, infinite or huge values, which half precision cannot hold")
 
 
 def refuse_tied(module: nn.Module, names: Iterable[str]) -> None:

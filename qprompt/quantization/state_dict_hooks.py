@@ -11,8 +11,9 @@ from functools import partial
 
 from torch import nn
 
+from qprompt.errors import UserError
 from qprompt.quantization.fake_quantize import FakeQuantize
-from qprompt.quantization.parameters import parametrizations
+from qprompt.quantization.forward_pass import in_forward, quantized_in
 
 # What FakeQuantize holds besides its parameters.
 STATE = ("codebook", "reference", "_extra_state")
@@ -24,7 +25,10 @@ def add_plain_state_dict_hooks_(module: nn.Module) -> None:
     A missing prompt raises with ``strict=False`` too, and a tool that knows only ``ctx`` finds it, with the values that
     the forward pass uses.
     """
-    _add_hooks(module, parametrizations(module, FakeQuantize), only_plain=False)
+    names = [*quantized_in(module)]
+    # A parameter that is quantized in the forward pass may have several names.
+    names += [f"{path}.{leaf}".lstrip(".") for path, owner in module.named_modules() for leaf in in_forward(owner)]
+    _add_hooks(module, names, only_plain=False)
 
 
 def add_peft_hooks_(module: nn.Module, names: Iterable[str]) -> None:
@@ -59,14 +63,17 @@ _unquantized = False
 
 
 @contextlib.contextmanager
-def unquantized_view() -> Iterator[None]:
+def unquantized_view(enabled: bool = True) -> Iterator[None]:
     """Within the context, give modules with `add_plain_state_dict_hooks_` the state dict of their unquantized selves.
 
     That is, full-precision values under plain names, and nothing else: what code computes with them (such as an average
     over epochs) and loads back is then meaningful. Loading fits the codebook again and keeps the step count.
+
+    Args:
+        enabled: False ends the view within an outer context: a checkpoint that is saved there is a usual one.
     """
     global _unquantized
-    outer, _unquantized = _unquantized, True
+    outer, _unquantized = _unquantized, enabled
     try:
         yield
     finally:
@@ -75,10 +82,13 @@ def unquantized_view() -> Iterator[None]:
 
 def _write_plain(owner: nn.Module, state, prefix: str, _metadata, only_plain: bool) -> None:
     for name, (fake, weight) in _own_quantized(owner).items():
+        entries = f"{prefix}parametrizations.{name}."
         if _unquantized or only_plain:
-            entries = f"{prefix}parametrizations.{name}."
             for key in [key for key in state if key.startswith(entries)]:
                 del state[key]
+        elif name in in_forward(owner):  # whose state is not in the module
+            state[f"{entries}original"] = state[prefix + name]
+            state.update(fake.state_dict(prefix=f"{entries}0."))
         state[prefix + name] = weight.detach() if _unquantized else fake(weight).detach().clone()
 
 
@@ -86,26 +96,34 @@ def _read_plain(
     owner: nn.Module, state, prefix: str, _metadata, _strict, _missing, _unexpected, errors: list[str], required: bool
 ) -> None:
     for name, (fake, weight) in _own_quantized(owner).items():
-        original = f"{prefix}parametrizations.{name}.original"
+        entries = f"{prefix}parametrizations.{name}."
+        original = f"{entries}original"
         plain = state.pop(prefix + name, None)
         if original in state:
-            keys = [f"{prefix}parametrizations.{name}.0.{entry}" for entry in STATE]
-            missing = [key for key in keys if key not in state]
+            missing = [key for key in (f"{entries}0.{entry}" for entry in STATE) if key not in state]
             if missing:
                 errors.append(f"the state dict has {original} without {', '.join(missing)}")
-            continue
-        if plain is None:
+                continue
+        elif plain is None:
             if required:
                 errors.append(f"the state dict has no {prefix}{name}, and no {original}")
             continue
-        state[original] = plain
-        fresh = copy.deepcopy(fake)
-        if not _unquantized:
-            fresh.reset()
-        if fresh.fits or (fresh.config.mode == "qat" and fresh.config.start_step == 0):
-            fresh.fit(plain.to(weight))
-        state.update(fresh.state_dict(prefix=f"{prefix}parametrizations.{name}.0."))
+        else:
+            state[original] = plain
+            fresh = copy.deepcopy(fake)
+            if not _unquantized:
+                fresh.reset()
+            if fresh.fits or (fresh.config.mode == "qat" and fresh.config.start_step == 0):
+                fresh.fit(plain.to(weight))
+            state.update(fresh.state_dict(prefix=f"{entries}0."))
+        if name in in_forward(owner):  # whose state is not in the module
+            own = {key.removeprefix(entries): state.pop(key) for key in list(state) if key.startswith(entries)}
+            state[prefix + name] = own.pop("original")
+            try:
+                fake.load_state_dict({key.removeprefix("0."): value for key, value in own.items()})
+            except (RuntimeError, UserError) as error:
+                errors.append(f"{prefix}{name}: {error}")
 
 
 def _own_quantized(owner: nn.Module) -> dict[str, tuple[FakeQuantize, nn.Parameter]]:
-    return {name: pair for name, pair in parametrizations(owner, FakeQuantize).items() if "." not in name}
+    return {name: pair for name, pair in quantized_in(owner).items() if "." not in name}

@@ -8,10 +8,12 @@ The trainer itself is not changed. Parameters keep their identity when they are 
 (optimizer, scheduler, moving average) still works on them.
 """
 
+import contextlib
 import dataclasses
 import logging
 import os
 import os.path as osp
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,15 +21,18 @@ from torch import nn
 
 from qprompt.data.preprocessing import Preprocessing
 from qprompt.errors import UserError
+from qprompt.io.logs import show_logs
 from qprompt.prompt_files import accounting, packing
 from qprompt.prompts import Method, methods
-from qprompt.quantization.api import finish_, quantize_, refresh_
+from qprompt.quantization.api import finish_, quantize_, quantized_parameters, refresh_
 from qprompt.quantization.config import QuantConfig
+from qprompt.quantization.forward_pass import quantize_forward_
 from qprompt.quantization.parameters import match_parameters
 from qprompt.quantization.recorder import Recorder
 from qprompt.quantization.state_dict_hooks import add_plain_state_dict_hooks_, unquantized_view
 from qprompt.training import selection
 from qprompt.training.defaults import quant_config
+from qprompt.training.proof import InferenceFails, prove_use
 
 if TYPE_CHECKING:
     from dassl.engine import TrainerX as _Trainer
@@ -36,6 +41,26 @@ else:
 
 PROMPT_FILE = "prompt.qprompt"
 log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class Run:
+    """What became of the prompt of one trainer.
+
+    Attributes:
+        trainer: its name.
+        trained: whether a step was made.
+        stored: whether the prompt was stored after the last step.
+        written: whether it was ever stored.
+    """
+
+    trainer: str
+    trained: bool = False
+    stored: bool = False
+    written: bool = False
+
+
+runs: list[Run] = []  # of third-party trainers in this process; the launcher reports on them at the end
 
 
 def _held(optimizer: torch.optim.Optimizer) -> set[int]:
@@ -55,6 +80,7 @@ class QuantizedPrompts(_Trainer):
         prompt_record: what metrics.json says of the stored prompt.
         tested: the accuracy in percent of the last evaluation, and what it was measured on.
         preprocessing: of test images; None if the transform is not one that a prompt file can describe.
+        run: whether the prompt was trained and stored.
     """
 
     quantized: tuple[str, ...] = ()
@@ -66,6 +92,30 @@ class QuantizedPrompts(_Trainer):
     copies: tuple[nn.Module, ...] = ()
     tested: dict[str, Any] | None = None
     preprocessing: Preprocessing | None = None
+    run: "Run"
+    _finished = False
+    _in_step = False
+    _proven = False
+    _source = 0  # position in `_modules_in_use` of the module whose prompts inference uses
+
+    def __init__(self, *args, **options):
+        self.run = Run(type(self).__name__)
+        if self._in_forward:
+            show_logs()  # the script does not know of our log
+        super().__init__(*args, **options)
+        if hasattr(self, "prompted") and self._in_forward:
+            runs.append(self.run)
+            self.copies = tuple(selection.quantized_copies(self, self.prompted))
+            with contextlib.suppress(InferenceFails):  # some models are complete only when training starts
+                self._prove()
+
+    def _prove(self) -> None:
+        self._source, self._proven = prove_use(self, _modules_in_use), True
+
+    @property
+    def _in_forward(self) -> bool:
+        """Whether this is somebody else's trainer, whose parameters stay as it made them (`quantize_forward_`)."""
+        return not isinstance(getattr(self, "method", None), Method)
 
     def check_cfg(self, cfg):
         super().check_cfg(cfg)
@@ -92,21 +142,57 @@ class QuantizedPrompts(_Trainer):
         known = self.quantized or (method.quantized_parameters if isinstance(method, Method) else ())
         names = config.include or known or selection.prompt_names(self, self.prompted)
         names = match_parameters(self.prompted, names, config.exclude)
+        if self._in_forward:
+            self._quantize_in_forward(dataclasses.replace(config, include=(), exclude=()), names)
+        else:
+            self._quantize(config, names)
+        log.info(accounting.table(self.prompted, self.half))
+        if self._in_forward:
+            log.info(selection.left_out(self, self.prompted, names))
+
+    def _quantize(self, config: QuantConfig, names: list[str]) -> None:
+        """Quantize the tensors of our own trainers by parametrizations."""
         trained = [name for name, p in self.prompted.named_parameters() if p.requires_grad]
         # What is reported is what the stored file gives: the other trained tensors are used as they are stored, too.
-        self.half = [name for name in trained if name not in names] if isinstance(method, Method) else []
-        selection.check_reach(self, self.prompted, names + self.half)
-        quantized = [(self.prompted, names), *selection.equal_copies(self, self.prompted, names)]
-        rounded = [(self.prompted, self.half), *selection.equal_copies(self, self.prompted, self.half)]
+        self.half = [name for name in trained if name not in names]
         before = {id(p) for p in self.prompted.parameters()}
-        for module, local in quantized:
-            quantize_(module, dataclasses.replace(config, include=tuple(local), exclude=()))
-            add_plain_state_dict_hooks_(module)
-        for module, local in rounded if self.half else ():
-            quantize_(module, QuantConfig(bits=16, mode=config.mode, start_step=config.start_step), names=local)
+        quantize_(self.prompted, dataclasses.replace(config, include=tuple(names), exclude=()))
+        add_plain_state_dict_hooks_(self.prompted)
+        if self.half:
+            rounded = QuantConfig(bits=16, mode=config.mode, start_step=config.start_step)
+            quantize_(self.prompted, rounded, names=self.half)
         if any(p.requires_grad and id(p) not in before for p in self.prompted.parameters()):
             self._rebuild_optimizers()  # a learned step size trains too
-        log.info(accounting.table(self.prompted, self.half))
+
+    def _quantize_in_forward(self, config: QuantConfig, names: list[str]) -> None:
+        """Quantize the tensors of a third-party trainer, which finds its parameters where and as it made them."""
+        self.half = []
+        for module, local in [(self.prompted, names), *selection.equal_copies(self, self.prompted, names)]:
+            quantize_forward_(module, config, local, selection.modules_of(self))
+            add_plain_state_dict_hooks_(module)
+        for fake, weight in quantized_parameters(self.prompted).values():
+            if fake.step_size is not None:  # trains with its tensor
+                for optimizer in selection.optimizers_of(self):
+                    for group in optimizer.param_groups:
+                        if any(p is weight for p in group["params"]):
+                            group["params"].append(fake.step_size)
+        for optimizer in selection.optimizers_of(self):
+            if hasattr(optimizer, "register_step_post_hook"):  # not in torch 1.13
+                optimizer.register_step_post_hook(self._after_optimizer_step)
+
+    def _after_optimizer_step(self, *_: Any) -> None:
+        """Count the steps of a loop of its own, which does not call `forward_backward`."""
+        if not self._in_step:
+            self._refresh()
+
+    def _refresh(self) -> list[str]:
+        if self._in_forward and not self._proven:
+            self._prove()
+        self.run.trained, self.run.stored = True, False
+        refitted = refresh_(self.prompted)
+        for copy in self.copies:
+            refresh_(copy)
+        return refitted
 
     def _rebuild_optimizers(self):
         from dassl.optim import build_lr_scheduler, build_optimizer
@@ -129,37 +215,75 @@ class QuantizedPrompts(_Trainer):
         self.recorder = Recorder(osp.join(self.output_dir, "quantization.npz"), self._writer)
         self.copies = tuple(selection.quantized_copies(self, self.prompted))
 
-    def forward_backward(self, *batch):
-        refitted = refresh_(self.prompted)  # before the forward pass that uses the codebook
-        for copy in self.copies:
-            refresh_(copy)
-        if self.recorder is not None:
-            self.recorder.step(self.prompted, refitted)
-        with unquantized_view():  # code that averages state dicts in here averages the full-precision prompts
-            return super().forward_backward(*batch)
+    def forward_backward(self, *batch, **options):
+        refitted = self._refresh()  # before the forward pass that uses the codebook
+        self._record(lambda recorder: recorder.step(self.prompted, refitted))
+        outer, self._in_step = self._in_step, True
+        try:
+            with unquantized_view():  # code that averages state dicts in here averages the full-precision prompts
+                return super().forward_backward(*batch, **options)
+        finally:
+            self._in_step = outer
+
+    def _record(self, entry: Callable[[Recorder], None]) -> None:
+        """Make an entry in the record, which is a diagnostic: no failure of it ends a run."""
+        if self.recorder is None:
+            return
+        try:
+            entry(self.recorder)
+        except UserError:
+            raise
+        except Exception as error:
+            log.warning("quantization.npz ends here: %s: %s", type(error).__name__, error)
+            self.recorder = None
 
     def after_epoch(self):
         # Weight histograms through training, as in the paper's figure: about 40 a run (every 5 of 200 epochs).
-        if self.recorder is not None and (self.epoch + 1) % max(1, self.max_epoch // 40) == 0:
-            self.recorder.histogram(self.prompted)
+        if (self.epoch + 1) % max(1, self.max_epoch // 40) == 0:
+            self._record(lambda recorder: recorder.histogram(self.prompted))
         super().after_epoch()
 
+    def train(self, *args, **options):
+        """Train, and store the prompt of a trainer whose own loop does not call `after_train`."""
+        super().train(*args, **options)
+        if self._in_forward and self.run.trained and not self.run.stored:
+            self._finish()
+            self.write_prompt()
+
+    def test(self, *args, **options):
+        """Evaluate, and remember the accuracy for the prompt file.
+
+        What a third-party trainer tests after training is stored before, since some end the process in the test.
+        """
+        if self._in_forward and self._finished and not self.run.stored:
+            self.write_prompt()
+        result = super().test(*args, **options)
+        if isinstance(result, (int, float)) and 0 <= result <= 100:
+            self.tested = {"accuracy": round(float(result), 4), "total": getattr(self.evaluator, "_total", None)}
+        return result
+
+    def save_model(self, epoch, directory, *args, **options):
+        """Save a checkpoint, and in a third-party trainer the prompt of this moment."""
+        with unquantized_view(False):  # also where a training step saves
+            super().save_model(epoch, directory, *args, **options)
+        ready = all(fake.active for fake, _ in quantized_parameters(self.prompted).values())
+        if self._in_forward and self.run.trained and ready and directory == self.output_dir:
+            self.write_prompt()
+
+    def _finish(self) -> list[str]:
+        return [name for module in (self.prompted, *self.copies) for name in finish_(module)]
+
     def after_train(self):
-        finished = [name for module in (self.prompted, *self.copies) for name in finish_(module)]
-        if finished:
+        if self._finish():
             self.save_model(self.max_epoch - 1, self.output_dir)  # only now (PTQ): what is stored is what is tested
         if self.recorder is not None:
             self.recorder.close()
         self.tested = None
+        self._finished, self.run.stored = True, False
+        if self._in_forward:
+            self._check_again()
         super().after_train()  # tests; with TEST.FINAL_MODEL best_val on the checkpoint that was best
         self.write_prompt()
-
-    def test(self, *args, **kwargs):
-        """Evaluate, and remember the accuracy for the prompt file."""
-        result = super().test(*args, **kwargs)
-        if isinstance(result, (int, float)) and 0 <= result <= 100:
-            self.tested = {"accuracy": round(float(result), 4), "total": getattr(self.evaluator, "_total", None)}
-        return result
 
     def run_state(self):
         """Add the name of the trainer to what a resumed run needs (bundled engine only)."""
@@ -174,19 +298,33 @@ class QuantizedPrompts(_Trainer):
             )
         super().load_run_state(state)
 
+    def _check_again(self) -> None:
+        """Say so if training changed which prompt inference uses, e.g. by a moving average that it started."""
+        try:
+            self._prove()
+        except UserError as error:
+            log.warning("The stored prompt may not be the one that is tested: %s", error)
+
     def write_prompt(self):
-        """Store the prompt beside the checkpoint; report its size and its quantization error."""
-        name = self.get_model_names()[0]
-        path = osp.join(self.output_dir, name, PROMPT_FILE)
-        packing.save(self.prompted, path, **self.prompt_metadata())
-        record = accounting.summary(self.prompted, self.half)
+        """Store the prompt; report its size and its quantization error.
+
+        Our own trainers store it beside the checkpoint; third-party ones outside of the folder of the checkpoints,
+        which some of them list.
+        """
+        file = PROMPT_FILE if self._in_forward else osp.join(self.get_model_names()[0], PROMPT_FILE)
+        path = osp.join(self.output_dir, file)
+        module = _modules_in_use(self)[self._source] if self._in_forward else self.prompted
+        trained = [name for name, p in self.prompted.named_parameters() if p.requires_grad]
+        packing.save(module, path, exact=self._in_forward, also=trained, **self.prompt_metadata())
+        record = accounting.summary(module, self.half)
         self.prompt_record = {
-            "file": osp.join(name, PROMPT_FILE),
+            "file": file,
             "file_bytes": os.path.getsize(path),
             "method": self.cfg.TRAINER.QUANT.METHOD,
             "bits": self.cfg.TRAINER.QUANT.BITS,
             **record,
         }
+        self.run.stored = self.run.written = True
         snr = "exact" if record["snr_db"] is None else f"{record['snr_db']:.2f} dB SNR, MSE {record['mse']:.3e}"
         log.info(
             f"Prompt saved to {path}: {record['payload_bytes']:,} bytes of payload, "
@@ -201,7 +339,7 @@ class QuantizedPrompts(_Trainer):
         """
         describe = getattr(super(), "describe_prompts", dict)
         cfg = self.cfg
-        if self.preprocessing is None:
+        if self.preprocessing is None and self._finished:
             log.warning("The prompt file does not describe the test transform. Predictions will use CLIP's own.")
         return {
             "method": type(self).__name__,
@@ -215,8 +353,24 @@ class QuantizedPrompts(_Trainer):
                 "shots": cfg.DATASET.NUM_SHOTS,
                 "seed": cfg.SEED,
             },
-            "metrics": self.tested,
+            "metrics": self.tested if self._finished else None,
+            "checkpoint": self._checkpoint_keys() if self._in_forward else None,
         }
+
+    def _checkpoint_keys(self) -> dict[str, list[str]]:
+        """Return tensor name -> [folder, key] of the checkpoints that X writes, for `qprompt unpack`."""
+        places: dict[str, list[str]] = {}
+        names = {id(p): name for name, p in self.prompted.named_parameters() if p.requires_grad}
+        for folder, model in self._models.items():
+            for key, parameter in model.named_parameters() if model is not None else ():
+                if id(parameter) in names:
+                    places.setdefault(names[id(parameter)], [folder, key])
+        return places
+
+
+def _modules_in_use(trainer: Any) -> list[nn.Module]:
+    """Return the module with the quantized prompts, and the moving averages of it."""
+    return [trainer.prompted, *selection.quantized_copies(trainer, trainer.prompted)]
 
 
 def register_methods() -> None:

@@ -3,12 +3,16 @@
 A parameter is quantized if all three conditions hold:
 
 1. It is trained: it requires a gradient, and an optimizer of the trainer holds it.
-2. It belongs to a prompt: its name contains one of `WORDS` (``prompt_learner.proj.weight``, ``visual.VPT``).
-3. It has at least two dimensions: biases, norms and scalars stay in half precision, as in the paper's count.
+2. It belongs to a prompt. Either its own name says so (``ctx``, ``VPT_shallow``, ``compound_rep_tokens``,
+   ``prompt_proj.weight``), or a module around it is a learner (``prompt_learner.proj.weight``). Adapters and
+   convolutions are not prompts, wherever they are.
+3. It holds vectors: at least two of its dimensions are larger than one, and one is a width of the frozen model (or at
+   least `WIDE`). Biases, norms, scalars, and small matrices such as permutation logits are not vectors.
 
 ``TRAINER.QUANT.INCLUDE`` replaces these conditions by patterns of names, ``TRAINER.QUANT.EXCLUDE`` excludes names.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -19,7 +23,12 @@ from torch.optim import Optimizer
 from qprompt.errors import UserError
 from qprompt.quantization.api import quantized_parameters
 
-WORDS = ("prompt", "ctx", "context", "vpt")
+WIDE = 64
+_PROMPT = re.compile(r"^(ctx|prompts?|vpt)|ctx\d*$")
+_VECTORS = re.compile(r"^(contexts?|tokens?)\d*$")  # of a parameter's own name, not of a layer's
+_LEARNER = re.compile(r"learner\d*$")
+_WITHOUT_MODELS = ("torch.", "dassl.", "yacs.", "qprompt.")
+_ADAPTER = re.compile(r"adapt[eo]r")
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -29,8 +38,11 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 
 def modules_of(trainer: Any) -> dict[str, nn.Module]:
-    """Return the registered models and all other modules that are attributes of the trainer, each module once."""
+    """Return the registered models and the modules that attributes of the trainer are or hold, each module once."""
     found = {**trainer._models, **{k: v for k, v in vars(trainer).items() if isinstance(v, nn.Module)}}
+    for name, thing in vars(trainer).items():  # an object that holds a model, such as a moving average
+        if name not in found and hasattr(thing, "__dict__") and not type(thing).__module__.startswith(_WITHOUT_MODELS):
+            found |= {f"{name}.{k}": v for k, v in vars(thing).items() if isinstance(v, nn.Module)}
     distinct = {id(module): (name, module) for name, module in reversed(list(found.items())) if module is not None}
     return {name: unwrapped(module) for name, module in reversed(list(distinct.values()))}
 
@@ -61,69 +73,111 @@ def prompt_names(trainer: Any, module: nn.Module) -> list[str]:
     Raises:
         UserError: there is none; the message lists the trained parameters.
     """
-    trained = _trained(trainer)
-    candidates = {n: tuple(p.shape) for n, p in module.named_parameters() if p.requires_grad and id(p) in trained}
+    candidates = trained_parameters(trainer, module)
     name = type(trainer).__name__
     if not candidates:
         raise UserError(f"{name} trains no parameter, so there is nothing to quantize: run it without the Q.")
-    chosen = [n for n, shape in candidates.items() if len(shape) > 1 and any(w in n.lower() for w in WORDS)]
+    widths = {len(p) for p in module.parameters() if not p.requires_grad and p.dim() == 1}
+    chosen = [
+        n for n, p in candidates.items() if belongs_to_a_prompt(module, n) and _holds_vectors(tuple(p.shape), widths)
+    ]
     if not chosen:
-        listed = ", ".join(f"{n} {shape}" for n, shape in candidates.items())
+        listed = ", ".join(f"{n} {tuple(p.shape)}" for n, p in candidates.items())
+        example = next((n for n, p in candidates.items() if is_matrix(p)), next(iter(candidates)))
         raise UserError(
-            f"{name}: no trained parameter looks like a prompt (two or more dimensions, and one of {', '.join(WORDS)} "
-            f"in its name). Name what to quantize: TRAINER.QUANT.INCLUDE \"('{next(iter(candidates))}',)\". "
-            f"These are trained: {listed}"
+            f"{name}: no trained parameter looks like a prompt (vectors whose name, or whose learner's name, says so). "
+            f"Name what to quantize: TRAINER.QUANT.INCLUDE \"('{example}',)\". These are trained: {listed}"
         )
     return chosen
 
 
+def trained_parameters(trainer: Any, module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return name -> parameter of `module`, of those that an optimizer of the trainer trains."""
+    trained = _trained(trainer)
+    return {n: p for n, p in module.named_parameters() if p.requires_grad and id(p) in trained}
+
+
+def belongs_to_a_prompt(module: nn.Module, name: str) -> bool:
+    """Return whether a parameter's own name, or the name of a learner around it, says that it belongs to a prompt."""
+    owner = module.get_submodule(name.rpartition(".")[0])
+    *around, leaf = [part for part in name.split(".") if not part.isdigit()]
+    layer = leaf in ("weight", "bias") and bool(around)
+    if layer:
+        leaf = around.pop()  # goes by its own name
+    if isinstance(owner, nn.modules.conv._ConvNd) or any(_ADAPTER.search(p.lower()) for p in (*around, leaf)):
+        return False
+    words = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", leaf).lower().split("_")
+    if any(map(_PROMPT.search, words)) or (not layer and any(map(_VECTORS.search, words))):
+        return True
+    return any(_LEARNER.search(part.lower()) for part in around)
+
+
+def is_matrix(tensor: Tensor) -> bool:
+    """Return whether at least two dimensions are larger than one."""
+    return sum(size > 1 for size in tensor.shape) >= 2
+
+
+def _holds_vectors(shape: tuple[int, ...], widths: set[int]) -> bool:
+    larger = [size for size in shape if size > 1]
+    return len(larger) >= 2 and (not widths or any(size in widths or size >= WIDE for size in larger))
+
+
+def left_out(trainer: Any, module: nn.Module, names: Iterable[str]) -> str:
+    """Return lines on what is trained and not among `names`, with its share of the bytes, and what to type; or ""."""
+    trained, names = trained_parameters(trainer, module), list(names)
+    total = sum(p.numel() for p in trained.values())
+    others = {n: p for n, p in trained.items() if n not in names}
+    if not others:
+        return ""
+    lines = [
+        f"  {n} {' x '.join(map(str, p.shape)) or 'scalar'}: {100 * p.numel() / total:.1f}%" for n, p in others.items()
+    ]
+    shown = lines if len(lines) <= 20 else [*lines[:19], f"  and {len(lines) - 19} more"]
+    share = 100 * sum(p.numel() for p in others.values()) / total
+    text = [f"trained, but not quantized ({share:.1f}% of the trained numbers):", *shown]
+    matrices = [n for n, p in others.items() if is_matrix(p)]
+    if matrices:
+        listed = ", ".join(f"'{n}'" for n in [*names, *matrices])
+        text.append(f'to quantize them too: TRAINER.QUANT.INCLUDE "({listed})"')
+    return "\n".join(text)
+
+
 def _trained(trainer: Any) -> set[int]:
     """Return the ids of the parameters that require a gradient and that an optimizer of the trainer holds."""
-    optimizers = [o for o in (*trainer._optims.values(), *vars(trainer).values()) if isinstance(o, Optimizer)]
-    held = {id(p): p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
-    return {key for key, p in held.items() if p.requires_grad}
+    return {key for optimizer in optimizers_of(trainer) for key, p in _held(optimizer).items() if p.requires_grad}
 
 
-def check_reach(trainer: Any, module: nn.Module, names: Iterable[str]) -> None:
-    """Check that nothing in the trainer would still use a tensor's full-precision values after it is quantized.
+def optimizers_of(trainer: Any) -> list[Optimizer]:
+    """Return the registered optimizers and those among the attributes of the trainer, each once."""
+    found = [
+        o for thing in (trainer._optims, *vars(trainer).values()) for o in _flat(thing) if isinstance(o, Optimizer)
+    ]
+    return list({id(optimizer): optimizer for optimizer in found}.values())
 
-    Raises:
-        UserError: a second module refers to one of the parameters `names`, or the trainer holds values by their names.
-    """
-    owners = {id(module.get_parameter(n)): (_owner(module, n), n) for n in names}
 
-    def values(thing: Any) -> Iterator[Any]:
-        yield thing
-        if isinstance(thing, (list, tuple)) or (isinstance(thing, Mapping) and not isinstance(thing, nn.Module)):
-            yield from thing.values() if isinstance(thing, Mapping) else thing
+def _held(optimizer: Optimizer) -> dict[int, Any]:
+    return {id(p): p for group in optimizer.param_groups for p in group["params"]}
 
+
+def _flat(thing: Any) -> Iterator[Any]:
+    yield thing
+    if isinstance(thing, (list, tuple)) or (isinstance(thing, Mapping) and not isinstance(thing, nn.Module)):
+        yield from thing.values() if isinstance(thing, Mapping) else thing
+
+
+def references(trainer: Any, module: nn.Module, names: Iterable[str]) -> str:
+    """Return where else modules and attributes of the trainer refer to the parameters `names`; "" if nowhere."""
+    wanted = {id(module.get_parameter(n)) for n in names}
+    found = []
     for model_name, model in modules_of(trainer).items():
         for prefix, part in model.named_modules():
-            # A module's own parameters are in _parameters; anything else among its attributes is a second reference.
-            for attribute, thing in [*part._parameters.items(), *vars(part).items()]:
-                if attribute == "_parameters":
-                    continue
-                for value in values(thing):
-                    owner = owners.get(id(value))
-                    if owner is not None and owner[0] != (id(part), attribute):
-                        where = ".".join(filter(None, (model_name, prefix, attribute)))
-                        raise UserError(
-                            f"{owner[1]} is also {where}: quantizing it would leave the other in full precision. "
-                            f"Exclude it: TRAINER.QUANT.EXCLUDE \"('{owner[1]}',)\""
-                        )
-    plain = {local for _, local in _local_names(trainer, owners)}
+            for attribute, thing in vars(part).items():
+                if attribute != "_parameters" and any(id(value) in wanted for value in _flat(thing)):
+                    found.append(".".join(filter(None, (model_name, prefix, attribute))))
     for attribute, thing in vars(trainer).items():
-        held = isinstance(thing, Mapping) and [k for k in thing if k in plain and isinstance(thing[k], Tensor)]
-        if held:
-            raise UserError(
-                f"{type(trainer).__name__}.{attribute}, made in build_model, holds values under the name {held[0]}, "
-                "which quantizing changes. Make it later (in before_train), or average a copy of the model."
-            )
-
-
-def _owner(module: nn.Module, name: str) -> tuple[int, str]:
-    prefix, _, leaf = name.rpartition(".")
-    return id(module.get_submodule(prefix)), leaf
+        if any(id(value) in wanted for value in _flat(thing)):
+            found.append(f"{type(trainer).__name__}.{attribute}")
+    return ", ".join(found)
 
 
 def _local_names(trainer: Any, ids: Iterable[int]) -> list[tuple[nn.Module, str]]:

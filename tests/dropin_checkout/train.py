@@ -9,6 +9,7 @@ from yacs.config import CfgNode
 
 import datasets.dots  # noqa: F401 (registers)
 import trainers.prompted  # noqa: F401 (registers)
+import trainers.zoo  # noqa: F401 (registers)
 
 SETTINGS = {
     "INPUT.SIZE": (8, 8),
@@ -39,7 +40,9 @@ def main(args):
     setup_logger(cfg.OUTPUT_DIR)
     print(f"__name__ {__name__}, trainer {cfg.TRAINER.NAME}, QUANT {cfg.TRAINER.get('QUANT')}")
     trainer = build_trainer(cfg)
-    if args.eval_only:
+    if args.test_only:
+        trainer.test()
+    elif args.eval_only:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
         trainer.test()
     else:
@@ -50,7 +53,14 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     for option in ("root", "output-dir", "config-file", "trainer", "model-dir"):
         parser.add_argument(f"--{option}", default="")
-    parser.add_argument("--eval-only", action="store_true")
+    for flag in ("eval-only", "test-only", "catch"):
+        parser.add_argument(f"--{flag}", action="store_true")
     parser.add_argument("--load-epoch", type=int)
     parser.add_argument("opts", nargs=argparse.REMAINDER)
-    main(parser.parse_args())
+    args = parser.parse_args()
+    try:
+        main(args)
+    except Exception:
+        if not args.catch:
+            raise
+        print("something failed")

@@ -153,13 +153,6 @@ class LateAverage(MovingAverage):
 
 
 @TRAINER_REGISTRY.register()
-class AverageByName(Unnamed):
-    def build_model(self):
-        super().build_model()
-        self.shadow = {name: value.detach().clone() for name, value in self.model.named_parameters()}
-
-
-@TRAINER_REGISTRY.register()
 class TwoModels(Unnamed):
     """Trains two models separately; there is no ``self.model`` module."""
 
@@ -197,16 +190,6 @@ class Adapter(Unnamed):
         self.model.text_encoder.requires_grad_(True)
         self.optim = build_optimizer(self.model, self.cfg.OPTIM)
         self.register_model("adapter", self.model, self.optim, None)
-
-
-@TRAINER_REGISTRY.register()
-class Tied(Unnamed):
-    """Refers to its context from a second module."""
-
-    def make_model(self):
-        model = super().make_model()
-        model.text_encoder.context = model.prompt_learner.ctx
-        return model
 
 
 @TRAINER_REGISTRY.register()

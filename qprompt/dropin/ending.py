@@ -1,0 +1,68 @@
+"""How a launched script ends: no error of ours is lost in it, and a run without a prompt file says so.
+
+Scripts catch all exceptions and go on, or end the process with ``os._exit`` in their test.
+"""
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from qprompt.errors import UserError
+
+_raised: list[UserError] = []
+
+
+def remembered(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap `function`: remember a UserError that it raises, in case that a caller catches it."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **options: Any) -> Any:
+        try:
+            return function(*args, **options)
+        except UserError as error:
+            if error not in _raised:
+                _raised.append(error)
+            raise
+
+    return wrapper
+
+
+def swallowed() -> UserError | None:
+    """Return the last error that was remembered, and forget it."""
+    error = _raised[-1] if _raised else None
+    _raised.clear()
+    return error
+
+
+def missing_prompts() -> list[str]:
+    """Return a line for each quantized trainer that trained and has not stored what it trained."""
+    from qprompt.training.quantized import runs
+
+    lines = []
+    for run in runs:
+        if run.trained and not run.stored:
+            what = "its prompt file is of an earlier step" if run.written else "no prompt file was written"
+            lines.append(f"{run.trainer} trained, but {what}: after the last step, call trainer.write_prompt()")
+    return lines
+
+
+def report_before_exit() -> None:
+    """Make ``os._exit`` print what would be lost with the process."""
+    end = os._exit
+
+    def _exit(status: int) -> NoReturn:
+        for line in missing_prompts():
+            print(f"qprompt: {line}", file=sys.stderr)
+        error = swallowed()
+        if error is not None:
+            print(f"qprompt: {error}", file=sys.stderr)
+            status = 2
+        sys.stdout.flush()
+        sys.stderr.flush()
+        end(status)
+
+    if not getattr(end, "of_qprompt", False):
+        _exit.of_qprompt = True  # type: ignore[attr-defined]
+        os._exit = _exit

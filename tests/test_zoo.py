@@ -1,0 +1,240 @@
+"""Quantized trainers with the habits of others: quantized as they should be, or refused by name; never in silence."""
+
+import functools
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from qprompt.errors import UserError
+from qprompt.prompt_files import packing
+from qprompt.quantization.api import quantized_parameters
+from qprompt.training.probe import copy_of
+from tests import miniature
+from tests.upstream import ROOT
+
+WORK = [
+    "Shared",
+    "GradientsOfTheLeaf",
+    "NamedRates",
+    "MetaLearner",
+    "AverageByName",
+    "AverageObject",
+    "OwnLoop",
+    "TwoOptimizers",
+    "Tuples",
+    "Caching",
+    "WritesData",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def checkout():
+    with miniature.imported():
+        yield
+
+
+@pytest.fixture
+def build(tmp_path):
+    return functools.partial(miniature.build, tmp_path)
+
+
+def logits(trainer):
+    images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    trainer = copy_of(trainer)
+    trainer.set_model_mode("eval")
+    with torch.no_grad():
+        out = trainer.model_inference(images)
+    return out[0] if isinstance(out, tuple) else out
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_prompt_file_holds_what_the_trained_model_uses(build, tmp_path, name):
+    """Put the stored values into a plain trainer: its logits must be those of the quantized one."""
+    trainer = build(f"Q{name}")
+    before = {n: p.detach().clone() for n, p in trainer.prompted.named_parameters() if p.requires_grad}
+    trainer.train()
+    stored = packing.load(tmp_path / "output" / "prompt.qprompt")
+    assert set(stored) >= {"prompt_learner.ctx", "prompt_learner.proj.weight", "prompt_learner.proj.bias"}
+    assert all(len(stored[n].unique()) == 2 for n in ("prompt_learner.ctx", "prompt_learner.proj.weight"))
+    plain = build(name, output="plain")
+    own = dict(plain.model.named_parameters())
+    with torch.no_grad():
+        for key, value in stored.items():
+            own[key].copy_(value)
+        if name == "AverageObject":
+            plain.average.model.load_state_dict(plain.model.state_dict())
+    assert torch.equal(logits(plain), logits(trainer))
+    moved = [n for n, p in trainer.prompted.named_parameters() if n in before and not torch.equal(p, before[n])]
+    assert set(moved) >= set(before)  # in full precision: single steps are not lost
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_parameters_keep_name_place_and_identity(build, name):
+    trainer = build(f"Q{name}")
+    learner = trainer.model.prompt_learner
+    ctx, names = learner.ctx, [n for n, _ in trainer.model.named_parameters()]
+    trainer.train()
+    assert learner.ctx is ctx
+    assert isinstance(ctx, torch.nn.Parameter)
+    assert names == [n for n, _ in trainer.model.named_parameters()]
+    assert not any("parametrizations" in n for n in names)
+    assert "ctx" in learner._parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Closure", r"computes with the full-precision values of prompt_learner\.ctx: .*EXCLUDE"),
+        ("ClosureToo", r"full-precision values of prompt_learner\.ctx:"),
+        ("SecondPlace", r"full-precision values of prompt_learner\.ctx \(model\.text_encoder\.contexts"),
+        ("OutsideForward", r"prompt_learner\.ctx, prompt_learner\.proj\.weight"),
+        ("WritesInForward", r"forward pass of WritingLearner writes to ctx"),
+    ],
+)
+def test_what_is_not_used_as_stored_is_refused_before_training(build, name, said):
+    with pytest.raises(UserError, match=said):
+        build(f"Q{name}")
+    build(name)  # itself it works
+
+
+def test_advice_of_a_refusal_works(build):
+    trainer = build("QClosure", "TRAINER.QUANT.EXCLUDE", ("prompt_learner.ctx",))
+    assert list(quantized_parameters(trainer.prompted)) == ["prompt_learner.proj.weight"]
+
+
+def test_values_written_to_data_are_used(build):
+    trainer = build("QWritesData", "TRAINER.QUANT.BITS", 2)
+    trainer.before_train()
+    fake, weight = quantized_parameters(trainer.prompted)["prompt_learner.ctx"]
+    assert torch.equal(weight, torch.linspace(-1, 1, 32).view(4, 8))
+    own = logits(trainer)
+    weight.data.mul_(-1)
+    assert not torch.equal(own, logits(trainer))
+
+
+def test_every_gradient_reaches_the_parameter_itself(build):
+    trainer = build("QPrompted")
+    trainer.batch_idx, trainer.num_batches = 0, 4
+    batch = next(iter(trainer.train_loader_x))
+    trainer.forward_backward(batch)
+    ctx = trainer.model.prompt_learner.ctx
+    assert ctx.grad is not None
+    image, label = trainer.parse_batch_train(batch)
+    loss = torch.nn.functional.cross_entropy(trainer.model(image), label)
+    (gradient,) = torch.autograd.grad(loss, [ctx])
+    # Straight-through: the gradient of the plain model at the quantized values.
+    plain = build("Prompted", output="plain")
+    plain.model.load_state_dict({k: v for k, v in trainer.model.state_dict().items() if "parametrizations" not in k})
+    assert torch.equal(plain.model.prompt_learner.ctx.unique(), quantized(trainer).unique())
+    loss = torch.nn.functional.cross_entropy(plain.model(image), label)
+    assert torch.equal(torch.autograd.grad(loss, [plain.model.prompt_learner.ctx])[0], gradient)
+
+
+def quantized(trainer, name="prompt_learner.ctx"):
+    fake, weight = quantized_parameters(trainer.prompted)[name]
+    return fake(weight).detach()
+
+
+def test_saved_model_works_without_the_trainer(build, tmp_path):
+    trainer = build("QPrompted")
+    trainer.train()
+    torch.save(trainer.model, tmp_path / "model.pt")
+    model = torch.load(tmp_path / "model.pt", weights_only=False)
+    images = torch.rand(5, 3, 8, 8)
+    assert torch.equal(model(images), trainer.model(images))
+
+
+def test_functional_call_quantizes_the_weights_it_is_given(build):
+    trainer = build("QPrompted")
+    images, other = torch.rand(5, 3, 8, 8), 3 * torch.randn(4, 8)
+    given = torch.func.functional_call(trainer.model, {"prompt_learner.ctx": other}, images)
+    with torch.no_grad():
+        trainer.model.prompt_learner.ctx.copy_(other)
+    assert torch.equal(given, trainer.model(images))
+
+
+def test_an_error_in_the_forward_pass_puts_the_parameters_back(build):
+    trainer = build("QPrompted")
+    ctx = trainer.model.prompt_learner.ctx
+    with pytest.raises(RuntimeError):
+        trainer.model(torch.rand(5, 3, 9, 9))
+    assert trainer.model.prompt_learner.ctx is ctx
+    assert torch.isfinite(trainer.model(torch.rand(5, 3, 8, 8))).all()
+
+
+def test_probing_leaves_no_trace(build):
+    plain = build("Caching", output="plain")
+    drawn = torch.rand(1)  # after the seed and the model
+    trainer = build("QCaching")
+    assert torch.equal(torch.rand(1), drawn)
+    assert trainer.model.text_features is None
+    assert all(map(torch.equal, trainer.model.parameters(), plain.model.parameters()))
+
+
+def test_vectors_of_prompts_are_chosen_and_the_rest_is_named(build, capsys):
+    trainer = build("QExtras")
+    assert list(quantized_parameters(trainer.prompted)) == [
+        "prompt_learner.ctx",
+        "prompt_learner.proj.weight",
+        "representation_learner.compound_rep_tokens",
+    ]
+    said = capsys.readouterr().out
+    for name in (
+        "layer_scales",
+        "permutation_logits",
+        "projector.weight",
+        "adaptor.weight",
+        "context_model.inner.weight",
+    ):
+        assert name in said.partition("trained, but not quantized")[2]
+    typed = said.partition("TRAINER.QUANT.INCLUDE ")[2].partition("\n")[0].strip('"')
+    trainer = build(
+        "QExtras", "TRAINER.QUANT.INCLUDE", typed, "TRAINER.QUANT.EXCLUDE", ("*.projector.weight",), output="typed"
+    )
+    assert "context_model.inner.weight" in quantized_parameters(trainer.prompted)
+
+
+def launch(folder, name, *words):
+    common = ["-m", "qprompt", "train.py", "--root", str(folder), "--output-dir", str(folder / "out"), "--trainer"]
+    return subprocess.run(
+        [sys.executable, *common, name, *words],
+        cwd=miniature.FOLDER,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "QPROMPT_ENGINE": "bundled"},
+        text=True,
+        capture_output=True,
+    )
+
+
+def test_prompt_is_stored_where_the_test_ends_the_process(tmp_path):
+    done = launch(tmp_path, "QExits")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "tested" in done.stdout
+    assert "qprompt:" not in done.stderr
+    assert len(packing.load(tmp_path / "out" / "prompt.qprompt")["prompt_learner.ctx"].unique()) == 2
+
+
+def test_launcher_says_so_if_no_prompt_was_stored(tmp_path):
+    done = launch(tmp_path, "QStepsOnly", "--test-only")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "qprompt: QStepsOnly trained, but no prompt file was written" in done.stderr
+
+
+def test_one_line_of_an_error_is_shown_where_the_script_catches_it(tmp_path):
+    done = launch(tmp_path, "QClosure", "--catch")
+    assert done.returncode == 2
+    assert "something failed" in done.stdout
+    assert done.stderr.splitlines()[-1].startswith("qprompt: QClosure computes with the full-precision values")
+
+
+def test_a_failing_diagnostic_does_not_end_a_run(build, monkeypatch, capsys):
+    def fail(*args):
+        raise RuntimeError("range is not finite")
+
+    monkeypatch.setattr(torch, "histc", fail)
+    trainer = build("QPrompted")
+    trainer.train()
+    said = capsys.readouterr()
+    assert "quantization.npz ends here: RuntimeError: range is not finite" in said.out + said.err
