@@ -95,6 +95,7 @@ setup(
         "mlflow": ["mlflow"],
         "heif": ["pillow-heif"],
         "slurm": ["submitit"],
+        "completion": ["shtab"],
         "docs": DOCS,
         "test": [
             "pytest",
@@ -107,6 +108,7 @@ setup(
             "mypy==2.4.1",
             "import-linter",
             "setuptools>=77",
+            "shtab",
             *DOCS,
         ],
     },

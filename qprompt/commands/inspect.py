@@ -18,6 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Check the file and print its content."""
+    from qprompt.prompt_files.paths import check_prompt_file
+
+    check_prompt_file(args.file)
     from qprompt.prompt_files.packing import inspect
 
     about = inspect(args.file)

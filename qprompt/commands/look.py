@@ -49,11 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the tables; with --out also write them and the pictures."""
     show_logs("stderr")
+    one = _read(args.run)
+
     from qprompt.report import render
     from qprompt.report.look import classes, mistakes
     from qprompt.report.look.rebuild import predict, rebuild
 
-    one = _read(args.run)
     trainer = rebuild(one, args.classes, args.root)
     ours = predict(trainer)
     name, other_name, other = one.trainer, "", None

@@ -31,12 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the prompt file and print its size."""
+    path = checkpoint_file(args.checkpoint)
+
     from qprompt.io.torch_files import read_checkpoint
     from qprompt.prompt_files.packing import inspect, pack
     from qprompt.prompt_files.upstream import find_prompts
     from qprompt.quantization.config import QuantConfig
 
-    path = checkpoint_file(args.checkpoint)
     _, state = read_checkpoint(path)
     config = None
     if args.bits is not None or args.method:
@@ -55,8 +56,10 @@ def run(args: argparse.Namespace) -> None:
 def checkpoint_file(path: str | Path) -> Path:
     """Return `path`, or the checkpoint of the last epoch if it is a folder."""
     path = Path(path)
-    if not path.is_dir():
+    if path.is_file():
         return path
+    if not path.is_dir():
+        raise UserError(f"there is no checkpoint {path}.")
     epochs = {int(p.name.rpartition("-")[2]): p for p in path.glob("model.pth.tar-*[0-9]")}
     if not epochs:
         raise UserError(f"{path} contains no model.pth.tar-EPOCH: name the checkpoint file, or its folder.")

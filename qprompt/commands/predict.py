@@ -65,10 +65,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def check_model_arguments(args: argparse.Namespace) -> None:
     """Raise UserError for files that are not there and wrong class names, before the long import of torch."""
     from qprompt.prompt_files.class_names import class_names
-    from qprompt.prompt_files.hub import is_hub_address
+    from qprompt.prompt_files.paths import check_prompt_file
 
-    if not Path(args.file).is_file() and not is_hub_address(args.file):
-        raise UserError(f"no prompt file {args.file!r}. Training writes it: OUTPUT_DIR/prompt_learner/prompt.qprompt.")
+    check_prompt_file(args.file)
     if args.backbone_path and not Path(args.backbone_path).is_file():
         raise UserError(f"no file of backbone weights {args.backbone_path!r}.")
     if args.classes is not None:

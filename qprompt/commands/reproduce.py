@@ -48,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan, check, run and report; return the exit code."""
+    if not Path(args.root).expanduser().is_dir():
+        raise UserError(f"{args.root!r} is not a folder: expected the data root, which holds the data sets' folders.")
+
     from qprompt.backbones import load_state_dict
     from qprompt.sweep import arms, reproduce
     from qprompt.sweep.run import run_here
@@ -75,8 +78,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_arguments(args: argparse.Namespace, known: list[str]) -> dict[str, Any]:
     """Complete the arguments; return the config keys for every run."""
-    if not Path(args.root).expanduser().is_dir():
-        raise UserError(f"{args.root!r} is not a folder: expected the data root, which holds the data sets' folders.")
     args.root = str(Path(args.root).expanduser())
     for name in args.datasets or ():
         if name not in known:

@@ -32,6 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int | None:
     """Run the sweep; return the exit code."""
-    from qprompt.sweep import run as sweep
+    from qprompt.sweep.spec import read_spec
 
-    return sweep.run(args)
+    spec = read_spec(args.spec, args.overrides)
+    spec.check_names()
+
+    from qprompt.sweep import run as sweep  # imports torch
+
+    return sweep.run(args, spec)

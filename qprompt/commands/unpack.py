@@ -31,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the checkpoint and print how to use it."""
+    from qprompt.prompt_files.paths import check_prompt_file
+
+    check_prompt_file(args.file)
     import torch
 
     from qprompt.io.files import atomic_open

@@ -15,16 +15,15 @@ from qprompt.sweep.plan import Run, plan
 from qprompt.sweep.pool import Failure, Pool, describe
 from qprompt.sweep.progress import Progress
 from qprompt.sweep.slots import local_slots
-from qprompt.sweep.spec import Spec, read_spec
+from qprompt.sweep.spec import Spec
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, spec: Spec) -> int:
     """Run ``qprompt sweep``; return the exit code.
 
     Raises:
         UserError: The spec or the command line is wrong; nothing was started.
     """
-    spec = read_spec(args.spec, args.overrides)
     if not Path(spec.train).is_file():
         raise UserError(f"no {spec.train}, which the spec names as the program to run: type train=FILE.")
     runs = plan(spec)

@@ -6,13 +6,15 @@ docs/sweeps.md explains every key.
 import dataclasses
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from qprompt.errors import UserError, did_you_mean
 from qprompt.io import nested
 from qprompt.runs import config
-from qprompt.runs.project import find_file
+from qprompt.runs.project import find_file, find_project, trainer_names
 from qprompt.runs.protocol import PROTOCOLS, PUBLISHED, choose, published_config
+from qprompt.training.early_checks import check_name, has_dassl
 
 LONGEST_RANGE = 100_000
 # The names of sweeps and variants become names of folders.
@@ -51,6 +53,18 @@ class Spec:
     output: str = "output"
     train: str = "train.py"
     configs: str = "configs"
+
+    def check_names(self) -> None:
+        """Raise UserError for a trainer or data set that does not exist. No config is read, PyTorch is not imported."""
+        if not has_dassl():  # it has trainers of its own
+            known = trainer_names(find_project())
+            for trainer in (*self.baselines, *self.trainers):
+                check_name(trainer, known, "trainer", "'trainers'")
+        folder = find_file(Path(self.configs) / "datasets")
+        names = [path.stem for path in folder.glob("*.yaml")]
+        for dataset in (*self.datasets, *filter(None, (self.source,))):
+            if dataset.name not in names:
+                raise UserError(f"no data set config {folder / dataset.name}.yaml.{did_you_mean(dataset.name, names)}")
 
     def config_name(self, trainer: str, dataset: Dataset, shots: int) -> str:
         """Return the name of a trainer's config for one run.

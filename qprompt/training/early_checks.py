@@ -58,7 +58,7 @@ def check_arguments(args: argparse.Namespace, project: Path) -> None:
         raise UserError(f"--model-dir {args.model_dir!r} is not a folder: it is the --output-dir of a training run.")
     if args.resume and not os.path.isdir(args.resume):
         raise UserError(f"--resume {args.resume!r} is not a folder: it is the --output-dir of an unfinished run.")
-    if _has_dassl():  # it has trainers and data sets of its own
+    if has_dassl():
         return
     trainer = requested(args, options, "TRAINER.NAME", args.trainer)
     check_name(trainer, trainer_names(project), "trainer", "--trainer")
@@ -86,5 +86,6 @@ def _may_generate(args: argparse.Namespace, options: dict[str, Any]) -> bool:
     return requested(args, options, "DATASET.NAME") not in ("ImageFolder", "ImageList", "")
 
 
-def _has_dassl() -> bool:
+def has_dassl() -> bool:
+    """Return whether a Dassl is installed, which has trainers and data sets of its own."""
     return importlib.machinery.PathFinder.find_spec("dassl") is not None
