@@ -13,12 +13,13 @@ from dassl.config import get_cfg_default
 from yacs.config import CfgNode
 
 from qprompt.__main__ import main
-from qprompt.dropin import compat, config_keys, launcher
+from qprompt.dropin import compat, config_keys, launcher, local_clip, names
 from qprompt.errors import UserError
 from qprompt.prompt_files import packing
 from qprompt.prompts import starting_bits
 from qprompt.quantization.api import quantize_
 from qprompt.training.defaults import add_quant_cfg
+from tests import miniature
 
 ROOT = Path(__file__).resolve().parent.parent
 MINIATURE = ROOT / "tests" / "dropin_checkout"
@@ -157,8 +158,10 @@ def test_clean_cfg_keeps_the_nodes_of_a_quantized_trainer(cfg):
 def test_unknown_trainer_is_refused_before_anything_is_built(cfg):
     class Registry:
         registered_names = staticmethod(lambda: ["CoOp", "QCoOp"])
+        get = staticmethod(lambda name: object)
 
     cfg.TRAINER.NAME, cfg.USE_CUDA = "QCoop", True
+    cfg.MODEL.BACKBONE.PATH = ""
     with pytest.raises(UserError, match="no trainer 'QCoop' .* Did you mean 'QCoOp'"):
         launcher._with_checks(lambda cfg: None, Registry)(cfg)
     cfg.TRAINER.NAME = ""
@@ -179,11 +182,94 @@ def test_missing_script_is_named(capsys, tmp_path, monkeypatch):
 
 
 def test_requested_trainer_starts_at_its_published_bits():
-    assert launcher._requested_trainer(["train.py", "--trainer", "QMaPLe"]) == "QMaPLe"
-    assert launcher._requested_trainer(["train.py", "--trainer=QMaPLe", "OPTIM.LR", "1"]) == "QMaPLe"
-    assert launcher._requested_trainer(["train.py"]) == ""
+    assert names.requested_trainer(["train.py", "--trainer", "QMaPLe"]) == "QMaPLe"
+    assert names.requested_trainer(["train.py", "--trainer=QMaPLe", "OPTIM.LR", "1"]) == "QMaPLe"
+    assert names.requested_trainer(["train.py"]) == ""
     bits = {name: starting_bits(name) for name in ("QCoOp", "QMaPLe", "QIVLP", "QPromptSRC", "QKgCoOp", "")}
     assert bits == {"QCoOp": 1, "QMaPLe": 4, "QIVLP": 4, "QPromptSRC": 4, "QKgCoOp": 1, "": 1}
+
+
+def test_a_quantized_name_is_the_plain_one_to_the_script(tmp_path):
+    (tmp_path / "trainers").mkdir()
+    (tmp_path / "trainers" / "mine.py").write_text(
+        "class CoOp(Base): ...\nclass QOwn(Base): ...\nclass Own(Base): ...\n"
+    )
+    folder = tmp_path / "configs" / "trainers" / "CoOp"
+    folder.mkdir(parents=True)
+    (folder / "a.yaml").write_text("")
+    typed = [
+        "train.py",
+        "--trainer",
+        "QCoOp",
+        "--config-file",
+        f"{folder.parent}/QCoOp/a.yaml",
+        "out/QCoOp",
+    ]
+    words, wanted, notes = names.as_plain(typed, str(tmp_path))
+    assert words == ["train.py", "--trainer", "CoOp", "--config-file", f"{folder}/a.yaml", "out/QCoOp"]
+    assert wanted == "QCoOp"
+    assert notes == [f"{folder.parent}/QCoOp/a.yaml does not exist: {folder}/a.yaml is read"]
+    assert names.as_plain(["train.py", "--trainer=QCoOp"], str(tmp_path)) == (
+        ["train.py", "--trainer=CoOp"],
+        "QCoOp",
+        [],
+    )
+    for other in ("QOwn", "QMissing", "CoOp"):  # defined there; not defined; not quantized
+        assert names.as_plain(["train.py", "--trainer", other], str(tmp_path))[1] == ""
+
+
+def test_local_clip_is_checked_and_given_to_the_loader(monkeypatch, clip_file, clip_weights, tmp_path):
+    loader = types.ModuleType("somebodys.clip")
+    loader._MODELS, loader._download = {"ViT-B/16": "https://nowhere"}, lambda url, root="": "downloaded"
+    own = local_clip._is_loader
+    monkeypatch.setattr(local_clip, "_is_loader", lambda module: module is loader and own(module))
+    with pytest.raises(UserError, match="imports no package with a loader like OpenAI's"):
+        local_clip.use_local_clip(str(clip_file))
+    monkeypatch.setitem(sys.modules, "somebodys.clip", loader)
+    assert str(clip_file) in local_clip.use_local_clip(str(clip_file))
+    loaded = torch.load(loader._download("https://nowhere"), weights_only=True)
+    assert all(torch.equal(loaded[key], value) for key, value in clip_weights.items())
+    damaged = tmp_path / "damaged.pt"
+    damaged.write_bytes(clip_file.read_bytes()[:1000])
+    with pytest.raises(UserError, match="may be truncated"):
+        local_clip.use_local_clip(str(damaged))
+    assert launcher._take_clip(["--clip", "a.pt", "train.py", "--root", "x"]) == (["train.py", "--root", "x"], "a.pt")
+    assert launcher._take_clip(["--clip=a.pt", "train.py"]) == (["train.py"], "a.pt")
+    with pytest.raises(UserError, match="--clip expects a file"):
+        launcher._take_clip(["--clip", "train.py"])
+
+
+def test_cuda_devices_are_the_cpu_in_every_notation(tmp_path):
+    program = """
+import torch
+from qprompt.dropin import compat
+compat.stay_on_cpu()
+cpu = torch.device("cpu")
+layer = torch.nn.Linear(2, 2)
+for device in ("cuda", "cuda:0", torch.device("cuda", 1), 0):
+    assert torch.ones(1).to(device).device == cpu
+    assert layer.to(device) is layer
+    assert torch.zeros(2, device=device).device == cpu
+assert torch.ones(1).to(torch.float16).dtype == torch.float16
+assert torch.ones(1).to(device="cuda:0", dtype=torch.float64).dtype == torch.float64
+torch.save(torch.ones(1), "t.pt")
+assert torch.load("t.pt", map_location="cuda:0").device == cpu
+assert torch.load("t.pt", "cuda").device == cpu
+torch.cuda.set_device(0)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0
+
+
+def test_trainers_that_differentiate_twice_are_recognized(monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(MINIATURE / "train.py")])
+    with miniature.imported():
+        from dassl.engine import TRAINER_REGISTRY
+
+        assert compat.differentiates_twice(TRAINER_REGISTRY.get("MetaLearner"))
+        prompted = TRAINER_REGISTRY.get("Prompted")
+        monkeypatch.setattr(sys, "argv", ["elsewhere/train.py"])
+        assert not compat.differentiates_twice(prompted)
 
 
 def test_pkg_resources_is_added_where_it_is_missing(monkeypatch):
@@ -209,8 +295,12 @@ def test_numpy_aliases_are_restored(monkeypatch):
 
 def test_cuda_and_half_can_be_made_to_change_nothing(monkeypatch):
     for owner in (torch.Tensor, torch.nn.Module):
-        for name in ("cuda", "half"):
+        for name in ("cuda", "half", "to"):
             monkeypatch.setattr(owner, name, getattr(owner, name))
+    for name in (*compat._FACTORIES, "load"):
+        monkeypatch.setattr(torch, name, getattr(torch, name))
+    for name in ("set_device", "synchronize"):
+        monkeypatch.setattr(torch.cuda, name, getattr(torch.cuda, name))
     tensor, layer = torch.ones(2), torch.nn.Linear(2, 2)
     compat.stay_on_cpu()
     assert tensor.cuda() is tensor

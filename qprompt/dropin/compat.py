@@ -7,6 +7,7 @@ or a torch that cannot train in half precision on the CPU.
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import os
 import sys
 import types
 from collections.abc import Sequence
@@ -75,12 +76,90 @@ def prograd_step(self: Any, loss_a: Any, loss_b: Any, lambda_: float = 1, names:
     self.model_update(names)
 
 
-def stay_on_cpu() -> None:
-    """Make ``.cuda()`` return tensors and modules unchanged."""
+_FACTORIES = (
+    *("arange", "as_tensor", "empty", "empty_like", "eye", "full", "full_like", "linspace", "ones", "ones_like"),
+    *("rand", "rand_like", "randint", "randn", "randn_like", "randperm", "tensor", "zeros", "zeros_like"),
+)
+
+
+def _on_cpu(device: Any) -> Any:
+    """Return the CPU for a CUDA device in any notation, and anything else unchanged."""
     import torch
 
-    torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
-    torch.nn.Module.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
+    index = isinstance(device, int) and not isinstance(device, bool)
+    if index or str(device).partition(":")[0] == "cuda" and isinstance(device, (str, torch.device)):
+        return torch.device("cpu")
+    return device
+
+
+def _without_cuda(function: Any, first: bool = False) -> Any:
+    """Wrap a function that takes ``device=``, or a device as its first argument after self."""
+    import functools
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **options: Any) -> Any:
+        if "device" in options:
+            options["device"] = _on_cpu(options["device"])
+        if first and len(args) > 1:
+            args = (args[0], _on_cpu(args[1]), *args[2:])
+        return function(*args, **options)
+
+    wrapper.of_qprompt = True  # type: ignore[attr-defined]
+    return wrapper
+
+
+def stay_on_cpu() -> None:
+    """Make ``.cuda()``, ``.to("cuda:0")``, ``device="cuda"`` and loading to a GPU use the CPU."""
+    import torch
+
+    for kind in (torch.Tensor, torch.nn.Module):
+        kind.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
+        if not hasattr(kind.to, "of_qprompt"):
+            kind.to = _without_cuda(kind.to, first=True)  # type: ignore[method-assign]
+    for name in _FACTORIES:
+        if not hasattr(getattr(torch, name), "of_qprompt"):
+            setattr(torch, name, _without_cuda(getattr(torch, name)))
+    if not hasattr(torch.load, "of_qprompt"):
+        load = torch.load
+
+        def load_on_cpu(f: Any, map_location: Any = None, *args: Any, **options: Any) -> Any:
+            return load(f, _on_cpu("cuda" if map_location is None else map_location), *args, **options)
+
+        load_on_cpu.of_qprompt = True  # type: ignore[attr-defined]
+        torch.load = load_on_cpu
+    torch.cuda.set_device = lambda device: None
+    torch.cuda.synchronize = lambda device=None: None
+
+
+def use_math_attention() -> None:
+    """Compute attention by operations that can be differentiated twice; the fused kernels cannot."""
+    import torch
+
+    for kernel in ("flash", "mem_efficient", "cudnn"):
+        enable = getattr(torch.backends.cuda, f"enable_{kernel}_sdp", None)
+        if enable is not None:
+            enable(False)
+
+
+def differentiates_twice(trainer: type) -> bool:
+    """Return whether the source of a trainer, or of what it imports from its checkout, says ``create_graph=True``."""
+    import inspect
+    import sys
+
+    modules = {cls.__module__ for cls in trainer.__mro__}
+    folder = os.path.dirname(os.path.abspath(sys.argv[0]))
+    for name in list(modules):
+        modules |= {getattr(value, "__module__", None) or "" for value in vars(sys.modules.get(name, sys)).values()}
+    for module in map(sys.modules.get, modules):
+        file = getattr(module, "__file__", None) or ""
+        if file.startswith(folder) and module is not None:
+            try:
+                source = inspect.getsource(module)
+            except (OSError, TypeError):
+                continue
+            if "create_graph=True" in source.replace(" ", ""):
+                return True
+    return False
 
 
 def use_full_precision() -> None:

@@ -9,12 +9,14 @@ import os
 import runpy
 import sys
 import traceback
+import urllib.error
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qprompt import __version__
-from qprompt.dropin import compat, config_keys, ending
+from qprompt.dropin import compat, config_keys, ending, local_clip, names
 from qprompt.dropin.registry import offer_quantized
 from qprompt.errors import UserError, did_you_mean
 from qprompt.io.logs import show_logs
@@ -22,6 +24,8 @@ from qprompt.io.logs import show_logs
 FLAGS = {
     "--fp32": "compute everything in float32, whatever PREC says",
     "--fast": "skip needless text encoding, if logits and gradients of one batch stay the same",
+    "--math-attention": "compute attention by operations that can be differentiated twice",
+    "--clip": "read CLIP's weights from a file: --clip FILE",
 }
 
 
@@ -34,6 +38,7 @@ def launch(argv: list[str]) -> int | None:
     Raises:
         UserError: there is no such option or script, or it failed in a way that often is a mistake on the command line.
     """
+    argv, clip = _take_clip(argv)
     flags = {word for word in argv if word in FLAGS}
     argv = [word for word in argv if word not in FLAGS]
     script = argv[0] if argv else ""
@@ -45,10 +50,15 @@ def launch(argv: list[str]) -> int | None:
         raise UserError(f"there is no script {script!r} in {os.getcwd()}.{hint}")
 
     show_logs()
+    folder = os.path.dirname(os.path.abspath(script))
+    bits_of = names.requested_trainer(argv)
+    argv, wanted, renamed = names.as_plain(argv, folder)
     sys.argv = argv
-    sys.path[0] = os.path.dirname(os.path.abspath(script))  # as Python does: the checkout's own `clip` comes first
-    notes = _prepare_process("--fp32" in flags)
-    _extend_dassl(argv, "--fast" in flags)
+    sys.path[0] = folder  # as Python does: the checkout's own `clip` comes first
+    notes = _prepare_process("--fp32" in flags) + renamed
+    if "--math-attention" in flags:
+        compat.use_math_attention()
+    _extend_dassl(bits_of, Requests(wanted, clip, "--fast" in flags))
     for note in notes:
         print(note)
     ending.report_before_exit()
@@ -59,7 +69,11 @@ def launch(argv: list[str]) -> int | None:
     except (Exception, SystemExit) as error:
         if (ours := ending.swallowed()) is not None:  # the script made another exception of it
             raise ours from None
-        advice = _advice(error, script) if isinstance(error, (RuntimeError, FileNotFoundError)) else None
+        advice = (
+            _advice(error, script)
+            if isinstance(error, (RuntimeError, FileNotFoundError, urllib.error.URLError))
+            else None
+        )
         if advice is None:
             raise
         traceback.print_exc()
@@ -70,6 +84,35 @@ def launch(argv: list[str]) -> int | None:
     if (ours := ending.swallowed()) is not None:  # the script caught it and went on
         raise ours
     return None
+
+
+@dataclass(frozen=True)
+class Requests:
+    """What the launcher was asked for.
+
+    Attributes:
+        trainer: QX, where the script reads X; "" where it reads the name that was typed.
+        clip: file with CLIP's weights, or "".
+        fast: whether --fast was given.
+    """
+
+    trainer: str = ""
+    clip: str = ""
+    fast: bool = False
+
+
+def _take_clip(argv: list[str]) -> tuple[list[str], str]:
+    """Return the arguments without ``--clip FILE``, and FILE or ""."""
+    words, file = [], ""
+    given = iter(argv)
+    for word in given:
+        if word == "--clip" or word.startswith("--clip="):
+            file = word.partition("=")[2] if "=" in word else next(given, "")
+            if not file or file.startswith("--") or file.endswith(".py"):
+                raise UserError(f"--clip expects a file with CLIP's weights, got {file or 'nothing'}.")
+        else:
+            words.append(word)
+    return words, file
 
 
 def _prepare_process(fp32: bool) -> list[str]:
@@ -96,9 +139,16 @@ def _prepare_process(fp32: bool) -> list[str]:
     return notes
 
 
-def _advice(error: Exception, script: str) -> str | None:
+def _advice(error: BaseException, script: str) -> str | None:
     """Return what to type after an error of the script that often is a mistake on the command line."""
     text = str(error)
+    if isinstance(error, urllib.error.URLError):
+        return (
+            f"a download failed ({error.reason}). If it was CLIP, name a file with its weights: "
+            f"python -m qprompt --clip FILE {script} ..."
+        )
+    if "derivative for aten::_scaled_dot_product" in text:
+        return f"this trainer differentiates attention twice: python -m qprompt --math-attention {script} ..."
     if isinstance(error, FileNotFoundError):
         problem = f"{error.filename} does not exist" if error.filename else text
         return (
@@ -116,7 +166,7 @@ def _advice(error: Exception, script: str) -> str | None:
 # --- what scripts import from dassl
 
 
-def _extend_dassl(argv: list[str], fast: bool) -> None:
+def _extend_dassl(bits_of: str, requests: Requests) -> None:
     """Add ``TRAINER.QUANT`` to the default config, ``QX`` to the registry, and checks before a trainer is built."""
     import dassl.config
     import dassl.engine
@@ -125,7 +175,9 @@ def _extend_dassl(argv: list[str], fast: bool) -> None:
     from qprompt.training.defaults import add_quant_cfg
 
     # In the default itself, from which scripts derive their config in different ways.
-    add_quant_cfg(_C, _requested_trainer(argv))
+    add_quant_cfg(_C, bits_of)
+    if "PATH" not in _C.MODEL.BACKBONE:
+        _C.MODEL.BACKBONE.PATH = ""
     config_keys.check_merges()
     if hasattr(dassl.config, "clean_cfg"):  # not in Dassl 0.5
         dassl.config.clean_cfg = config_keys.keeping_quant(dassl.config.clean_cfg)
@@ -133,25 +185,20 @@ def _extend_dassl(argv: list[str], fast: bool) -> None:
         dassl.engine.TrainerBase.prograd_backward_and_update = compat.prograd_step  # type: ignore[attr-defined]  # new
     registry = dassl.engine.TRAINER_REGISTRY
     offer_quantized(registry)
-    dassl.engine.build_trainer = _with_checks(dassl.engine.build_trainer, registry, fast)
+    dassl.engine.build_trainer = _with_checks(dassl.engine.build_trainer, registry, requests)
 
 
-def _requested_trainer(argv: list[str]) -> str:
-    """Return the trainer that the arguments name, or ""."""
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
-        if word in ("--trainer", "TRAINER.NAME"):
-            return following
-        if word.startswith("--trainer="):
-            return word.partition("=")[2]
-    return ""
-
-
-def _with_checks(build: Callable[[Any], Any], registry: Any, fast: bool = False) -> Callable[[Any], Any]:
-    """Wrap `build_trainer`: check the trainer's name, respect USE_CUDA, apply --fast."""
+def _with_checks(build: Callable[[Any], Any], registry: Any, requests: Requests = Requests()) -> Callable[[Any], Any]:  # noqa: B008
+    """Wrap `build_trainer`: check the trainer's name, respect USE_CUDA, give it a local CLIP, apply --fast."""
 
     @ending.remembered
     def build_trainer(cfg: Any) -> Any:
         name, known = cfg.TRAINER.NAME, registry.registered_names()
+        if requests.trainer and name == requests.trainer[1:]:
+            cfg = cfg.clone()
+            cfg.defrost()
+            cfg.TRAINER.NAME = name = requests.trainer
+            cfg.freeze()
         if name not in known:
             given = (
                 f"no trainer {name!r} is registered here.{did_you_mean(name, known)}" if name else "no trainer given."
@@ -159,8 +206,14 @@ def _with_checks(build: Callable[[Any], Any], registry: Any, fast: bool = False)
             raise UserError(f"{given} --trainer expects one of: {', '.join(known)}")
         if not cfg.USE_CUDA:
             compat.stay_on_cpu()
+        clip = requests.clip or cfg.MODEL.BACKBONE.get("PATH", "")
+        if clip:
+            print(local_clip.use_local_clip(clip))
+        if compat.differentiates_twice(registry.get(name)):
+            print("this trainer differentiates twice: attention is computed by operations that allow it")
+            compat.use_math_attention()
         trainer = build(cfg)
-        if fast:
+        if requests.fast:
             from qprompt.dropin.fast_text import speed_up
 
             print(speed_up(trainer))

@@ -28,6 +28,15 @@ class SimpleNet(nn.Module):
     def __init__(self, cfg, model_cfg, num_classes, **kwargs):
         raise ImportError(advice(f"SimpleNet with the backbone {model_cfg.BACKBONE.NAME or '(none named)'}"))
 
+    @property
+    def fdim(self):
+        """The width of the features."""
+        return self._fdim
+
+    def forward(self, x, return_feature=False):
+        """Return the logits of images, or of images and features."""
+        raise NotImplementedError
+
 
 class SimpleTrainer(TrainerBase):
     """A trainer with data, model, evaluator and checkpoints according to the config.

@@ -2,6 +2,23 @@
 
 import itertools
 
+from .._left_out import advice
+
+# Trainers import these from here, as from Dassl's module.
+from ..data import DataManager  # noqa: F401
+from ..evaluation import build_evaluator  # noqa: F401
+from ..optim import build_lr_scheduler, build_optimizer  # noqa: F401
+from ..utils import (  # noqa: F401
+    AverageMeter,
+    MetricMeter,
+    count_num_param,
+    load_checkpoint,
+    load_pretrained_weights,
+    mkdir_if_missing,
+    resume_from_checkpoint,
+    save_checkpoint,
+    tolist_if_not,
+)
 from .simple_trainer import SimpleNet, SimpleTrainer
 from .trainer_base import TrainerBase
 
@@ -53,3 +70,13 @@ def _endless(loader):
             yield from loader
 
     return batches()
+
+
+def __getattr__(name):
+    if name == "SummaryWriter":  # takes a second to import
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter
+    if name in ("build_backbone", "build_head"):
+        raise ImportError(advice(f"dassl.modeling.{name}"))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,6 +5,8 @@ import warnings
 import torch
 from torch import nn
 
+from .radam import RAdam  # noqa: F401 (Dassl has the name here)
+
 
 def _adam(kind, **fixed):
     return lambda params, cfg: kind(

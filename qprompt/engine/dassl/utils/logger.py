@@ -5,6 +5,8 @@ import sys
 import time
 from typing import TextIO
 
+from .tools import mkdir_if_missing  # noqa: F401 (Dassl has the name here)
+
 __all__ = ["Logger", "setup_logger"]
 
 

@@ -3,8 +3,10 @@
 from torch import nn
 
 from .checkpoints import load_checkpoint, load_pretrained_weights, resume_from_checkpoint, save_checkpoint
+from .tools import mkdir_if_missing  # noqa: F401 (Dassl has the name here)
 
 __all__ = [
+    "adjust_learning_rate",
     "count_num_param",
     "init_network_weights",
     "load_checkpoint",
@@ -13,7 +15,24 @@ __all__ = [
     "open_specified_layers",
     "resume_from_checkpoint",
     "save_checkpoint",
+    "set_bn_to_eval",
 ]
+
+
+def adjust_learning_rate(
+    optimizer, base_lr, epoch, stepsize=20, gamma=0.1, linear_decay=False, final_lr=0, max_epoch=100
+):
+    """Set the rate of all groups: by `gamma` every `stepsize` epochs, or linearly from `base_lr` to `final_lr`."""
+    share = epoch / max_epoch
+    lr = share * final_lr + (1 - share) * base_lr if linear_decay else base_lr * gamma ** (epoch // stepsize)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def set_bn_to_eval(m):
+    """Put `m` into evaluation mode if it is a batch norm; for ``model.apply(set_bn_to_eval)``."""
+    if "BatchNorm" in type(m).__name__:
+        m.eval()
 
 
 def open_all_layers(model):

@@ -8,7 +8,7 @@ from collections import defaultdict
 
 from qprompt.errors import UserError
 
-from ...utils import download_url, mkdir_if_missing
+from ...utils import check_isfile, download_url, mkdir_if_missing  # noqa: F401 (Dassl has the first name here)
 from ...utils.tools import BadFile
 
 

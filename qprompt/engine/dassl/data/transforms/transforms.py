@@ -137,6 +137,16 @@ def build_transform(cfg, is_train=True, choices=None):
     return T.Compose(transforms)
 
 
+def _build_transform_train(cfg, choices, target_size, normalize):
+    """Return the training transform of ``cfg.INPUT``; `target_size` and `normalize` are the lines that Dassl prints."""
+    return build_transform(cfg, True, choices)
+
+
+def _build_transform_test(cfg, choices, target_size, normalize):
+    """Return the test transform of ``cfg.INPUT``; `target_size` and `normalize` are the lines that Dassl prints."""
+    return build_transform(cfg, False, choices)
+
+
 def _train_steps(cfg, choices):
     """Yield the line to print and the transform of each step."""
     size = cfg.SIZE
@@ -207,3 +217,9 @@ def _test_steps(cfg, choices):
 def _normalize(cfg):
     mean, std = cfg.PIXEL_MEAN, cfg.PIXEL_STD
     return f"normalization (mean={mean}, std={std})", T.Normalize(mean=mean, std=std)
+
+
+def __getattr__(name):
+    if not name.startswith("_") and hasattr(T, name):  # trainers import torchvision's transforms from here too
+        return getattr(T, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
