@@ -9,7 +9,7 @@ from setuptools.command.sdist import sdist
 
 HERE = Path(__file__).parent
 # Folders of files that are not modules: setuptools warns about those that are not listed.
-DATA = ["qprompt.assets", "qprompt.report.templates"]
+DATA = ["qprompt.assets", "qprompt.export.web", "qprompt.report.templates"]
 # What the commands need of the checkout: copied into the package of a wheel (qprompt/runs/project.py finds it).
 PROJECT = ["train.py", "trainers", "datasets", "configs"]
 DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"]

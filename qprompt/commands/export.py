@@ -1,8 +1,13 @@
-"""Export a learned prompt: a classifier as ONNX, its text features, or QMaPLe's prompts without projections.
+"""Export a learned prompt: as an ONNX model, a web page, text features, or QMaPLe's prompts without projections.
 
---onnx writes a model that maps images (B, 3, H, W), preprocessed as for CLIP, to probabilities (B, C). It contains the
-image encoder with its prompts, and the text features of the classes as constants. Before it is written, it is run with
-onnxruntime and compared with PyTorch.
+--onnx writes a model that maps images (B, 3, H, W), preprocessed, to probabilities (B, C). It contains the image
+encoder with its prompts, and the text features of the classes as constants. Its metadata holds the class names and the
+preprocessing. Before it is written, it is run with onnxruntime and compared with PyTorch, on the pictures of --check or
+on generated ones. The weights of a model of more than 2 GB are in a second file, OUT.data.
+
+--web writes a folder with a page that classifies pictures in the browser. It works from a disk and from any web
+server, and loads nothing from elsewhere. It contains onnxruntime-web from its npm package, which npm fetches or
+--runtime names.
 
 --features writes an npz file with text_features (C, E) of unit length, logit_scale and classes.
 
@@ -11,15 +16,18 @@ them from the text prompts. With --bits 32, the default, its logits are the same
 of IVLP, so 'qprompt unpack --as ivlp' makes a checkpoint of it. It cannot be trained further as MaPLe.
 
 Examples:
-  qprompt export pets.qprompt --classes "cat,dog,rabbit" --onnx pets.onnx
+  qprompt export pets.qprompt --onnx pets.onnx --check pictures/
+  qprompt export pets.qprompt --web pets_page
+  qprompt export pets.qprompt --classes "cat,dog,rabbit" --features pets.npz
   qprompt export maple.qprompt --projected small.qprompt
 """
 
 import argparse
+import importlib.util
 from pathlib import Path
 from typing import Any
 
-from qprompt.commands.predict import add_model_arguments
+from qprompt.commands.predict import add_model_arguments, check_model_arguments, classifier_of
 from qprompt.errors import UserError
 
 
@@ -28,6 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("file", help="prompt file")
     add("--onnx", metavar="OUT", help="file for the classifier (needs onnx, onnxscript and onnxruntime)")
+    add("--web", metavar="DIR", help="new folder for a web page that classifies pictures (needs the same packages)")
+    add("--runtime", metavar="PATH", default="", help="onnxruntime-web for --web: the file of 'npm pack', or a folder")
+    add("--title", help="title of the page (default: the name of the prompt file)")
+    add(
+        "--check",
+        nargs="+",
+        metavar="IMAGE|FOLDER",
+        help="compare the ONNX model with PyTorch on these pictures (default: generated ones)",
+    )
     add("--features", metavar="OUT", help="npz file for the text features")
     add("--projected", metavar="OUT", help="prompt file for QMaPLe's projected prompts")
     add(
@@ -41,34 +58,78 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the requested files."""
+    if not (args.onnx or args.web or args.features or args.projected):
+        raise UserError("nothing to write: type --onnx OUT.onnx, --web DIR, --features OUT.npz or --projected OUT.")
+    from qprompt.data.picture_paths import picture_paths
+
+    for option, wanted in (("--onnx", args.onnx), ("--web", args.web)):
+        if wanted:
+            _check_packages(option)
+    check_model_arguments(args)
+    pictures = picture_paths(args.check) if args.check else None
     if args.projected:
         write_projected(args.file, args.projected, args.bits)
-    if not (args.onnx or args.features):
-        if not args.projected:
-            raise UserError("nothing to write: type --onnx OUT.onnx, --features OUT.npz or --projected OUT.qprompt.")
+    if not (args.onnx or args.web or args.features):
         return
-    if args.onnx:
-        import_onnx()
+    runtime: Any = None
+    if args.web:
+        from qprompt.export.web_runtime import check_folder, find_runtime
+
+        check_folder(args.web)
+        runtime = find_runtime(args.runtime)
+    classifier = classifier_of(args).to("cpu")
+    try:
+        if args.features:
+            write_features(classifier, args.features)
+        if args.onnx:
+            from qprompt.export.onnx_model import write_onnx
+
+            agreement = write_onnx(classifier, args.onnx, pictures)
+            print(f"{args.onnx}: {_agrees(agreement, pictures)}")
+        if args.web:
+            from qprompt.export.web_page import write_page
+
+            agreement = write_page(classifier, args.web, _title(args), runtime, pictures)
+            print(f"{args.web}: open {Path(args.web) / 'index.html'} in a browser; {_agrees(agreement, pictures)}")
+    except UserError as error:
+        raise UserError(f"{args.file}: {error}") from None
+
+
+def _check_packages(option: str) -> None:
+    """Raise UserError if a package that exports or runs ONNX is not installed."""
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"{option} needs {name}, which is not installed: pip install onnx onnxruntime onnxscript")
+
+
+def _title(args: argparse.Namespace) -> str:
+    stem = Path(args.file).stem
+    return args.title or ("Picture classifier" if stem == "prompt" else stem.replace("_", " "))
+
+
+def _agrees(agreement: Any, pictures: Any) -> str:
+    what = "generated pictures" if pictures is None else "pictures"
+    return (
+        f"onnxruntime agrees with PyTorch within {agreement.difference:.1e} in probability "
+        f"({agreement.pictures} {what})"
+    )
+
+
+def write_features(classifier: Any, path: str) -> None:
+    """Write the text features of the classes, unless they depend on the image."""
     import numpy as np
 
+    from qprompt.export.onnx_model import check_exportable
     from qprompt.io.files import atomic_open
-    from qprompt.prompt_files.classifier import load_classifier
-    from qprompt.prompted_clip import ConditionalCLIP
 
-    classifier = load_classifier(args.file, args.classes, args.backbone, args.backbone_path, args.other_backbone)
+    check_exportable(classifier)
     model, names = classifier.model, classifier.classnames
-    if isinstance(model, ConditionalCLIP):
-        raise UserError(f"{args.file}: CoCoOp's text features depend on the image, so they cannot be exported.")
-    if args.features:
-        features = model.encode_classes(model.prompts()).detach().numpy()
-        with atomic_open(args.features) as file:
-            np.savez(file, text_features=features, logit_scale=np.float32(model.logit_scale), classes=np.array(names))
-        print(f"{args.features}: text features of {len(names)} classes, {features.shape[1]} wide")
-        if model.prompts().image is not None:
-            print("These prompts also change the image features: features of plain CLIP do not fit. Use --onnx.")
-    if args.onnx:
-        error = write_onnx(model, names, Path(args.onnx))
-        print(f"{args.onnx}: onnxruntime agrees with PyTorch within {error:.1e} in probability")
+    features = model.encode_classes(model.prompts()).detach().numpy()
+    with atomic_open(path) as file:
+        np.savez(file, text_features=features, logit_scale=np.float32(model.logit_scale), classes=np.array(names))
+    print(f"{path}: text features of {len(names)} classes, {features.shape[1]} wide")
+    if model.prompts().image is not None:
+        print("These prompts also change the image features: features of plain CLIP do not fit. Use --onnx.")
 
 
 def write_projected(source: str, path: str, bits: int) -> None:
@@ -86,78 +147,3 @@ def write_projected(source: str, path: str, bits: int) -> None:
     write_prompt_file(path, tensors, {**about, "method": "QIVLP", "projected_from": about.get("method")})
     size = inspect(path)["file_bytes"]
     print(f"{path}: {size:,} bytes, {file.file_bytes / size:.1f} times smaller than {source}")
-
-
-def import_onnx() -> tuple[Any, Any]:
-    """Return the modules onnx and onnxruntime.
-
-    Raises:
-        UserError: one of them, or onnxscript, which torch exports with, is not installed.
-    """
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript  # noqa: F401
-    except ImportError as missing:
-        raise UserError(
-            f"--onnx needs {missing.name}, which is not installed: pip install onnx onnxruntime onnxscript"
-        ) from None
-    return onnx, onnxruntime
-
-
-def write_onnx(model: Any, names: list[str], path: Path) -> float:
-    """Export a classifier and compare it with PyTorch before it is written.
-
-    Returns:
-        The largest difference in probability.
-
-    Raises:
-        UserError: it is too large.
-    """
-    import torch
-
-    from qprompt.io.files import atomic_open
-    from qprompt.prompted_clip import normalize
-
-    onnx, onnxruntime = import_onnx()
-
-    class Classifier(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-            self.clip_model = model.clip_model
-            self.register_buffer("text_features", model.encode_classes(model.prompts()).detach())
-
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
-            features = normalize(self.model.image_features(image, self.model.prompts()))
-            return (self.model.logit_scale * features @ self.text_features.T).softmax(-1)
-
-    classifier = Classifier().eval()
-    size = model.clip_model.visual.input_resolution
-    image = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    batch = torch.export.Dim("batch", min=1)
-    program: Any = torch.onnx.export(
-        classifier,
-        (image,),
-        input_names=["image"],
-        output_names=["probabilities"],
-        dynamic_shapes={"image": {0: batch}},
-        dynamo=True,
-        verbose=False,
-    )
-    proto = program.model_proto
-    proto.metadata_props.append(onnx.StringStringEntryProto(key="classes", value="\n".join(names)))
-    data = proto.SerializeToString()
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    difference = 0.0
-    for images in (image, torch.cat([image.flip(0), image[:1]])):
-        (got,) = session.run(["probabilities"], {"image": images.numpy()})
-        with torch.no_grad():
-            difference = max(difference, float((torch.from_numpy(got) - classifier(images)).abs().max()))
-    if not difference < 1e-3:
-        raise UserError(
-            f"the exported model differs from PyTorch by {difference:.1e} in probability: {path} is not written."
-        )
-    with atomic_open(path) as file:
-        file.write(data)
-    return difference

@@ -66,6 +66,16 @@ class Classifier:
         """Where pictures are encoded."""
         return self.clip_model.token_embedding.weight.device
 
+    @property
+    def accuracy(self) -> float | None:
+        """Test accuracy in percent, if the file says it of these classes."""
+        same = self.about.get("classnames") == self.classnames
+        return self.about.get("metrics", {}).get("accuracy") if same else None
+
+    def batches(self, pictures: Any, batch_size: int = BATCH) -> Iterator[Tensor]:
+        """Yield the pictures, preprocessed: tensors (B, 3, H, W) with B up to `batch_size`."""
+        return batches(pictures, self.preprocess, batch_size)
+
     def predict(self, pictures: Any, top: int = 5, batch_size: int = BATCH) -> list[Prediction]:
         """Return the most probable classes of each picture.
 
@@ -113,7 +123,7 @@ class Classifier:
     @torch.no_grad()
     def image_features(self, pictures: Any, batch_size: int = BATCH) -> Tensor:
         """Return image features (B, E) of unit length, fp32. Cosine similarities to them decide the class."""
-        parts = batches(pictures, self.preprocess, batch_size)
+        parts = self.batches(pictures, batch_size)
         found = [normalize(self.model.image_features(part.to(self.device))) for part in parts]
         return torch.cat(found) if found else torch.zeros(0, self.clip_model.visual.output_dim, device=self.device)
 
@@ -143,9 +153,7 @@ class Classifier:
     def __repr__(self) -> str:
         names = ", ".join(self.classnames[:5]) + (", ..." if len(self.classnames) > 5 else "")
         method, backbone = self.about.get("method", "prompt"), self.about.get("backbone") or "CLIP"
-        accuracy = self.about.get("metrics", {}).get("accuracy")
-        accuracy = None if self.about.get("classnames") != self.classnames else accuracy
-        tested = "" if accuracy is None else f", test accuracy {accuracy:.1f}%"
+        tested = "" if self.accuracy is None else f", test accuracy {self.accuracy:.1f}%"
         return (
             f"Classifier({method} on {backbone}, {len(self.classnames)} classes: {names}; "
             f"{self.payload_bytes:,} bytes{tested}; {self.device})"
@@ -153,7 +161,7 @@ class Classifier:
 
     @torch.no_grad()
     def _logits(self, pictures: Any, batch_size: int) -> Iterator[Tensor]:
-        for part in batches(pictures, self.preprocess, batch_size):
+        for part in self.batches(pictures, batch_size):
             yield self.model(part.to(self.device))
 
     def _number(self, label: Any) -> int:
