@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # trainers/ and datasets/ lie beside the package, not in it
 
 from qprompt.backbones import load_clip  # noqa: E402
-from qprompt.backbones.random_weights import TEST_SHAPE, random_state_dict  # noqa: E402
+from qprompt.backbones.random_weights import TEST_SHAPE, random_state_dict, write_clip  # noqa: E402
 from qprompt.engine import activate  # noqa: E402
 from qprompt.io.logs import LOGGER  # noqa: E402
 from qprompt.prompted_clip import onednn_linear  # noqa: E402
@@ -65,9 +65,7 @@ def clip_weights() -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="session")
 def clip_file(clip_weights, tmp_path_factory) -> Path:
     """The same weights as a file for MODEL.BACKBONE.PATH."""
-    path = tmp_path_factory.mktemp("clip") / "tiny_random.pt"
-    torch.save(clip_weights, path)
-    return path
+    return write_clip(tmp_path_factory.mktemp("clip") / "tiny_random.pt", clip_weights, TEST_SHAPE)
 
 
 @pytest.fixture(scope="session")

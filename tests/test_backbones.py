@@ -1,5 +1,6 @@
 """Backbones by name and from files, and errors for invalid files."""
 
+import json
 import subprocess
 import sys
 import warnings
@@ -8,9 +9,25 @@ import pytest
 import torch
 
 from qprompt.backbones import available_backbones, backbone_hash, import_clip, load_clip
-from qprompt.backbones.random_weights import SHAPES, ClipShape, random_state_dict
-from qprompt.backbones.weights import openai_file, read_weights, sha256
+from qprompt.backbones.files import read_clip
+from qprompt.backbones.random_weights import (
+    SHAPES,
+    TEST_SHAPE,
+    ClipShape,
+    open_clip_config,
+    random_state_dict,
+    write_clip,
+)
+from qprompt.backbones.weights import openai_file, sha256
 from qprompt.errors import UserError
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Put the config of the tiny CLIP into tmp_path, beside the weights that a test writes."""
+    path = tmp_path / "open_clip_config.json"
+    path.write_text(json.dumps(open_clip_config(TEST_SHAPE)), encoding="utf-8")
+    return path
 
 
 def equal(a, b):
@@ -42,7 +59,7 @@ def test_sizes_come_from_the_weights(clip_model):
     assert all(p.dtype == torch.float32 and not p.requires_grad for p in clip_model.parameters())
 
 
-def test_fp32_weights_are_not_rounded(clip_weights, tmp_path):
+def test_fp32_weights_are_not_rounded(clip_weights, tmp_path, config):
     weights = {name: value.clone() for name, value in clip_weights.items()}
     weights["text_projection"] += 1e-7
     torch.save(weights, tmp_path / "w.pt")
@@ -50,15 +67,15 @@ def test_fp32_weights_are_not_rounded(clip_weights, tmp_path):
 
 
 @pytest.mark.parametrize("wrapper", ["state_dict", "model", "module."])
-def test_wrapped_state_dicts(clip_weights, tmp_path, wrapper):
+def test_wrapped_state_dicts(clip_weights, tmp_path, config, wrapper):
     if wrapper == "module.":
         torch.save({f"module.{name}": value for name, value in clip_weights.items()}, tmp_path / "w.pt")
     else:
         torch.save({"epoch": 3, wrapper: clip_weights}, tmp_path / "w.pt")
-    assert equal(read_weights(tmp_path / "w.pt"), clip_weights)
+    assert equal(read_clip(tmp_path / "w.pt")[0], clip_weights)
 
 
-def test_safetensors(clip_weights, tmp_path):
+def test_safetensors(clip_weights, tmp_path, config):
     from safetensors.torch import save_file
 
     save_file(clip_weights, tmp_path / "w.safetensors")
@@ -85,7 +102,7 @@ class WithSizes(torch.nn.Module):
         return self.visual(image)
 
 
-def test_torchscript_archive_in_openais_format(clip_file, clip_weights, tmp_path):
+def test_torchscript_archive_in_openais_format(clip_file, clip_weights, tmp_path, config):
     clip = import_clip()
     model = load_clip("any", clip_file)
     clip.model.convert_weights(model)
@@ -114,7 +131,7 @@ def test_missing_truncated_and_garbage_files(clip_file, tmp_path):
             load_clip("any", tmp_path / name)
 
 
-def test_files_with_other_content(clip_weights, tmp_path):
+def test_files_with_other_content(clip_weights, tmp_path, config):
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(UserError, match="contains list"):
         load_clip("any", tmp_path / "list.pt")
@@ -166,7 +183,7 @@ def test_openai_file_is_verified_and_downloaded(tmp_path, monkeypatch, clip_file
     assert [p.name for p in (tmp_path / "cache").iterdir() if p.suffix != ".lock"] == ["ViT.pt"]
 
 
-def test_hash_depends_only_on_the_weights(clip_model, clip_weights, tmp_path):
+def test_hash_depends_only_on_the_weights(clip_model, clip_weights, tmp_path, config):
     weights = dict(clip_weights)
     torch.save(dict(reversed(weights.items())), tmp_path / "same.pt")
     assert backbone_hash(load_clip("any", tmp_path / "same.pt")) == backbone_hash(clip_model)
@@ -177,8 +194,7 @@ def test_hash_depends_only_on_the_weights(clip_model, clip_weights, tmp_path):
 
 def test_resnet_sizes(tmp_path):
     shape = ClipShape(32, 64, (1, 1, 1, 1), 16, None, 64, 1, 2, context_length=20, vocab_size=49408)
-    torch.save(random_state_dict(shape), tmp_path / "rn.pt")
-    model = load_clip("RN50", tmp_path / "rn.pt")
+    model = load_clip("RN50", write_clip(tmp_path / "rn.pt", random_state_dict(shape), shape))
     assert model.visual.input_resolution == 64 and model.context_length == 20
     with torch.no_grad():
         assert model.encode_image(torch.zeros(2, 3, 64, 64)).shape == (2, 32)

@@ -9,7 +9,7 @@ from toy import CLASSES, toy_trainer
 
 import trainers.cocoop
 import trainers.coop  # noqa: F401
-from qprompt.backbones.random_weights import TEST_SHAPE, random_state_dict
+from qprompt.backbones.random_weights import TEST_SHAPE, random_state_dict, write_clip
 from qprompt.errors import UserError
 
 CONTEXT = ("TRAINER.COOP.N_CTX", 4)
@@ -236,7 +236,7 @@ def test_other_settings_than_the_checkpoints(trained, clip_file, tmp_path):
     with pytest.raises(UserError, match="type TRAINER.COOP.CLASS_TOKEN_POSITION end"):
         other.load_model(str(folder / "output"), epoch=3)
 
-    torch.save(random_state_dict(TEST_SHAPE, seed=1), tmp_path / "other.pt")
+    write_clip(tmp_path / "other.pt", random_state_dict(TEST_SHAPE, seed=1), TEST_SHAPE)
     with pytest.raises(UserError, match="other backbone weights"):
         fresh(folder, tmp_path / "other.pt").load_model(str(folder / "output"), epoch=3)
 

@@ -7,7 +7,7 @@ from toy import toy_trainer
 import trainers.ivlp
 import trainers.maple
 import trainers.vpt  # noqa: F401
-from qprompt.backbones.random_weights import ClipShape, random_state_dict
+from qprompt.backbones.random_weights import ClipShape, random_state_dict, write_clip
 from qprompt.errors import UserError
 
 DEPTH = ("TRAINER.MAPLE.PROMPT_DEPTH", 3)
@@ -106,7 +106,7 @@ def test_other_words_than_the_checkpoints(clip_file, tmp_path):
 
 def test_a_resnet_is_refused(tmp_path):
     shape = ClipShape(32, 32, (1, 1, 1, 1), 8, None, 64, 1, 2)
-    torch.save(random_state_dict(shape), tmp_path / "rn.pt")
+    write_clip(tmp_path / "rn.pt", random_state_dict(shape), shape)
     with pytest.raises(UserError, match="needs a ViT backbone"):
         toy_trainer(tmp_path, tmp_path / "rn.pt", "MaPLe", "TRAINER.MAPLE.PROMPT_DEPTH", 1)
 

@@ -19,7 +19,7 @@ class Variant:
     Attributes:
         image_heads, text_heads: Number of attention heads; 0: openai's, heads of width 64.
         image_gelu, text_gelu: Use the exact GELU instead of QuickGELU.
-        image_eps: Epsilon of the image branch's layer norms.
+        image_eps, text_eps: Epsilon of the layer norms.
         ln_pre: Whether a layer norm precedes the image branch's transformer.
     """
 
@@ -28,6 +28,7 @@ class Variant:
     image_gelu: bool = False
     text_gelu: bool = False
     image_eps: float = 1e-5
+    text_eps: float = 1e-5
     ln_pre: bool = True
 
     def apply_(self, model: ClipModel) -> None:
@@ -41,9 +42,10 @@ class Variant:
                     resblock.attn.num_heads, resblock.attn.head_dim = n_heads, resblock.attn.embed_dim // n_heads
                 if gelu:
                     resblock.mlp.gelu = nn.GELU()
-        for module in model.visual.modules():
+        in_image = set(model.visual.modules())
+        for module in model.modules():
             if isinstance(module, nn.LayerNorm):
-                module.eps = self.image_eps
+                module.eps = self.image_eps if module in in_image else self.text_eps
         if not self.ln_pre:
             model.visual.ln_pre = nn.Identity()
 

@@ -13,11 +13,10 @@ from qprompt.backbones.convert import (
     Variant,
     check_open_clip,
     check_same_features,
-    from_slip,
-    is_slip,
     load_open_clip,
 )
-from qprompt.backbones.weights import openai_file, openai_place, read_weights
+from qprompt.backbones.files import find_weights, read_clip
+from qprompt.backbones.weights import openai_file, openai_place
 from qprompt.errors import UserError, did_you_mean
 
 # Tensors from which the sizes of an openai CLIP are read.
@@ -45,7 +44,7 @@ def load_clip(name: str, path: str | os.PathLike[str] = "", device: str | torch.
 
     Args:
         name: "tiny", one of OpenAI's ("ViT-B/16", "RN50", ...), or "open_clip:MODEL/PRETRAINED".
-        path: File with weights to use instead (see `read_weights`); SLIP's are recognized by their names.
+        path: File or folder with weights to use instead (see `files.read_clip`).
         device: Device of the model.
 
     Raises:
@@ -57,34 +56,33 @@ def load_clip(name: str, path: str | os.PathLike[str] = "", device: str | torch.
         model = build_clip(state, origin, variant)
         check_same_features(original, model, origin)
         return model.to(device)
-    return build_clip(load_state_dict(name, path), origin).to(device)
+    state, variant = read_clip(path) if path else (load_state_dict(name), Variant())
+    return build_clip(state, origin, variant).to(device)
 
 
 def load_state_dict(name: str, path: str | os.PathLike[str] = "") -> dict[str, Tensor]:
     """Return the weights of a backbone under openai's names, as they are stored (fp16 or fp32)."""
     if path:
-        return read_weights(path)
+        return read_clip(path)[0]
     if name == "tiny":
         from qprompt.backbones.tiny import tiny_state_dict
 
         return tiny_state_dict()
     check_backbone(name)
-    return read_weights(openai_file(name, _openai_urls()[name]))
+    return read_clip(openai_file(name, _openai_urls()[name]))[0]
 
 
 def build_clip(state_dict: dict[str, Tensor], origin: str, variant: Variant = Variant()) -> ClipModel:  # noqa: B008
     """Build a CLIP model, in fp32, in eval mode, frozen.
 
     Args:
-        state_dict: Weights with openai's names or SLIP's.
+        state_dict: Weights with openai's names.
         origin: Where they come from, for error messages.
         variant: How the model differs from openai's.
 
     Raises:
         UserError: The weights are not those of a CLIP model.
     """
-    if is_slip(state_dict):
-        state_dict, variant = from_slip(state_dict)
     missing = [name for name in _NEEDED if name not in state_dict]
     if missing:
         raise UserError(f"{origin} is not a CLIP model: it has no {missing[0]!r} among its {len(state_dict)} tensors.")
@@ -115,8 +113,8 @@ def backbone_hash(model: ClipModel) -> str:
 
 def check_backbone(name: str, path: str | os.PathLike[str] = "") -> None:
     """Raise UserError for a name or a file that `load_clip` cannot load, without loading anything."""
-    if path and not os.path.isfile(os.path.expanduser(path)):
-        raise UserError(f"no file {path}. MODEL.BACKBONE.PATH expects CLIP weights (.pt, .pth, .safetensors).")
+    if path:
+        find_weights(path)
     if name.startswith(OPEN_CLIP):
         check_open_clip(name)
         return

@@ -2,6 +2,8 @@
 
 import contextlib
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from qprompt.backbones.clip_package import import_clip
 from qprompt.errors import UserError, did_you_mean
+from qprompt.io.files import write_json
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,24 @@ def random_state_dict(shape: str | ClipShape, seed: int = 0) -> dict[str, Tensor
     weights = {name: _draw(generator, name, tuple(value.shape)) for name, value in shapes.items()}
     weights["logit_scale"].fill_(4.6052)  # CLIP's: exp(4.6052) = 100
     return {name: value.half().float() if value.is_floating_point() else value for name, value in weights.items()}
+
+
+def open_clip_config(shape: ClipShape) -> dict[str, Any]:
+    """Return the content of open_clip_config.json for openai's CLIP of that shape: it names the heads and QuickGELU."""
+    vision = {"image_size": shape.image_resolution, "layers": shape.vision_layers, "width": shape.vision_width}
+    text = {"context_length": shape.context_length, "vocab_size": shape.vocab_size, "width": shape.transformer_width}
+    text |= {"heads": shape.transformer_heads, "layers": shape.transformer_layers}
+    if shape.vision_patch_size is not None:
+        vision["patch_size"] = shape.vision_patch_size
+    model = {"embed_dim": shape.embed_dim, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text}
+    return {"model_cfg": model}
+
+
+def write_clip(path: Path, state: dict[str, Tensor], shape: ClipShape) -> Path:
+    """Write weights and, into the same folder, the config that says what they do not. Return `path`."""
+    torch.save(state, path)
+    write_json(path.with_name("open_clip_config.json"), open_clip_config(shape))
+    return path
 
 
 def _draw(generator: np.random.PCG64, name: str, shape: tuple[int, ...]) -> Tensor:

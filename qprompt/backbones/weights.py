@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from qprompt.errors import UserError
@@ -22,31 +21,21 @@ CACHE = Path("~/.cache/clip")  # where OpenAI's package keeps its downloads
 MIRROR = "QPROMPT_CLIP_MIRROR"  # environment variable: URL of a server with <SHA-256>/<file>, instead of OpenAI's
 
 
-def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Read the tensors of a TorchScript archive, a state dict from ``torch.save``, or a safetensors file.
+def read_content(path: Path) -> Any:
+    """Return what a TorchScript archive, a file of ``torch.save`` or a safetensors file contains.
 
-    A state dict may be an entry "state_dict" or "model", and its names may begin with DataParallel's "module.". Code in
-    pickles is not executed (see `qprompt.io.torch_files`).
+    Code in pickles is not executed (see `qprompt.io.torch_files`).
 
     Raises:
-        UserError: The file is missing, truncated, or contains something else.
+        UserError: the file is truncated or of another kind.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise UserError(f"no file {path}. MODEL.BACKBONE.PATH expects CLIP weights (.pt, .pth, .safetensors).")
     try:
-        loaded = _read(path)
+        return _read(path)
     except (RuntimeError, ValueError, OSError, zipfile.BadZipFile, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"{path} can't be read as CLIP weights; it may be truncated ({path.stat().st_size:,} bytes): {reason}"
         ) from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
-            loaded = loaded[wrapper]
-    if not isinstance(loaded, dict) or not any(isinstance(value, Tensor) for value in loaded.values()):
-        raise UserError(f"{path} contains {type(loaded).__name__}; expected a state dict (name -> tensor).")
-    return {name.removeprefix("module."): value for name, value in loaded.items() if isinstance(value, Tensor)}
 
 
 def _read(path: Path) -> Any:
@@ -58,7 +47,7 @@ def _read(path: Path) -> Any:
             return load_file(path)
         except SafetensorError as error:
             raise ValueError(str(error)) from error
-    if _is_torchscript(path):
+    if is_torchscript(path):
         with warnings.catch_warnings():
             # torch warns that TorchScript is deprecated, but OpenAI's files have this format.
             warnings.simplefilter("ignore")
@@ -66,7 +55,7 @@ def _read(path: Path) -> Any:
     return read_torch_file(path, map_location="cpu")
 
 
-def _is_torchscript(path: Path) -> bool:
+def is_torchscript(path: Path) -> bool:
     """Return whether a file is a zip file with code of a model."""
     if not zipfile.is_zipfile(path):
         return False

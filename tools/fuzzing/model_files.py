@@ -11,7 +11,8 @@ from safetensors.torch import save as to_safetensors
 
 from fuzzing.formats import in_features, in_prompt_file, in_zip
 from fuzzing.target import Target
-from qprompt.backbones.weights import read_weights
+from qprompt.backbones.dialects import recognize
+from qprompt.backbones.weights import read_content
 from qprompt.errors import UserError
 from qprompt.prompt_files.format import read_prompt_file
 from qprompt.prompt_files.packing import save
@@ -26,7 +27,7 @@ def targets() -> dict[str, Target]:
         "prompt file": Target("p.qprompt", _prompt_files(), read_prompt_file, in_prompt_file),
         "checkpoint": Target("model.pth.tar-1", checkpoints[:3], _read_checkpoint, in_zip),
         "checkpoint, old format": Target("model.pth.tar-1", checkpoints[3:], _read_checkpoint),
-        "CLIP weights": Target("w.pt", checkpoints[:1], _read_weights, in_zip),
+        "CLIP weights": Target("w.pt", [_saved({"epoch": 3, "state_dict": _weights()})], _read_weights, in_zip),
         "CLIP weights, safetensors": Target("w.safetensors", [_safetensors()], _read_weights),
         "features": Target("k.features", [_features()], _read_features, in_features),
     }
@@ -82,11 +83,15 @@ def _read_checkpoint(path: Path) -> None:
 
 
 def _safetensors() -> bytes:
-    return to_safetensors({"a": torch.randn(3), "b.weight": torch.randn(2, 2).half()})
+    return to_safetensors(_weights())
+
+
+def _weights() -> dict[str, torch.Tensor]:
+    return {"module.token_embedding.weight": torch.randn(3), "module.visual.proj": torch.randn(2, 2).half()}
 
 
 def _read_weights(path: Path) -> None:
-    for tensor in read_weights(path).values():
+    for tensor in recognize(read_content(path), str(path)).state.values():
         tensor.double().sum()
 
 
