@@ -54,6 +54,14 @@ def test_file_holds_what_the_classifier_needs(trainer, file):
     assert about["logit_scale"] == 20
 
 
+def test_only_test_images_count_as_tested(trainer):
+    before = trainer.tested
+    trainer.test(split="val")
+    assert trainer.tested == before
+    trainer.test("test")
+    assert trainer.tested == before
+
+
 def test_predictions_equal_the_evaluation_of_the_run(trainer, clf, pictures):
     trainer.set_model_mode("eval")
     with torch.no_grad():

@@ -134,6 +134,9 @@ def test_mistakes_are_answered_first(file, tmp_path, capsys):
         ([str(file)], "nothing to write"),
         (["nowhere", "--onnx", "m"], "no prompt file 'nowhere'"),
         ([str(file), "--onnx", "m", "--check", "nowhere.png"], "nowhere.png does not exist"),
+        ([str(file), "--onnx", str(tmp_path)], "is a folder: name a file, such as"),
+        ([str(file), "--onnx", "m", "--check", str(tmp_path)], "has no images"),
+        ([str(file), "--onnx", "m", "--check", str(file)], "is not an image of a known format"),
         ([str(file), "--onnx", "m", "--classes", "names.txt"], "no file 'names.txt'"),
     ):
         assert main(["export", *arguments]) == 2

@@ -60,13 +60,18 @@ def run(args: argparse.Namespace) -> None:
     """Write the requested files."""
     if not (args.onnx or args.web or args.features or args.projected):
         raise UserError("nothing to write: type --onnx OUT.onnx, --web DIR, --features OUT.npz or --projected OUT.")
+    from qprompt.data.images import read_image
     from qprompt.data.picture_paths import picture_paths
 
     for option, wanted in (("--onnx", args.onnx), ("--web", args.web)):
         if wanted:
             _check_packages(option)
     check_model_arguments(args)
+    if args.onnx and Path(args.onnx).is_dir():
+        raise UserError(f"--onnx {args.onnx} is a folder: name a file, such as {Path(args.onnx) / 'model.onnx'}.")
     pictures = picture_paths(args.check) if args.check else None
+    for picture in pictures or ():
+        read_image(picture)  # a damaged one is an error, before the long work
     if args.projected:
         write_projected(args.file, args.projected, args.bits)
     if not (args.onnx or args.web or args.features):

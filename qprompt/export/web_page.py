@@ -63,7 +63,6 @@ def write_page(
         data = {"runtime": runtime.script, "wasm": runtime.wasm, "model": model.read_bytes()}
         files = {name: _write_parts(page, name, content) for name, content in data.items()}
         (page / "index.html").write_text(_html(classifier, title, files), encoding="utf-8")
-        page.chmod(0o777 & ~_umask())
         os.rename(page, folder)  # also onto an empty folder
     return agreement
 
@@ -114,9 +113,3 @@ def _about(classifier: Classifier) -> str:
     if classifier.accuracy is not None:
         parts.append(f"test accuracy {classifier.accuracy:.1f}%")
     return ", ".join(parts) + ". Runs on onnxruntime-web."
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -78,7 +78,7 @@ class QuantizedPrompts(_Trainer):
         half: names of the other trained tensors, which are stored and used in half precision.
         copies: moving averages of it that the trainer maintains.
         prompt_record: what metrics.json says of the stored prompt.
-        tested: the accuracy in percent of the last evaluation, and what it was measured on.
+        tested: the accuracy in percent on the test images, by the last evaluation, and their number.
         preprocessing: of test images; None if the transform is not one that a prompt file can describe.
         run: whether the prompt was trained and stored.
     """
@@ -258,7 +258,9 @@ class QuantizedPrompts(_Trainer):
         if self._in_forward and self._finished and not self.run.stored:
             self.write_prompt()
         result = super().test(*args, **options)
-        if isinstance(result, (int, float)) and 0 <= result <= 100:
+        split = (args[0] if args else options.get("split")) or self.cfg.TEST.SPLIT
+        on_test_images = split != "val" or self.val_loader is None
+        if on_test_images and isinstance(result, (int, float)) and 0 <= result <= 100:
             self.tested = {"accuracy": round(float(result), 4), "total": getattr(self.evaluator, "_total", None)}
         return result
 
