@@ -45,11 +45,13 @@ def _as_state_dict(path: str) -> str:
     import torch
 
     from qprompt.backbones import load_clip
+    from qprompt.io.random_state import random_state_kept
     from qprompt.backbones.convert import is_slip
     from qprompt.backbones.load import load_state_dict
 
     path = os.path.expanduser(path)
-    model = load_clip("", path)
+    with random_state_kept():  # a run with the file draws what a run without it draws
+        model = load_clip("", path)
     state = load_state_dict("", path)
     if is_slip(state):
         raise UserError(f"{path} holds SLIP's weights; the loader of this checkout expects OpenAI's names.")

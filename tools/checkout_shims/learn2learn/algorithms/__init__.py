@@ -1,0 +1,1 @@
+"""The part of learn2learn that ProMetaR imports."""

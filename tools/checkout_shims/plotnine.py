@@ -1,0 +1,1 @@
+"""DePT imports this package; nothing is drawn here."""
