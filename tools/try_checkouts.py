@@ -77,7 +77,7 @@ RECIPES = [
     Recipe("CoPrompt", "CoPrompt", "coprompt.yaml", ("TRAINER.COPROMPT.PROMPT_DEPTH", "2")),
     Recipe("ATPrompt", "CoOp_ATP", "CoOp/vit_b16.yaml", _prec("COOP")),
     Recipe("ATPrompt", "MaPLe_ATP", "MaPLe/vit_b16_c2_ep5_batch4_2ctx.yaml", ("TRAINER.MAPLE.PROMPT_DEPTH", "2")),
-    Recipe("MMRL", "MMRL", "MMRL/vit_b16.yaml", _prec("MMRL", "TRAINER.MMRL.REP_LAYERS", "[1,2]")),
+    Recipe("MMRL", "MMRL", "MMRL/vit_b16.yaml", _prec("MMRL", "TRAINER.MMRL.REP_LAYERS", "[1,2]", "TASK", "B2N")),
     Recipe(
         "ProMetaR",
         "ProMetaR",
@@ -143,11 +143,13 @@ class Runs:
             stderr=subprocess.STDOUT,
             timeout=1200,
         )
+        texts = [file.read_text(encoding="utf-8") for file in (self.work / output).glob("*.txt")]
+        log = "\n".join([done.stdout, *texts])  # some scripts print to their log file only
         if self.logs is not None:
             self.logs.mkdir(parents=True, exist_ok=True)
-            (self.logs / f"{recipe.checkout}-{trainer}-{output}.txt").write_text(done.stdout, encoding="utf-8")
+            (self.logs / f"{recipe.checkout}-{trainer}-{output}.txt").write_text(log, encoding="utf-8")
         good = done.returncode == 0 and logits.exists()
-        return done.stdout, torch.load(logits, weights_only=True) if good else None
+        return log, torch.load(logits, weights_only=True) if good else None
 
     def _a_config(self) -> str:
         folder = self.place / "configs" / "trainers"

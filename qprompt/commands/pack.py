@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("checkpoint", help="checkpoint file, or a folder with model.pth.tar-* (its last epoch)")
     add("--out", metavar="FILE", help="prompt file to write (default: prompt.qprompt next to the checkpoint)")
+    add("--overwrite", action="store_true", help="replace an existing prompt file")
     add("--bits", type=int, help="bits per weight: 1 to 8, or 16")
     add("--method", help="quantizer, which chooses the levels (default kmeans)")
     add("--backbone", help="name of the backbone to store, which 'qprompt predict' then loads")
@@ -32,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write the prompt file and print its size."""
     path = checkpoint_file(args.checkpoint)
+    out = Path(args.out) if args.out else path.parent / "prompt.qprompt"
+    if out.exists() and not args.overwrite:
+        raise UserError(f"{out} already exists: name another file with --out, or type --overwrite to replace it.")
 
     from qprompt.io.torch_files import read_checkpoint
     from qprompt.prompt_files.packing import inspect, pack
@@ -43,7 +47,6 @@ def run(args: argparse.Namespace) -> None:
     if args.bits is not None or args.method:
         bits = args.bits if args.bits is not None else find_prompts(state).method.bits
         config = QuantConfig(bits=bits, **({"method": args.method} if args.method else {}))
-    out = Path(args.out) if args.out else path.parent / "prompt.qprompt"
     about = {"classnames": args.classes, "backbone": args.backbone, "words": args.words}
     pack(state, out, config, **about, class_position=args.class_position)
     about = inspect(out)

@@ -45,9 +45,9 @@ def _as_state_dict(path: str) -> str:
     import torch
 
     from qprompt.backbones import load_clip
-    from qprompt.io.random_state import random_state_kept
     from qprompt.backbones.convert import is_slip
     from qprompt.backbones.load import load_state_dict
+    from qprompt.io.random_state import random_state_kept
 
     path = os.path.expanduser(path)
     with random_state_kept():  # a run with the file draws what a run without it draws

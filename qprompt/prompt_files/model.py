@@ -9,7 +9,7 @@ from qprompt.backbones import ClipModel
 from qprompt.errors import UserError
 from qprompt.prompt_files.format import PromptFile
 from qprompt.prompted_clip import PromptedCLIP, Prompts, prompt_layout
-from qprompt.prompts import Method, find_method
+from qprompt.prompts import Method, identify
 from qprompt.prompts.initial import check_prompts_fit, placeholder_words
 from qprompt.prompts.method import LEARNER
 
@@ -50,13 +50,12 @@ def _check_own_classes(prompts: Prompts, classnames: Sequence[str], file: Prompt
 def restore_learner(file: PromptFile) -> tuple[Method, nn.Module]:
     """Return the method of a prompt file and its learner with the stored tensors; UserError if none is known."""
     tensors = {name.removeprefix(LEARNER): stored.tensor() for name, stored in file.tensors.items()}
-    method = find_method(tensors)
-    if method is None:
-        raise UserError(f"it holds {', '.join(list(tensors)[:6])}, not the prompts of a known method")
+    method = identify(tensors, file.about.get("method", ""))
     try:
         return method, method.restore(tensors)
-    except UserError as error:
-        raise UserError(f"{error} (its prompts are those of {method.trainer})") from None
+    except (IndexError, RuntimeError, ValueError, UserError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{reason} (its prompts are those of {method.trainer})") from None
 
 
 def _prompts_of(method: Method, learner: nn.Module, clip_model: ClipModel) -> Prompts:

@@ -11,7 +11,7 @@ from qprompt import __version__
 from qprompt.errors import UserError
 from qprompt.prompt_files.class_names import class_names
 from qprompt.prompt_files.format import DTYPES, WHOLE, StoredTensor, read_prompt_file, write_prompt_file
-from qprompt.prompt_files.upstream import checkpoint_tensors, find_prompts
+from qprompt.prompt_files.upstream import checkpoint_tensors, find_prompts, original_checkpoints
 from qprompt.prompts import get_method
 from qprompt.quantization.api import check_finite, quantized_parameters
 from qprompt.quantization.config import QuantConfig
@@ -119,7 +119,22 @@ def unpack(path: str | os.PathLike[str], kind: str) -> dict[str, Tensor]:
     """
     get_method(kind)
     try:
-        return checkpoint_tensors(load(path), kind)
+        file = read_prompt_file(path)
+        tensors = {name: stored.tensor() for name, stored in file.tensors.items()}
+        return checkpoint_tensors(tensors, kind, file.about.get("method", ""))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def unpack_original(path: str | os.PathLike[str]) -> dict[str, dict[str, Tensor]]:
+    """Return folder -> state dict of the checkpoints of the third-party trainer that learned a prompt file.
+
+    Raises:
+        UserError: the file does not name them, since it was not written by a launched run.
+    """
+    file = read_prompt_file(path)
+    try:
+        return original_checkpoints({name: stored.tensor() for name, stored in file.tensors.items()}, file.about)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 

@@ -1,13 +1,14 @@
 """Learned prompts in checkpoints: upstream's and ours, plain or quantized."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from qprompt.errors import UserError
-from qprompt.prompts import Method, find_method, get_method, methods
-from qprompt.prompts.method import LEARNER
+from qprompt.prompts import Method, get_method, identify
+from qprompt.prompts.method import LEARNER, RECOMPUTED
 from qprompt.quantization.config import QuantConfig
 from qprompt.quantization.fake_quantize import FakeQuantize
 from qprompt.quantization.parameters import require_state_dict
@@ -37,34 +38,80 @@ def find_prompts(state: Mapping[str, Any]) -> PromptsFound:
         if key.endswith(".original") and "parametrizations." in key:
             name, prompt = _quantized_prompt(state, key)
             prompts[name] = prompt
-    method = find_method(prompts)
-    if method is None:
-        known = ", ".join(sorted(m.name for m in methods()))
-        some = ", ".join(list(state)[:6]) or "nothing"
-        raise UserError(f"no prompts of {known} are in it (no 'ctx', no 'VPT'); it has: {some}")
-    return PromptsFound(method, {name: prompts[name] for name in method.names(prompts)})
+    try:
+        method = identify([name for name in prompts if not _is_frozen(name)])
+    except UserError as error:
+        raise UserError(f"{error} It has: {', '.join(list(state)[:6]) or 'nothing'}.") from None
+    found = {name: prompts[name] for name in method.names(prompts)}
+    try:
+        method.restore({name: prompt.weight for name, prompt in found.items()})
+    except (IndexError, RuntimeError, ValueError, UserError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"its tensors have the names of {method.name}'s, but do not fit together: {reason}") from None
+    return PromptsFound(method, found)
 
 
-def checkpoint_tensors(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+# Tensors of CLIP and of class names, which checkpoints of whole models hold too.
+_OF_CLIP = re.compile(
+    r"(^|.*\.)(image_encoder|text_encoder|clip_model|visual|ZS_image_encoder|clip)\."
+    r"(visual\.)?(transformer\.)?(resblocks\.\d+\.(attn|ln_\d|mlp)\..+|layer\d\..+|attnpool\..+|(conv|bn|ln)\d\..+"
+    r"|ln_(pre|post|final)\..+|(token_embedding|downsample)\..+"
+    r"|class_embedding|positional_embedding|text_projection|proj|logit_scale)"
+)
+
+
+def _is_frozen(name: str) -> bool:
+    if "parametrizations." in name:  # the state of a quantized tensor, which is found under its own name
+        return True
+    return name == "logit_scale" or name.rpartition(".")[2] in RECOMPUTED or _OF_CLIP.fullmatch(name) is not None
+
+
+def checkpoint_tensors(tensors: Mapping[str, Tensor], name: str, called: str = "") -> dict[str, Tensor]:
     """Return tensors of a prompt file under the keys of upstream's checkpoint.
 
     Args:
         tensors: by name.
         name: of the method whose trainer is to load them, in lower case.
+        called: the trainer that the file names, or "".
 
     Raises:
         UserError: they are not this method's.
     """
     plain = {key.removeprefix(LEARNER): value for key, value in tensors.items()}
-    own, wanted = find_method(plain), get_method(name)
-    if own is None:
-        raise UserError(f"it holds {', '.join(list(plain)[:6])}, not the prompts of {wanted.trainer}.")
+    wanted = get_method(name)
+    own = identify(plain, called)
     if own is not wanted:
         hint = f"Use --as {own.key}"
         if (own.key, wanted.key) == ("maple", "ivlp"):
             hint = "'qprompt export --projected' makes independent prompts of them"
         raise UserError(f"it holds prompts of {own.trainer}, not those of {wanted.trainer}. {hint}.")
     return {wanted.checkpoint_key(key): plain[key] for key in wanted.names(plain)}
+
+
+def original_checkpoints(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """Return folder -> state dict, as the third-party trainer that learned the tensors writes and reads them.
+
+    Args:
+        tensors: by name.
+        about: the metadata of the prompt file, with ``checkpoint``: name -> [folder, key].
+
+    Raises:
+        UserError: the file does not say where each tensor belongs.
+    """
+    places = about.get("checkpoint")
+    found: dict[str, dict[str, Tensor]] = {}
+    if not isinstance(places, dict):
+        raise UserError("it does not say which checkpoint it comes from: name the trainer, e.g. --as coop")
+    for name, tensor in tensors.items():
+        place = places.get(name)
+        if not (isinstance(place, list) and len(place) == 2 and all(isinstance(part, str) for part in place)):
+            raise UserError(f"it does not say where {name} belongs in a checkpoint")
+        if not re.fullmatch(r"[\w.+-]+", place[0]) or place[0].startswith("."):
+            raise UserError(
+                f"it names {place[0]!r} as a folder, expected a name of letters, digits, '_', '.', '+' or '-'"
+            )
+        found.setdefault(place[0], {})[place[1]] = tensor
+    return found
 
 
 def _quantized_prompt(state: Mapping[str, Any], key: str) -> tuple[str, StoredPrompt]:

@@ -7,9 +7,9 @@ A module in this package that registers a `Method` is a method everywhere: as a 
 import pkgutil
 from importlib import import_module
 
-from qprompt.prompts.method import Method, find_method, get_method, methods, register, starting_bits
+from qprompt.prompts.method import Method, find_method, get_method, identify, methods, register, starting_bits
 
 for _module in pkgutil.iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["Method", "find_method", "get_method", "methods", "register", "starting_bits"]
+__all__ = ["Method", "find_method", "get_method", "identify", "methods", "register", "starting_bits"]

@@ -61,5 +61,7 @@ COOP = register(
         quantized=("ctx",),
         bits=1,
         signature=("ctx",),
+        same_tensors=("QKgCoOp", "QProGrad"),
+        unused=("meta_net.linear1.*",),  # in KgCoOp's
     )
 )

@@ -47,6 +47,7 @@ class Method:
         binding: settings that a checkpoint must share with the run that loads it.
         words: of the prompt file's default prompt, where trainers do not record them.
         same_tensors: third-party trainers that learn the same tensors.
+        unused: patterns of further tensors in their checkpoints, which they do not train.
         check: (settings) -> None; UserError for settings that contradict each other.
         prompts_images: (settings) -> whether image features depend on what is learned.
         class_specific: (settings) -> whether the learned tensors belong to particular classes.
@@ -69,6 +70,7 @@ class Method:
     binding: tuple[str, ...] = ()
     words: str = ""
     same_tensors: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
     check: Callable[[Any], None] = _any_settings
     prompts_images: Callable[[Any], bool] = _never
     class_specific: Callable[[Any], bool] = _never
@@ -158,6 +160,38 @@ def find_method(names: Iterable[str]) -> Method | None:
     names = list(names)
     fits = [m for m in methods() if all(any(fnmatchcase(name, p) for name in names) for p in m.signature)]
     return max(fits, key=lambda m: len(m.signature), default=None)
+
+
+def identify(names: Iterable[str], called: str = "") -> Method:
+    """Return the method whose prompts have exactly these names (without ``prompt_learner.``).
+
+    Args:
+        names: of all tensors.
+        called: the trainer that a file names, or "".
+
+    Raises:
+        UserError: no method is known, one tensor has no place in it, or the file names another trainer.
+    """
+    names = list(names)
+    method = find_method(names)
+    known = ", ".join(sorted(m.name for m in methods()))
+    if method is None:
+        raise UserError(f"no prompts of {known} are in it, but {', '.join(names[:6]) or 'nothing'}.")
+    used = set(method.names(names))
+    others = [n for n in names if n not in used and not any(fnmatchcase(n, p) for p in method.unused)]
+    if others:
+        more = f" and {len(others) - 4} more" if len(others) > 4 else ""
+        raise UserError(
+            f"it holds {', '.join(others[:4])}{more}, which {method.name} does not have: it belongs to another method "
+            f"than {known}. 'qprompt unpack FILE --output-dir DIR' gives a launched run's prompt to its own trainer."
+        )
+    plain = {name.removeprefix("Q") for name in (method.trainer, *method.same_tensors)}
+    if called and called.removeprefix("Q") not in plain:
+        raise UserError(
+            f"it holds prompts of {called}, which is not one of {known} or their kin ({', '.join(sorted(plain))}). "
+            "'qprompt unpack FILE --output-dir DIR' gives them to their own trainer."
+        )
+    return method
 
 
 def starting_bits(trainer: str) -> int:

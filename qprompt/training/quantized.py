@@ -339,12 +339,12 @@ class QuantizedPrompts(_Trainer):
         It is all that `load_classifier` needs besides CLIP. A trainer that knows more (backbone weights, the words
         around the context) returns it from `describe_prompts`.
         """
-        describe = getattr(super(), "describe_prompts", dict)
+        describe, method = getattr(super(), "describe_prompts", dict), getattr(self, "method", None)
         cfg = self.cfg
         if self.preprocessing is None and self._finished:
             log.warning("The prompt file does not describe the test transform. Predictions will use CLIP's own.")
         return {
-            "method": type(self).__name__,
+            "method": method.trainer if isinstance(method, Method) else type(self).__name__,
             "backbone": cfg.MODEL.BACKBONE.NAME,
             **describe(),
             "classnames": list(self.dm.dataset.classnames),
