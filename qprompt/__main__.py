@@ -16,7 +16,7 @@ from pathlib import Path
 from qprompt import __version__
 from qprompt.errors import UserError, did_you_mean
 from qprompt.io.files import disk_errors_named
-from qprompt.io.logs import show_logs
+from qprompt.io.logs import accept_any_name, show_logs
 
 COMMANDS = Path(__file__).parent / "commands"
 LAUNCHER = "qprompt.dropin.launcher"
@@ -58,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; return its exit code (2 for a mistake of the user)."""
     argv = sys.argv[1:] if argv is None else argv
     show_logs()
+    accept_any_name()
     names = _command_names()
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_overview(names))

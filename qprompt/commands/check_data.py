@@ -21,6 +21,7 @@ from typing import Any
 
 from qprompt.errors import UserError
 
+CONTEXT_LENGTH, DEFAULT_VECTORS = 77, 16  # tokens of CLIP's text encoder; N_CTX of CoOp and QCoOp
 MAX_SHOWN = 20  # unreadable images that are reported one by one
 
 
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("datasets", nargs="*", metavar="DATASET", help="EuroSAT, dtd, ImageFolder, ... (default: all that exist)")
     add("--list", default="", metavar="FILE", help="the list for ImageList (DATASET.LIST)")
     add("--layout", default="auto", metavar="LAYOUT", help="what the folders of ImageFolder mean (DATASET.LAYOUT)")
+    add("--classnames", default="", metavar="FILE", help="other class names (DATASET.CLASSNAMES), for your own data")
     add("--structure-only", action="store_true", help="do not read the images")
     add("--workers", type=int, default=0, metavar="N", help="number of processes (default: one per processor)")
     add("--json", default="", metavar="FILE", help="also write the findings as JSON; '-': print only JSON")
@@ -86,7 +88,8 @@ def _check(name: str, root: Path, args: argparse.Namespace) -> dict[str, Any]:
     if custom:
         name, image_dir = ("ImageFolder" if name.lower() == "imagefolder" else "ImageList"), root
         list_file = Path(args.list).expanduser() if name == "ImageList" else None
-        findings, split, remarks = checks.check_custom(root, list_file, args.layout)
+        findings, split, remarks = checks.check_custom(root, list_file, args.layout, args.classnames)
+        findings += _check_prompts(split) if split else []
     else:
         layout = find_layout(name)
         name, image_dir = layout.name, root / layout.folder / layout.images
@@ -110,6 +113,33 @@ def _check(name: str, root: Path, args: argparse.Namespace) -> dict[str, Any]:
         "remarks": remarks,
         "findings": [finding._asdict() for finding in findings],
     }
+
+
+def _check_prompts(split: Any) -> list[Any]:
+    """Find classes with the same prompt, and names that leave too little room for a context."""
+    from qprompt.data.findings import error, warning
+    from qprompt.prompted_clip import describe_same_prompts, token_counts
+
+    names = sorted({(item.label, item.classname) for item in split.train})
+    classnames = [name for _, name in names]
+    findings = []
+    if problem := describe_same_prompts(classnames):
+        advice = (
+            "Put their images into one class, or give other names: DATASET.CLASSNAMES FILE, here --classnames FILE."
+        )
+        findings.append(error("same-prompt", f"{problem}.", advice))
+    for name, count in zip(classnames, token_counts(classnames), strict=True):
+        room = CONTEXT_LENGTH - count - 3  # start, end and full stop
+        if room >= DEFAULT_VECTORS:
+            continue
+        text = (
+            f"Class {name[:60]!r}... has {count} tokens: of the {CONTEXT_LENGTH} of a prompt, {max(room, 0)} are left"
+        )
+        text += f" for the context, which has {DEFAULT_VECTORS} vectors by default."
+        advice = "Shorten it: DATASET.CLASSNAMES FILE, here --classnames FILE."
+        finding = warning if room > 0 else error
+        findings.append(finding("long-name", text, advice + (" Or lower N_CTX." if room > 0 else "")))
+    return findings
 
 
 def _check_images(

@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the most probable classes of each image; return 1 if one could not be read."""
     from qprompt.data.picture_paths import picture_paths
     from qprompt.io.logs import show_logs
-    from qprompt.prompt_files.result_formats import FORMATS, accept_any_file_name
+    from qprompt.prompt_files.result_formats import FORMATS
 
     show_logs("stderr")
     if args.top < 1 or args.batch < 1:
@@ -97,7 +97,6 @@ def run(args: argparse.Namespace) -> int:
 
     classifier = classifier_of(args)
     write = FORMATS[args.format](min(args.top, len(classifier.classnames)))
-    accept_any_file_name()
     # The results show the progress where they go to the terminal.
     hidden = not sys.stderr.isatty() or sys.stdout.isatty()
     progress = tqdm(paths, unit="image", file=sys.stderr, disable=hidden)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qprompt.data import downloads
+from qprompt.data.class_names import read_renames
 from qprompt.data.findings import Finding, check_command, error, move_command, prepare_command, warning
 from qprompt.data.folder_layout import Ambiguous
 from qprompt.data.image_folder import survey
@@ -120,7 +121,7 @@ def _missing_file(layout: Layout, name: str) -> Finding:
 
 
 def check_custom(
-    root: Path, list_file: Path | None, layout: str = "auto"
+    root: Path, list_file: Path | None, layout: str = "auto", classnames: str = ""
 ) -> tuple[list[Finding], Split | None, list[str]]:
     """Check a data set of the user: class folders below `root`, or a list of images.
 
@@ -128,6 +129,7 @@ def check_custom(
         root: The folder with the images.
         list_file: The list (see `item_list`); None for class folders.
         layout: The meaning of the folders (see `folder_layout.LAYOUTS`).
+        classnames: A file with other class names (`read_renames`).
 
     Returns:
         The findings, the split (None if it cannot be read), and what is not read although it may be no mistake.
@@ -142,6 +144,7 @@ def check_custom(
             for line in left_out.lines(important=True):
                 findings.append(warning("left-out", f"Not read: {line}.", "Nothing to do if this is intended."))
             remarks = [*(f"not read: {line}" for line in left_out.lines(important=False)), *remarks]
+        split = read_renames(classnames)(split) if classnames else split
     except Ambiguous as reason:
         commands = " or ".join(f"{check_command('ImageFolder', root)} --layout {name}" for name in reason.layouts)
         advice = f"Type DATASET.LAYOUT after the options of train.py, and here: {commands}"

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from qprompt.data.readers import IMAGE_SUFFIXES
+from qprompt.data.tree import SUFFIXES
 from qprompt.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -37,9 +37,9 @@ def picture_paths(given: Iterable[str | os.PathLike[str]]) -> list[str]:
 
 def _images_below(folder: str) -> list[str]:
     files = list(_files_below(folder, set()))
-    images = [file for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
+    images = [file for file in files if file.lower().endswith(SUFFIXES)]
     if not images:
-        raise UserError(f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)}), nor have the folders in it.")
+        raise UserError(f"{folder} has no images ({', '.join(SUFFIXES)}), nor have the folders in it.")
     if len(files) > len(images):
         kinds = Counter(Path(file).suffix.lower() or "no suffix" for file in set(files) - set(images))
         counts = ", ".join(f"{kind} ({count})" for kind, count in kinds.most_common(5))

@@ -19,7 +19,7 @@ from qprompt import __version__
 from qprompt.dropin import compat, config_keys, ending, local_clip, names
 from qprompt.dropin.registry import offer_quantized
 from qprompt.errors import UserError, did_you_mean
-from qprompt.io.logs import show_logs
+from qprompt.io.logs import accept_any_name, show_logs
 
 FLAGS = {
     "--fp32": "compute everything in float32, whatever PREC says",
@@ -50,6 +50,7 @@ def launch(argv: list[str]) -> int | None:
         raise UserError(f"there is no script {script!r} in {os.getcwd()}.{hint}")
 
     show_logs()
+    accept_any_name()
     folder = os.path.dirname(os.path.abspath(script))
     bits_of = names.requested_trainer(argv)
     argv, wanted, renamed = names.as_plain(argv, folder)

@@ -1,6 +1,7 @@
 """Shows the log messages of the package in programs."""
 
 import contextlib
+import io
 import logging
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,18 @@ def show_logs(stream: str = "stdout") -> None:
     logger.addHandler(new)
     logger.setLevel(logging.INFO)
     logger.propagate = False  # a handler of the root logger would show each message twice
+
+
+def accept_any_name() -> None:
+    """Let names that are not text of the terminal's encoding be printed: as their bytes, or escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape" if prints_utf8(stream) else "backslashreplace")
+
+
+def prints_utf8(stream: TextIO) -> bool:
+    """Return whether a stream takes every character."""
+    return (stream.encoding or "").lower().replace("-", "") == "utf8"
 
 
 @contextlib.contextmanager

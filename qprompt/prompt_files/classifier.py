@@ -18,7 +18,7 @@ from qprompt.prompt_files.class_names import ClassNames, class_names
 from qprompt.prompt_files.format import PromptFile, read_prompt_file, write_prompt_file
 from qprompt.prompt_files.model import prompted_clip
 from qprompt.prompt_files.pictures import batches
-from qprompt.prompted_clip import PromptedCLIP, normalize
+from qprompt.prompted_clip import PromptedCLIP, describe_same_prompts, normalize
 
 log = logging.getLogger(__name__)
 BATCH = 100  # CoOp's and MaPLe's test batch: the same batches give the same bits as the run's own evaluation
@@ -206,6 +206,8 @@ def load_classifier(
     names = class_names(classnames) if classnames is not None else file.about.get("classnames")
     if not names:
         raise UserError(f"{path} holds no class names: give them, as in classnames='cat,dog' or --classes 'cat,dog'.")
+    if classnames is not None and (problem := describe_same_prompts(names)):
+        raise UserError(f"{problem}.")
     name = backbone or file.about.get("backbone", "")
     if not name and not backbone_path:
         raise UserError(f"{path} does not say which backbone it is for: type --backbone NAME.")

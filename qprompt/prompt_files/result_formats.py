@@ -7,17 +7,9 @@ import sys
 import textwrap
 from typing import Any, TypeAlias
 
+from qprompt.io.logs import prints_utf8
+
 Ranking: TypeAlias = tuple[tuple[str, float], ...]
-
-
-def accept_any_file_name() -> None:
-    """Let names that are not text of the output's encoding be printed: as their bytes, or escaped."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape" if _prints_utf8() else "backslashreplace")
-
-
-def _prints_utf8() -> bool:
-    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
 
 
 class Text:
@@ -55,7 +47,7 @@ class JsonLines(Text):
 
     def escaped(self, path: str) -> bool:
         """Whether to write only ASCII: where the output, or a file name that is not text, has no other way."""
-        return not _prints_utf8() or any("\ud800" <= char <= "\udfff" for char in path)
+        return not prints_utf8(sys.stdout) or any("\ud800" <= char <= "\udfff" for char in path)
 
 
 class Json(JsonLines):

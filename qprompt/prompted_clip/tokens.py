@@ -28,6 +28,38 @@ def tokenize(clip_model: ClipModel, prompts: Sequence[str]) -> Tensor:
     return torch.cat(rows)
 
 
+def token_counts(classnames: Sequence[str]) -> list[int]:
+    """Return the number of tokens of each class name in a prompt."""
+    return [len(tokens) for tokens in _name_tokens(classnames)]
+
+
+def same_prompts(classnames: Sequence[str]) -> list[list[str]]:
+    """Return the groups of class names whose prompts are the same tokens, so that no prompt can tell them apart.
+
+    CLIP's tokenizer ignores case, Unicode forms and repeated spaces; underscores are spaces.
+    """
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for name, tokens in zip(classnames, _name_tokens(classnames), strict=True):
+        groups.setdefault(tokens, []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def describe_same_prompts(classnames: Sequence[str]) -> str:
+    """Return a sentence on the classes whose prompts are the same tokens; "" if there are none."""
+    groups = same_prompts(classnames)
+    if not groups:
+        return ""
+    shown = "; ".join(" and ".join(repr(name) for name in group[:3]) for group in groups[:5])
+    return (
+        f"{sum(map(len, groups))} classes have the same prompt as another one, so CLIP cannot tell them apart: {shown}"
+    )
+
+
+def _name_tokens(classnames: Sequence[str]) -> list[tuple[int, ...]]:
+    encode = import_clip().clip._tokenizer.encode
+    return [tuple(encode(name.replace("_", " "))) for name in classnames]
+
+
 def initial_context(clip_model: ClipModel, n_context: int, words: str = "", n_classes: int = 0) -> Tensor:
     """Return initial context vectors: embeddings of the first tokens of `words`, or Gaussian noise (std 0.02).
 

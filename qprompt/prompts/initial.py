@@ -1,6 +1,7 @@
 """Steps that methods share: initial context vectors, restored tensors, and checks against the backbone."""
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
@@ -26,6 +27,26 @@ def context_words(ctx_init: str, n_ctx: int) -> tuple[str, int]:
     n_context = len(words.split(" "))
     _report(words, n_context)
     return words, n_context
+
+
+_PLACEHOLDER = re.compile(r"\{[^{}]*\}|[{}]|%s|<[^<>]*>|\[[^\[\]]*\]|\b(CLASS|CLASS_?NAME|CLS)\b")
+
+
+def check_words(ctx_init: str, key: str) -> None:
+    """Refuse initial words with a place for the class name: it would be learned like any other word.
+
+    Args:
+        ctx_init: the words before the class name.
+        key: the config key that holds them.
+    """
+    found = _PLACEHOLDER.search(ctx_init)
+    if found:
+        before = ctx_init[: found.start()].strip(" _")
+        words = before or _PLACEHOLDER.sub("", ctx_init).strip(" _.,") or "a photo of a"
+        raise UserError(
+            f"{key} {ctx_init!r} contains {found[0]!r}, which would be learned as a word: it holds the words before "
+            f"the class name, which is added. Type {key} {words!r}."
+        )
 
 
 def hybrid_context(

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from qprompt.data.tree import printable
 from qprompt.errors import UserError
 from qprompt.runs.folder import is_unfinished
 from qprompt.runs.metrics import Metrics, read_as
@@ -89,4 +90,8 @@ def read_run(file: Path) -> Run:
     if run.results.get("accuracy") is None:
         raise UserError(f"{file} has no accuracy: the run was not tested.")
     which = run.flat_config.get(_OWN_DATA.get(run.dataset, ""))
-    return replace(run, dataset=f"{run.dataset} {Path(which).stem}") if isinstance(which, str) and which else run
+    return (
+        replace(run, dataset=f"{run.dataset} {printable(Path(which).stem)}")
+        if isinstance(which, str) and which
+        else run
+    )

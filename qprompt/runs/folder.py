@@ -55,9 +55,11 @@ def claim(output_dir: str, settings: RunSettings) -> Iterator[None]:
 
     Raises:
         AlreadyFinished: The folder holds this run, finished.
-        UserError: Another run is writing to the folder, or `finished` refuses it.
+        UserError: Another run is writing to the folder, its name is no text, or `finished` refuses it.
     """
     folder = Path(output_dir)
+    if any("\ud800" <= character <= "\udfff" for character in output_dir):  # TensorBoard's writer takes no such name
+        raise UserError(f"the name of the output folder, {ascii(output_dir)}, is not UTF-8: type another --output-dir.")
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(hold(folder / _LOCK))

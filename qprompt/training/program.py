@@ -13,7 +13,7 @@ from yacs.config import CfgNode
 
 from qprompt.errors import AlreadyFinished, UserError
 from qprompt.io.files import disk_errors_named
-from qprompt.io.logs import show_logs
+from qprompt.io.logs import accept_any_name, show_logs
 from qprompt.runs.project import find_project
 from qprompt.training.arguments import parse_args
 from qprompt.training.early_checks import check_arguments
@@ -21,6 +21,7 @@ from qprompt.training.early_checks import check_arguments
 
 def main(argv: Sequence[str] | None = None, project: Path | None = None) -> int:
     """Run ``train.py argv...``; return the exit code (2 for a mistake of the user, 130 if interrupted)."""
+    accept_any_name()
     args = parse_args(argv)
     show_logs()
     try:
@@ -189,9 +190,10 @@ def logging_to(output_dir: str, quiet: bool = False) -> Iterator[None]:
     console, errors = sys.stdout, sys.stderr
     with contextlib.ExitStack() as closed:
         if quiet:
-            sys.stdout = closed.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            sys.stdout = closed.enter_context(open(os.devnull, "w", encoding="utf-8", errors="ignore"))
         setup_logger(output_dir)
         logger: Any = sys.stdout
+        logger.file.reconfigure(errors="backslashreplace")  # names of files may be no text
         if quiet:
             sys.stderr = logger
         try:

@@ -14,9 +14,11 @@ from torch import Tensor
 from qprompt.backbones import ClipModel, backbone_hash, convert_weights_, load_clip
 from qprompt.data.decode_cache import MB
 from qprompt.data.device_transforms import transform_on_device_
+from qprompt.data.layouts import LAYOUTS
 from qprompt.errors import UserError, did_you_mean
-from qprompt.prompted_clip import PromptedCLIP
+from qprompt.prompted_clip import PromptedCLIP, describe_same_prompts
 from qprompt.prompted_clip.memory import bound_text_memory_, training_memory
+from qprompt.prompts.initial import check_words
 from qprompt.runs import identity
 from qprompt.runs.folder import has_checkpoint
 from qprompt.training.checkpointing import PromptCheckpoints
@@ -65,6 +67,7 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
         parse_feature_cache(cfg.FEATURE_CACHE)
         if not cfg.OPTIM.LR > 0:
             raise UserError(f"OPTIM.LR is {cfg.OPTIM.LR}, expected more than 0, e.g. type OPTIM.LR 0.002.")
+        check_words(cfg.TRAINER[node].get("CTX_INIT", ""), f"TRAINER.{node}.CTX_INIT")
         self.method.check(cfg.TRAINER[node])
 
     def build_data_loader(self):
@@ -73,12 +76,22 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
             setattr(self, name, getattr(self.dm, name))
         for name in ("num_classes", "num_source_domains", "lab2cname"):
             setattr(self, name, getattr(self.dm, name))
+        self.check_class_names()
         where = self.cfg.INPUT.AUGMENT
         if where not in ("cpu", "device"):
             raise UserError(f"INPUT.AUGMENT is cpu or device; got {where!r}.")
         for loader in (self.train_loader_x, self.train_loader_u, self.val_loader, self.test_loader):
             if where == "device" and loader is not None:
                 transform_on_device_(loader)
+
+    def check_class_names(self):
+        """Refuse classes with the same prompt; the benchmark has some, and contexts of their own tell classes apart."""
+        problem = describe_same_prompts(self.dm.dataset.classnames)
+        method = getattr(self, "method", None)
+        if problem and (self.cfg.DATASET.NAME in LAYOUTS or (method and method.class_specific(self.settings))):
+            log.warning("%s.", problem)
+        elif problem:
+            raise UserError(f"{problem}. Put their images into one class, or give other names with DATASET.CLASSNAMES.")
 
     def build_model(self):
         self.precision = self.usable_precision(self.settings.PREC)

@@ -6,6 +6,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from qprompt.data.images import read_image
+from qprompt.data.tree import printable
 from qprompt.report.look.rebuild import Predictions
 from qprompt.report.tables import Column, Table
 
@@ -25,7 +26,12 @@ def mistakes_table(predictions: Predictions, count: int) -> Table:
     for i in most_confident_errors(predictions, count):
         predicted, confidence = _prediction(predictions, i)
         rows.append(
-            [f"{confidence:.1%}", predicted, predictions.classnames[int(predictions.labels[i])], predictions.paths[i]]
+            [
+                f"{confidence:.1%}",
+                predicted,
+                predictions.classnames[int(predictions.labels[i])],
+                printable(predictions.paths[i]),
+            ]
         )
     columns = [Column(name) for name in ("Confidence", "Predicted", "True class", "File")]
     wrong = int((~predictions.correct).sum())
