@@ -1,7 +1,6 @@
 """``--fast`` in a CoOp-like trainer: used where results stay the same, undone where they would change."""
 
 import copy
-import types
 
 import pytest
 import torch
@@ -68,21 +67,104 @@ def _restore_linear(monkeypatch):
     monkeypatch.setattr(F, "linear", F.linear)
 
 
+class Trainer:
+    """What `speed_up` needs of a Dassl trainer."""
+
+    def __init__(self, model, width):
+        self.model, self._models, self._optims, self._scheds = model, {"prompt": model}, {}, {}
+        self.test_loader = [{"img": torch.randn(3, width, generator=_generator())}]
+
+    def parse_batch_test(self, batch):
+        return batch["img"], None
+
+    def set_model_mode(self, mode):
+        self.model.train(mode == "train")
+
+    def model_inference(self, image):
+        return self.model(image)
+
+
 @pytest.fixture
 def make(clip_model):
-    def trainer(encoder):
-        model = Prompted(copy.deepcopy(clip_model), encoder)
-        width = clip_model.text_projection.shape[1]
-        return types.SimpleNamespace(
-            model=model,
-            _models={"prompt": model},
-            device="cpu",
-            test_loader=[{"img": torch.randn(3, width, generator=_generator())}],
-            set_model_mode=lambda mode: model.train(mode == "train"),
-            model_inference=lambda image: model(image),
-        )
+    def trainer(encoder, model=Prompted):
+        return Trainer(model(copy.deepcopy(clip_model), encoder), clip_model.text_projection.shape[1])
 
     return trainer
+
+
+class Tuples(Prompted):
+    def forward(self, features):
+        return super().forward(features), {"words": "cat"}, [features]
+
+
+class Caching(Prompted):
+    """Keeps the text features of its first inference, as MMRL does."""
+
+    features = None
+
+    def forward(self, features):
+        if self.training:
+            return super().forward(features)
+        if self.features is None:
+            prompts = torch.cat([self.embedded[:, :1], self.ctx.expand(2, 1, -1), self.embedded[:, 2:]], 1)
+            self.features = self.text_encoder(prompts, self.tokenized_prompts, self.deeper)
+        return features @ self.features.t()
+
+
+def test_models_that_return_tuples_are_made_faster(make):
+    trainer, original = make(TextEncoder, Tuples), make(TextEncoder, Tuples)
+    assert "text is encoded up to token 6 of 77" in fast.speed_up(trainer)
+    image = trainer.test_loader[0]["img"]
+    torch.testing.assert_close(trainer.model(image)[0], original.model(image)[0])
+
+
+def test_probing_has_no_side_effects(make):
+    trainer = make(TextEncoder, Caching)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    assert "text is encoded" in fast.speed_up(trainer)
+    assert trainer.model.features is None
+    assert trainer.model.text_encoder.calls == 0
+    assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+    assert all(p.grad is None for p in trainer.model.parameters())
+
+
+def test_tolerance_is_in_units_of_the_noise_of_the_run(make):
+    said = fast.speed_up(make(TextEncoder))
+    assert "times the noise of the run" in said
+
+    class Slightly(TextEncoder):
+        """Differs by a part in ten thousand, which --fast once let pass."""
+
+        def forward(self, prompts, tokenized_prompts, deeper=()):
+            return super().forward(prompts, tokenized_prompts, deeper) * (1 + 1e-6 * prompts.shape[1])
+
+    assert "more than 8 times the noise of the run" in fast.speed_up(make(Slightly))
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_half_precision_allows_one_rounding(make, exact):
+    class Rounded(TextEncoder):
+        """Computes in float32; with `exact` it rounds once, otherwise it depends a little on the length."""
+
+        def forward(self, prompts, tokenized_prompts, deeper=()):
+            features = super().forward(prompts, tokenized_prompts, deeper)
+            return (features * (1 if exact else 1 + 1e-4 * prompts.shape[1])).half()
+
+    class Half(Prompted):
+        def forward(self, features):
+            return super().forward(features.half())
+
+    said = fast.speed_up(make(Rounded, Half))
+    assert said.endswith("the model runs unchanged") is not exact
+    assert exact or "more than one rounding in half precision" in said
+
+
+def test_faster_model_can_be_saved(make, tmp_path):
+    trainer = make(TextEncoder)
+    fast.speed_up(trainer)
+    torch.save(trainer.model, tmp_path / "model.pt")
+    model, image = torch.load(tmp_path / "model.pt", weights_only=False), trainer.test_loader[0]["img"]
+    assert torch.equal(model(image), trainer.model(image))
 
 
 def test_causal_encoder_is_shortened_and_its_features_are_cached(make):
@@ -125,7 +207,7 @@ def test_copy_of_the_model_uses_its_own_encoder(make):
 
 @pytest.mark.parametrize(
     ("encoder", "said"),
-    [(ReadsLastPosition, "gradients differ by"), (FullLength, "RuntimeError: "), (None, "like CoOp's")],
+    [(ReadsLastPosition, "of one batch differ by"), (FullLength, "RuntimeError: "), (None, "like CoOp's")],
 )
 def test_model_runs_unchanged_where_results_would_change(make, encoder, said):
     trainer, original = make(encoder or TextEncoder), make(encoder or TextEncoder)

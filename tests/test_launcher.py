@@ -226,7 +226,7 @@ def test_local_clip_is_checked_and_given_to_the_loader(monkeypatch, clip_file, c
     with pytest.raises(UserError, match="imports no package with a loader like OpenAI's"):
         local_clip.use_local_clip(str(clip_file))
     monkeypatch.setitem(sys.modules, "somebodys.clip", loader)
-    before = torch.get_rng_state()
+    before = torch.get_rng_state()  # (a run with the file draws what a run without it draws)
     assert str(clip_file) in local_clip.use_local_clip(str(clip_file))
     assert torch.equal(torch.get_rng_state(), before)
     loaded = torch.load(loader._download("https://nowhere"), weights_only=True)

@@ -58,6 +58,8 @@ def _prec(node: str, *options: str) -> tuple[str, ...]:
     return (f"TRAINER.{node}.PREC", "fp32", *options)
 
 
+_ATPROMPT = ("TRAINER.ATPROMPT.USE_ATPROMPT", "True", "TRAINER.ATPROMPT.ATT1_TEXT", "color")
+_ATPROMPT += ("TRAINER.ATPROMPT.ATT2_TEXT", "shape", "TRAINER.ATPROMPT.ATT_NUM", "2")
 RECIPES = [
     Recipe("CoOp", "CoOp", "CoOp/vit_b16.yaml", _prec("COOP")),
     Recipe("CoOp", "CoCoOp", "CoCoOp/vit_b16_c4_ep10_batch1_ctxv1.yaml", _prec("COCOOP")),
@@ -74,9 +76,14 @@ RECIPES = [
         "PromptSRC/vit_b16_c2_ep20_batch4_4+4ctx.yaml",
         ("TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION", "2", "TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT", "2"),
     ),
-    Recipe("CoPrompt", "CoPrompt", "coprompt.yaml", ("TRAINER.COPROMPT.PROMPT_DEPTH", "2")),
-    Recipe("ATPrompt", "CoOp_ATP", "CoOp/vit_b16.yaml", _prec("COOP")),
-    Recipe("ATPrompt", "MaPLe_ATP", "MaPLe/vit_b16_c2_ep5_batch4_2ctx.yaml", ("TRAINER.MAPLE.PROMPT_DEPTH", "2")),
+    Recipe("CoPrompt", "CoPrompt", "coprompt.yaml", ("TRAINER.CoPrompt.PROMPT_DEPTH", "2")),
+    Recipe("ATPrompt", "CoOp_ATP", "CoOp/vit_b16.yaml", (*_prec("COOP"), *_ATPROMPT)),
+    Recipe(
+        "ATPrompt",
+        "MaPLe_ATP",
+        "MaPLe/vit_b16_c2_ep5_batch4_2ctx.yaml",
+        ("TRAINER.MAPLE.PROMPT_DEPTH", "2", *_ATPROMPT),
+    ),
     Recipe("MMRL", "MMRL", "MMRL/vit_b16.yaml", _prec("MMRL", "TRAINER.MMRL.REP_LAYERS", "[1,2]", "TASK", "B2N")),
     Recipe(
         "ProMetaR",
@@ -200,7 +207,8 @@ def _last(log: str) -> str:
 
 
 def _tensors(log: str) -> str:
-    rows = re.findall(r"^\S+ +[\dx ]+? +(\d+ bit|fp16) +[\d,]+ +[\d,]+$", log, re.MULTILINE)
+    lines = re.findall(r"^(\S+) +[\dx ]+? +(\d+ bit|fp16) +[\d,]+ +[\d,]+$", log, re.MULTILINE)
+    rows = list(dict(lines).values())
     bits = sorted({row for row in rows if row != "fp16"})
     chosen = sum(row != "fp16" for row in rows)
     return f"{chosen} of {len(rows)}, {'/'.join(bits)}"
