@@ -33,22 +33,44 @@ function neighbours(length, output, filter) {
   });
 }
 
-// One pass along the columns (step 3 bytes) or the rows of interleaved RGB pixels.
-function pass(pixels, width, height, output, filter, vertical) {
-  const [length, lines] = vertical ? [height, width] : [width, height];
-  if (output === length) return pixels;
-  const [along, across] = vertical ? [3 * width, 3] : [3, 3 * width];
-  const [alongOut, acrossOut] = vertical ? [3 * width, 3] : [3, 3 * output];
-  const result = new Uint8ClampedArray(3 * output * lines);
-  neighbours(length, output, filter).forEach(({ first, weights }, index) => {
-    for (let line = 0; line < lines; line++) {
-      for (let channel = 0; channel < 3; channel++) {
-        let at = first * along + line * across + channel;
-        let sum = 1 << (POINT - 1);
-        for (let k = 0; k < weights.length; k++, at += along) sum += weights[k] * pixels[at];
-        result[index * alongOut + line * acrossOut + channel] = sum >> POINT; // clamped to 0..255
+// Both passes take interleaved RGB pixels.
+
+function resizeRows(pixels, width, height, newWidth, filter) {
+  if (newWidth === width) return pixels;
+  const result = new Uint8ClampedArray(3 * newWidth * height); // clamps to 0..255
+  const half = 1 << (POINT - 1);
+  const columns = neighbours(width, newWidth, filter);
+  for (let row = 0, to = 0; row < height; row++) {
+    for (const { first, weights } of columns) {
+      let at = 3 * (row * width + first);
+      let red = half;
+      let green = half;
+      let blue = half;
+      for (let k = 0; k < weights.length; k++, at += 3) {
+        red += weights[k] * pixels[at];
+        green += weights[k] * pixels[at + 1];
+        blue += weights[k] * pixels[at + 2];
       }
+      result[to++] = red >> POINT;
+      result[to++] = green >> POINT;
+      result[to++] = blue >> POINT;
     }
+  }
+  return result;
+}
+
+function resizeColumns(pixels, width, height, newHeight, filter) {
+  if (newHeight === height) return pixels;
+  const length = 3 * width;
+  const result = new Uint8ClampedArray(length * newHeight);
+  const sums = new Int32Array(length);
+  neighbours(height, newHeight, filter).forEach(({ first, weights }, row) => {
+    sums.fill(1 << (POINT - 1));
+    for (let k = 0; k < weights.length; k++) {
+      const start = (first + k) * length;
+      for (let i = 0; i < length; i++) sums[i] += weights[k] * pixels[start + i];
+    }
+    for (let i = 0; i < length; i++) result[row * length + i] = sums[i] >> POINT;
   });
   return result;
 }
@@ -57,11 +79,9 @@ function resize(pixels, width, height, newWidth, newHeight, interpolation) {
   const filter = FILTERS[interpolation];
   // Pillow 13 does first what removes most pixels.
   if (height > newHeight && height - newHeight > 2 * (width - newWidth)) {
-    pixels = pass(pixels, width, height, newHeight, filter, true);
-    return pass(pixels, width, newHeight, newWidth, filter, false);
+    return resizeRows(resizeColumns(pixels, width, height, newHeight, filter), width, newHeight, newWidth, filter);
   }
-  pixels = pass(pixels, width, height, newWidth, filter, false);
-  return pass(pixels, newWidth, height, newHeight, filter, true);
+  return resizeColumns(resizeRows(pixels, width, height, newWidth, filter), newWidth, height, newHeight, filter);
 }
 
 // As Python's round: halves go to the even number.
