@@ -6,8 +6,6 @@ A command module has a docstring (its first line is the help), ``add_arguments(p
 
 import argparse
 import ast
-import contextlib
-import os
 import pkgutil
 import sys
 from importlib import import_module
@@ -16,7 +14,7 @@ from pathlib import Path
 from qprompt import __version__
 from qprompt.errors import UserError, did_you_mean
 from qprompt.io.files import disk_errors_named
-from qprompt.io.logs import accept_any_name, show_logs
+from qprompt.io.logs import accept_any_name, discard_output, show_logs
 
 COMMANDS = Path(__file__).parent / "commands"
 LAUNCHER = "qprompt.dropin.launcher"
@@ -46,12 +44,6 @@ def _overview(names: dict[str, str]) -> str:
             *lines,
         ]
     )
-
-
-def _discard_output() -> None:
-    """Send to nowhere what is still buffered for a closed pipe: Python would report an error at its end."""
-    with contextlib.suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -85,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
             sys.stdout.flush()
             return code
     except BrokenPipeError:  # as with | head
-        _discard_output()
+        discard_output()
         return 0
     except UserError as error:
         print(f"qprompt: {error}", file=sys.stderr)

@@ -103,7 +103,7 @@ def test_zero_shot_needs_no_training(run, tmp_path):
         ("CoOp", ("--eval-only",), ["--model-dir"]),
         ("CoOp", ("--eval-only", "--model-dir", "/no/such/run"), ["/no/such/run"]),
         ("CoOp", ("--resume", "/no/such/run"), ["/no/such/run"]),
-        ("CoOp", ("DATASET.SUBSAMPLE_CLASSES", "old"), ["all, base or new", "'old'"]),
+        ("CoOp", ("DATASET.SUBSAMPLE_CLASSES", "old"), ["all, base, new", "'old'"]),
     ],
 )
 def test_mistake_is_one_line_and_exit_code_2_before_any_work(run, tmp_path, trainer, more, words):

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from typing import TextIO
@@ -40,6 +41,12 @@ def accept_any_name() -> None:
 def prints_utf8(stream: TextIO) -> bool:
     """Return whether a stream takes every character."""
     return (stream.encoding or "").lower().replace("-", "") == "utf8"
+
+
+def discard_output() -> None:
+    """Send to nowhere what is still buffered for a closed pipe: Python would report an error at its end."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager

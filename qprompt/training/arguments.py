@@ -54,6 +54,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add("--skip-finished", action="store_true", help="exit 0 if --output-dir holds this run, finished")
     add("--no-train", action="store_true", help="build everything, train nothing")
+    add(
+        "--help-config",
+        nargs="?",
+        const="",
+        metavar="KEY",
+        help="print what config keys mean and expect: all, a group (OPTIM) or one (OPTIM.LR)",
+    )
     add("--version", action="version", version=f"qprompt {__version__}")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys, e.g. DATASET.NUM_SHOTS 16")
     return parser.parse_args(argv)

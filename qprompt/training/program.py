@@ -13,7 +13,7 @@ from yacs.config import CfgNode
 
 from qprompt.errors import AlreadyFinished, UserError
 from qprompt.io.files import disk_errors_named
-from qprompt.io.logs import accept_any_name, show_logs
+from qprompt.io.logs import accept_any_name, discard_output, show_logs
 from qprompt.runs.project import find_project
 from qprompt.training.arguments import parse_args
 from qprompt.training.early_checks import check_arguments
@@ -25,7 +25,10 @@ def main(argv: Sequence[str] | None = None, project: Path | None = None) -> int:
     args = parse_args(argv)
     show_logs()
     try:
-        execute(args, project or find_project())
+        if args.help_config is not None:
+            print_config_help(args)
+        else:
+            execute(args, project or find_project())
     except UserError as error:
         if args.skip_finished and isinstance(error, AlreadyFinished):
             print(f"Skipped: {args.output_dir or 'output'} holds this run, finished.")
@@ -36,6 +39,20 @@ def main(argv: Sequence[str] | None = None, project: Path | None = None) -> int:
         print("train.py: interrupted. The same command resumes the run at its last checkpoint.", file=sys.stderr)
         return 130
     return 0
+
+
+def print_config_help(args: argparse.Namespace) -> None:
+    """Print what config keys expect. UserError for an unknown one."""
+    from qprompt.engine import activate
+
+    activate()
+    from qprompt.training.config_keys import describe
+    from qprompt.training.defaults import default_cfg
+
+    try:
+        print(describe(default_cfg(args.trainer), args.help_config), flush=True)
+    except BrokenPipeError:  # as with | head
+        discard_output()
 
 
 def execute(

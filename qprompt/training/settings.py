@@ -9,6 +9,7 @@ from qprompt.backbones import check_backbone
 from qprompt.errors import UserError
 from qprompt.runs import config
 from qprompt.runs.project import find_file
+from qprompt.training.config_keys import check_values
 from qprompt.training.defaults import default_cfg, quant_config
 from qprompt.training.early_checks import check_name, requested
 from qprompt.training.project import learns
@@ -44,6 +45,7 @@ def setup_cfg(args: argparse.Namespace) -> tuple[CfgNode, CfgNode]:
     if args.eval_only:
         cfg.DATASET.WRITE_CACHE = False
     config.merge_options(cfg, args.opts)
+    check_values(cfg, defaults)
     return cfg, defaults
 
 
@@ -59,8 +61,6 @@ def check(args: argparse.Namespace, cfg: CfgNode) -> None:
     check_name(cfg.TRAINER.NAME, sorted(TRAINER_REGISTRY.registered_names()), "trainer", "--trainer")
     how = "--dataset-config-file or DATASET.NAME"
     check_name(cfg.DATASET.NAME, sorted(DATASET_REGISTRY.registered_names()), "data set", how)
-    if cfg.DATASET.SUBSAMPLE_CLASSES not in ("all", "base", "new"):
-        raise UserError(f"DATASET.SUBSAMPLE_CLASSES is all, base or new, got {cfg.DATASET.SUBSAMPLE_CLASSES!r}.")
     quant_config(cfg)
     check_backbone(cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.PATH)
     generates = getattr(DATASET_REGISTRY.get(cfg.DATASET.NAME), "generates_images", False)
