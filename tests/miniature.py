@@ -14,6 +14,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import set_random_seed
 
+from qprompt.dropin import config_keys
 from qprompt.dropin.registry import quantized_class
 from qprompt.io.logs import show_logs
 from qprompt.training.defaults import add_quant_cfg
@@ -26,6 +27,7 @@ PACKAGE = "miniature_trainers"
 def imported() -> Iterator[None]:
     """Within the context, import the modules of the miniature checkout, and register its trainers."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config_keys, "given", {"BITS"})  # as if BITS 1 had been typed
         for name, part in (("clip", "clip/__init__"), ("dots", "datasets/dots")):
             spec = importlib.util.spec_from_file_location(name, FOLDER / f"{part}.py")
             module = importlib.util.module_from_spec(spec)

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from qprompt.dropin import config_keys
 from qprompt.errors import UserError
 from qprompt.prompt_files import packing
 from qprompt.quantization.api import quantized_parameters
@@ -98,6 +99,17 @@ def test_what_is_not_used_as_stored_is_refused_before_training(build, name, said
     with pytest.raises(UserError, match=said):
         build(f"Q{name}")
     build(name)  # itself it works
+
+
+def test_a_tensor_that_inference_does_not_use_is_left_out(build, tmp_path, capsys):
+    trainer = build("QSpare")
+    assert "left out, since inference does not use them: prompt_learner.ctx_spare" in capsys.readouterr().out
+    assert "prompt_learner.ctx_spare" not in quantized_parameters(trainer.prompted)
+    trainer.train()
+    stored = packing.load(tmp_path / "output" / "prompt.qprompt")
+    assert torch.equal(stored["prompt_learner.ctx_spare"], trainer.model.prompt_learner.ctx_spare)
+    with pytest.raises(UserError, match="ctx_spare does not change the logits"):
+        build("QSpare", "TRAINER.QUANT.INCLUDE", ("*.ctx*",))
 
 
 def test_advice_of_a_refusal_works(build):
@@ -197,6 +209,16 @@ def test_vectors_of_prompts_are_chosen_and_the_rest_is_named(build, capsys):
     assert "context_model.inner.weight" in quantized_parameters(trainer.prompted)
 
 
+def test_kin_of_maple_starts_at_four_bits(build, monkeypatch):
+    monkeypatch.setattr(config_keys, "given", set())
+    trainer = build("QPrompted")  # ctx and proj.weight, as MaPLe
+    assert {fake.config.bits for fake, _ in quantized_parameters(trainer.prompted).values()} == {4}
+    assert trainer.cfg.TRAINER.QUANT.BITS == 4
+    monkeypatch.setattr(config_keys, "given", {"BITS"})
+    trainer = build("QPrompted")
+    assert {fake.config.bits for fake, _ in quantized_parameters(trainer.prompted).values()} == {1}
+
+
 def launch(folder, name, *words):
     common = ["-m", "qprompt", "train.py", "--root", str(folder), "--output-dir", str(folder / "out"), "--trainer"]
     return subprocess.run(
@@ -209,7 +231,7 @@ def launch(folder, name, *words):
 
 
 def test_prompt_is_stored_where_the_test_ends_the_process(tmp_path):
-    done = launch(tmp_path, "QExits")
+    done = launch(tmp_path, "QExits", "TRAINER.QUANT.BITS", "1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "tested" in done.stdout
     assert "qprompt:" not in done.stderr

@@ -47,8 +47,8 @@ def checkout(name: str) -> Path:
     return Path(path)
 
 
-def make_caltech_tree(root: Path, classes: int = 10, images: int = 12) -> Path:
-    """Make a Caltech101 folder with a split file and return `root`, for ``--root``.
+def make_caltech_tree(root: Path, classes: int = 10, images: int = 12, names: Sequence[str] = ()) -> Path:
+    """Make a Caltech101 folder with a split file and return `root`, for ``--root``; `names` are those of its classes.
 
     Images are noise around one colour per class, the same on every machine. Half of them are train, then val and test.
     """
@@ -57,7 +57,7 @@ def make_caltech_tree(root: Path, classes: int = 10, images: int = 12) -> Path:
     parts = ["train"] * (images // 2) + ["val"] * (images // 6)
     parts += ["test"] * (images - len(parts))
     for label in range(classes):
-        name = f"thing_{label:02d}"
+        name = names[label] if names else f"thing_{label:02d}"
         (folder / "101_ObjectCategories" / name).mkdir(parents=True, exist_ok=True)
         for k, part in enumerate(parts):
             rng = np.random.default_rng([label, k])

@@ -29,6 +29,7 @@ import torch  # noqa: E402
 
 from tests.upstream import BUNDLED, SITE, WIDE, make_caltech_tree, save_tiny_clip_archive  # noqa: E402
 
+CLASSES = ("accordion", "airplane", "anchor", "ant")  # CoPrompt has sentences for Caltech101's
 SHIMS = Path(__file__).with_name("checkout_shims")  # optional packages that checkouts import and do not need here
 RECORDING = ROOT / "tests" / "recording.py"
 
@@ -231,7 +232,7 @@ def main() -> None:
         print(f"no recipe for {places[name]}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        data, clip = make_caltech_tree(work / "data", 4, 6), save_tiny_clip_archive(work / "clip.pt", WIDE)
+        data, clip = make_caltech_tree(work / "data", 4, 6, CLASSES), save_tiny_clip_archive(work / "clip.pt", WIDE)
         for number, recipe in enumerate(RECIPES):
             wanted = not only or {recipe.checkout.lower(), recipe.trainer.lower()} & only
             if not wanted or recipe.checkout.lower() not in places:

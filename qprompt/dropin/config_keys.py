@@ -8,6 +8,8 @@ from typing import Any
 from qprompt.dropin import ending
 from qprompt.errors import UserError, did_you_mean
 
+given: set[str] = set()  # the keys of TRAINER.QUANT that were set, by a file or on the command line
+
 
 def check_merges() -> None:
     """Make yacs merge ``TRAINER.QUANT.*`` with this package's checks, and report any unknown key in one line."""
@@ -26,6 +28,7 @@ def check_merges() -> None:
         for key, value in zip(options[::2], options[1::2]):  # noqa: B905 (yacs refuses an odd number)
             if key.startswith(prefix) and has_quant(self):
                 set_key(self, key, self._decode_cfg_value(value), "the command line")
+                given.add(key.removeprefix(prefix))
             else:
                 others += [key, value]
         with _unknown_key_as_user_error(self, "the command line"):
@@ -36,6 +39,7 @@ def check_merges() -> None:
             other = other.clone()
             for key, value in other.TRAINER.pop("QUANT").items():
                 set_key(self, prefix + key, value, "the config file")
+                given.add(key)
         with _unknown_key_as_user_error(self, "the config file"):
             merge_node(self, other)
 

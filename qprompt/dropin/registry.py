@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from qprompt.dropin import ending
+from qprompt.dropin import config_keys, ending
 from qprompt.errors import UserError
 
 
@@ -60,6 +60,7 @@ def quantized_class(trainer: type) -> type:
     calls = {method: calling(method) for method in ("train", "test", "load_model", "save_model", "forward_backward")}
     members = {
         **calls,
+        "bits_are_given": property(lambda self: "BITS" in config_keys.given),
         "__init__": __init__,
         "__module__": trainer.__module__,
         "__doc__": f"{trainer.__name__}, quantized.",

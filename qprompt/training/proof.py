@@ -24,6 +24,18 @@ class InferenceFails(UserError):
     """The trainer cannot make inferences, or not yet."""
 
 
+class Unused(UserError):
+    """Inference does not use some of the stored tensors.
+
+    Attributes:
+        names: of the tensors.
+        all: whether it uses none.
+    """
+
+    names: list[str]
+    all: bool
+
+
 def prove_use(trainer: Any, modules_of: Callable[[Any], Sequence[nn.Module]]) -> int:
     """Check that inference uses the quantized values of one module of the trainer, and no full-precision ones.
 
@@ -36,7 +48,8 @@ def prove_use(trainer: Any, modules_of: Callable[[Any], Sequence[nn.Module]]) ->
 
     Raises:
         InferenceFails: nothing can be proven.
-        UserError: no module is used, or parameters are used in full precision too. It names the tensors.
+        Unused: the stored values of tensors are not used.
+        UserError: parameters are used in full precision. It names them.
     """
     try:
         return _Proof(trainer, modules_of, copied).position()
@@ -92,11 +105,13 @@ class _Proof:
             if len(unused) < len(self.held[at]):
                 break
         places = references(self.trainer, modules[0], unused)
-        raise UserError(
+        error = Unused(
             f"{self.name}: a change of the stored values of {', '.join(unused)} does not change the logits"
             f"{f', since they are also read as {places}' if places else ''}: the model would not use what is stored. "
             f"{_advice(unused)}"
         )
+        error.names, error.all = unused, len(unused) == len(names)
+        raise error
 
     def logits(
         self, at: int = 0, changes: dict[str, float] | None = None, parameters: Sequence[str] = ()

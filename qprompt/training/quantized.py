@@ -23,16 +23,17 @@ from qprompt.data.preprocessing import Preprocessing
 from qprompt.errors import UserError
 from qprompt.io.logs import show_logs
 from qprompt.prompt_files import accounting, packing
-from qprompt.prompts import Method, methods
+from qprompt.prompts import Method, find_method, methods
+from qprompt.prompts.method import LEARNER
 from qprompt.quantization.api import finish_, quantize_, quantized_parameters, refresh_
 from qprompt.quantization.config import QuantConfig
-from qprompt.quantization.forward_pass import quantize_forward_
+from qprompt.quantization.forward_pass import all_in_forward, quantize_forward_, release
 from qprompt.quantization.parameters import match_parameters
 from qprompt.quantization.recorder import Recorder
 from qprompt.quantization.state_dict_hooks import add_plain_state_dict_hooks_, unquantized_view
 from qprompt.training import selection
 from qprompt.training.defaults import quant_config
-from qprompt.training.proof import InferenceFails, prove_use
+from qprompt.training.proof import InferenceFails, Unused, prove_use
 
 if TYPE_CHECKING:
     from dassl.engine import TrainerX as _Trainer
@@ -93,6 +94,7 @@ class QuantizedPrompts(_Trainer):
     tested: dict[str, Any] | None = None
     preprocessing: Preprocessing | None = None
     run: "Run"
+    bits_are_given = True  # the launcher knows whether they are a default
     _finished = False
     _in_step = False
     _proven = False
@@ -110,7 +112,18 @@ class QuantizedPrompts(_Trainer):
                 self._prove()
 
     def _prove(self) -> None:
-        self._source, self._proven = prove_use(self, _modules_in_use), True
+        try:
+            self._source, self._proven = prove_use(self, _modules_in_use), True
+        except Unused as error:
+            if error.all or self.cfg.TRAINER.QUANT.INCLUDE or self.quantized or self.run.trained:
+                raise
+            log.info("left out, since inference does not use them: %s", ", ".join(error.names))
+            for module in _modules_in_use(self):
+                for name, entry, _, _ in list(all_in_forward(module)):
+                    if name in error.names:
+                        for other in selection.modules_of(self).values():
+                            release(other, entry)
+            self._prove()
 
     @property
     def _in_forward(self) -> bool:
@@ -143,12 +156,25 @@ class QuantizedPrompts(_Trainer):
         names = config.include or known or selection.prompt_names(self, self.prompted)
         names = match_parameters(self.prompted, names, config.exclude)
         if self._in_forward:
+            config = self._with_bits_of_its_kind(config, names)
             self._quantize_in_forward(dataclasses.replace(config, include=(), exclude=()), names)
         else:
             self._quantize(config, names)
         log.info(accounting.table(self.prompted, self.half))
         if self._in_forward:
             log.info(selection.left_out(self, self.prompted, names))
+
+    def _with_bits_of_its_kind(self, config: QuantConfig, names: list[str]) -> QuantConfig:
+        """Start at the bits of the method whose tensors these are, as `qprompt pack` does, unless bits were given."""
+        kind = None if self.bits_are_given else find_method([name.removeprefix(LEARNER) for name in names])
+        if kind is None or kind.bits == config.bits:
+            return config
+        log.info("TRAINER.QUANT.BITS %d, as for %s: these are its tensors, and others", kind.bits, kind.trainer)
+        self.cfg = self.cfg.clone()
+        self.cfg.defrost()
+        self.cfg.TRAINER.QUANT.BITS = kind.bits
+        self.cfg.freeze()
+        return dataclasses.replace(config, bits=kind.bits)
 
     def _quantize(self, config: QuantConfig, names: list[str]) -> None:
         """Quantize the tensors of our own trainers by parametrizations."""

@@ -366,3 +366,14 @@ class StepsOnly(Unnamed):
         self.batch_idx, self.num_batches = 0, 2
         self.forward_backward(next(iter(self.train_loader_x)))
         os._exit(0)
+
+
+class SpareCLIP(CustomCLIP):
+    def __init__(self, n_classes):
+        super().__init__(n_classes)
+        self.prompt_learner.ctx_spare = nn.Parameter(torch.randn(4, 8))
+
+
+@with_model(SpareCLIP)
+class Spare(Unnamed):
+    """Has a context that its settings do not use."""
