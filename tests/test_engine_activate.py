@@ -1,6 +1,6 @@
 """The Dassl that `activate()` chooses, its messages, and the parts that the bundled engine does not include."""
 
-import importlib
+import importlib.util
 import sys
 
 import pytest
@@ -185,3 +185,25 @@ def test_engine_is_imported_only_as_dassl(clean):
     with pytest.raises(ImportError, match="activate"):
         importlib.import_module("qprompt.engine.dassl")
     sys.modules.pop("qprompt.engine.dassl", None)
+
+
+def test_optional_packages_do_not_disqualify_a_dassl(clean, tmp_path):
+    """Real Dassl imports gdown for downloads and wilds for data sets of other fields."""
+    folder = install(clean, tmp_path, extra="import gdown\nfrom wilds import get_dataset\n")
+    if importlib.util.find_spec("gdown") is not None:
+        pytest.skip("gdown is installed")
+    info = activate()
+    assert (info.name, info.path) == ("dassl", str(folder))
+    import dassl.optim
+
+    with pytest.raises(ImportError, match="gdown is not installed, and is needed here"):
+        dassl.optim.gdown.download("url")
+
+
+def test_dassl_of_a_checkout_is_found(tmp_path):
+    assert engine.own_dassl(tmp_path) is None
+    checkout = tmp_path / "KgCoOp"
+    for place in (tmp_path / "Dassl.ProGrad.pytorch", checkout / "Dassl.pytorch"):  # beside it; in it
+        (place / "dassl" / "engine").mkdir(parents=True)
+        (place / "dassl" / "engine" / "trainer.py").write_text("")
+        assert engine.own_dassl(checkout) == place.resolve()

@@ -56,7 +56,8 @@ def launch(argv: list[str]) -> int | None:
     argv, wanted, renamed = names.as_plain(argv, folder)
     sys.argv = argv
     sys.path[0] = folder  # as Python does: the checkout's own `clip` comes first
-    notes = _prepare_process("--fp32" in flags) + renamed
+    own = _own_dassl(folder)
+    notes = _prepare_process("--fp32" in flags) + renamed + own
     if "--math-attention" in flags:
         compat.use_math_attention()
     _extend_dassl(bits_of, Requests(wanted, clip, "--fast" in flags))
@@ -114,6 +115,22 @@ def _take_clip(argv: list[str]) -> tuple[list[str], str]:
         else:
             words.append(word)
     return words, file
+
+
+def _own_dassl(folder: str) -> list[str]:
+    """Make a Dassl that a checkout contains available to QPROMPT_ENGINE=dassl; otherwise say that it is not used."""
+    from qprompt import engine
+
+    own = engine.own_dassl(folder)
+    if own is None:
+        return []
+    if os.environ.get(engine.VARIABLE) == "dassl":
+        sys.path.insert(1, str(own))
+        return []
+    return [
+        f"the checkout's own Dassl in {own} is not used, with any changes of its authors: {engine.VARIABLE}=dassl uses "
+        "it, if it works with this torch"
+    ]
 
 
 def _prepare_process(fp32: bool) -> list[str]:

@@ -5,6 +5,8 @@ For the bundled engine this folder is added to `sys.path`, so it must contain no
 
 import contextlib
 import importlib
+import importlib.abc
+import importlib.machinery
 import importlib.util
 import io
 import os
@@ -13,6 +15,7 @@ import sys
 import tempfile
 import warnings
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
@@ -23,6 +26,9 @@ VARIABLE = "QPROMPT_ENGINE"
 HERE = Path(__file__).resolve().parent
 BUNDLED = HERE / "dassl"
 HOW_TO_INSTALL = "pip install git+https://github.com/KaiyangZhou/Dassl.pytorch"
+
+# Packages that real Dassl imports for downloads and for data sets of other fields.
+OPTIONAL = ("gdown", "wilds")
 
 _active: "EngineInfo | None" = None
 
@@ -125,11 +131,12 @@ def why_unusable(folder: Path) -> str | None:
     Two things fail over time: packages that it imports are not installed, and current torch rejects its schedulers and
     checkpoints. Both are tried without importing all of it, which takes seconds. It stays imported if it works.
     """
-    missing = _missing_imports(folder)
+    missing = [name for name in _missing_imports(folder) if name not in OPTIONAL]
     if missing:
         return f"the dassl in {folder} needs {', '.join(missing)}, which is not installed"
     import torch
 
+    _stand_in_for_optional_packages()
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -139,6 +146,47 @@ def why_unusable(folder: Path) -> str | None:
             del sys.modules[name]
         reason = str(error).strip().partition("\n")[0]
         return f"the dassl in {folder} fails on torch {torch.__version__}: {type(error).__name__}: {reason}"
+    return None
+
+
+class _Optional(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """The last finder: gives a stand-in for an optional package that is not installed. Using it is an ImportError."""
+
+    def find_spec(
+        self, fullname: str, path: object = None, target: object = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        known = fullname.partition(".")[0] in OPTIONAL
+        return importlib.machinery.ModuleSpec(fullname, self, is_package=True) if known else None
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        name = module.__name__
+
+        def stand_in(*args: object, **options: object) -> None:
+            raise ImportError(f"{name.partition('.')[0]} is not installed, and is needed here: pip install it")
+
+        def __getattr__(attribute: str) -> object:
+            if attribute.startswith("__"):
+                raise AttributeError(attribute)
+            return stand_in
+
+        module.__getattr__ = __getattr__  # type: ignore[method-assign]
+
+
+def _stand_in_for_optional_packages() -> None:
+    if not any(isinstance(finder, _Optional) for finder in sys.meta_path):
+        sys.meta_path.append(_Optional())
+
+
+def own_dassl(checkout: str | os.PathLike[str]) -> Path | None:
+    """Return the folder, in a checkout or one folder below or beside it, that contains a Dassl of its own."""
+    place = Path(checkout).resolve()
+    for folder in (place, *sorted(place.glob("*[Dd]assl*")), *sorted(place.parent.glob("*[Dd]assl*"))):
+        found = folder / "dassl" / "engine" / "trainer.py"
+        if found.is_file() and BUNDLED not in found.parents:
+            return folder
     return None
 
 

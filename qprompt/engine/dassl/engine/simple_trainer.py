@@ -179,15 +179,18 @@ class SimpleTrainer(TrainerBase):
             self.save_model(self.epoch, self.output_dir)
 
     @torch.no_grad()
-    def test(self, split=None):
+    def test(self, split=None, **options):
         """Evaluate the model and print the results.
 
         Args:
             split: "val" or "test"; default TEST.SPLIT. Without validation data "val" is "test".
+            options: of forks of Dassl (``is_final``); a line says that they have no effect.
 
         Returns:
             The first result of the evaluator: the accuracy in percent.
         """
+        if options:
+            print(f"Note: test() of this engine has no {', '.join(options)}; it has no effect")
         self.set_model_mode("eval")
         self.evaluator.reset()
         split = split or self.cfg.TEST.SPLIT
