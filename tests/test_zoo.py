@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from qprompt.dropin import config_keys
+from qprompt.dropin import config_keys, fast_text
 from qprompt.errors import UserError
 from qprompt.prompt_files import packing
 from qprompt.quantization.api import quantized_parameters
@@ -184,6 +184,15 @@ def test_probing_leaves_no_trace(build):
     assert torch.equal(torch.rand(1), drawn)
     assert trainer.model.text_features is None
     assert all(map(torch.equal, trainer.model.parameters(), plain.model.parameters()))
+
+
+def test_noise_of_a_quantized_run_is_that_of_its_values(build):
+    trainer = build("QPrompted")
+    images = torch.rand(2, 3, 8, 8)
+    twins = copy_of(trainer), fast_text._moved_by_a_rounding(copy_of(trainer), 1)
+    before, moved = (fast_text._results(twin, images) for twin in twins)
+    assert len(before) == len(moved) == 3 + 3  # logits three times, and three gradients
+    assert 0 < fast_text._largest(before, moved) < 1e-4
 
 
 def test_vectors_of_prompts_are_chosen_and_the_rest_is_named(build, capsys):

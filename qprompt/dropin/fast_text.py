@@ -37,7 +37,7 @@ def speed_up(trainer: Any) -> str:
         return f"--fast: {type(error).__name__}: {first_line}; the model runs unchanged"
     allowed = half or LIMIT * noise
     measured = f"logits and gradients of one batch differ by {difference:.1e} of the largest"
-    if not difference <= allowed:  # also for NaN
+    if not difference <= allowed < float("inf"):  # also for NaN
         least = "one rounding in half precision" if half else f"{LIMIT} times the noise of the run"
         return f"--fast: {measured}, more than {least} ({allowed:.1e}); the model runs unchanged"
     _shorten(encoder, length)

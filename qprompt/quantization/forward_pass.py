@@ -19,6 +19,7 @@ from qprompt.errors import UserError
 from qprompt.quantization.config import QuantConfig
 from qprompt.quantization.fake_quantize import FakeQuantize
 from qprompt.quantization.parameters import check_quantizable, match_parameters, owner_of, parametrizations
+from qprompt.quantization.straight_through import straight_through
 
 ATTRIBUTE = "_quantized_in_forward"  # of a module that owns such parameters: {name of the parameter: InForward}
 CHECKS = 3  # forward passes of a module in which values are compared
@@ -39,7 +40,8 @@ class InForward:
     def values(self, weight: Tensor) -> Tensor:
         """Return what the forward pass uses for `weight`."""
         if self.held is not None:
-            return self.held
+            constant = self.held.requires_grad or not torch.is_grad_enabled()
+            return self.held if constant else straight_through(weight, self.held)
         if self.fake.codebook.device != weight.device:
             self.fake.to(weight.device)
         return self.fake(weight)
