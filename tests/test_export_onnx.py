@@ -1,6 +1,7 @@
 """The classifier as an ONNX model: it carries what programs need, and is compared with PyTorch first."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -72,6 +73,19 @@ def test_model_file_is_enough(clf, exported, pictures):
     assert [path.name for path in exported.parent.iterdir()] == ["model.onnx"]
 
 
+def test_example_of_the_docs(clf, exported, pictures, tmp_path, monkeypatch, capsys):
+    page = Path(__file__).parent.parent / "docs/export.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    shutil.copy(exported, tmp_path / "pets.onnx")
+    monkeypatch.chdir(tmp_path)
+    for size in ((90, 60), (333, 1000), (48, 49)):
+        Image.open(pictures / "0.png").resize(size).save("cat.jpg")
+        found = {}
+        exec(compile(code, "docs/export.md", "exec"), found)
+        assert np.allclose(found["probabilities"], clf.predict_proba("cat.jpg"), atol=1e-5)
+        assert capsys.readouterr().out.strip() == clf.predict("cat.jpg")[0].label
+
+
 def test_weights_of_a_large_model_are_in_a_second_file(clf, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_model, "LARGEST_FILE", 1)
     agreement = onnx_model.write_onnx(clf, tmp_path / "large.onnx")
@@ -86,7 +100,7 @@ def test_weights_of_a_large_model_are_in_a_second_file(clf, tmp_path, monkeypatc
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_model_above_2_gb(tmp_path):
-    """A prompt on a wide ViT of random weights."""
+    """A prompt on a very wide ViT of random weights."""
     from qprompt.backbones.load import build_clip
     from qprompt.backbones.random_weights import ClipShape, random_state_dict
     from qprompt.prompt_files.format import PromptFile
@@ -94,7 +108,7 @@ def test_model_above_2_gb(tmp_path):
     from qprompt.prompted_clip.model import PromptedCLIP
     from qprompt.prompts.coop import PromptLearner
 
-    clip_model = build_clip(random_state_dict(ClipShape(64, 224, 7, 2560, 32, 64, 1, 1)), "random")
+    clip_model = build_clip(random_state_dict(ClipShape(64, 224, 2, 5120, 32, 64, 1, 1)), "random")
     learner = PromptLearner(initial_context(clip_model, 4, "a photo of a"))
     model = PromptedCLIP(clip_model, prompt_layout(clip_model, CLASSES, "a photo of a", 4), learner).eval()
     about = PromptFile({}, {"method": "CoOp"}, 0)
