@@ -124,6 +124,16 @@ def test_a_file_cannot_name_a_folder_elsewhere(tmp_path, folder):
         packing.unpack_original(path)
 
 
+def test_tensors_that_a_trainer_does_not_save_are_left_out(tmp_path):
+    path = tmp_path / "p.qprompt"
+    tensors = {"m.ctx": stored(context()), "helper.weight": stored(context())}
+    write_prompt_file(path, tensors, {"checkpoint": {"m.ctx": ["m", "ctx"], "helper.weight": None}})
+    assert {folder: list(state) for folder, state in packing.unpack_original(path).items()} == {"m": ["ctx"]}
+    write_prompt_file(path, tensors, {"checkpoint": {"m.ctx": ["m", "ctx"]}})
+    with pytest.raises(UserError, match=r"where helper\.weight belongs"):
+        packing.unpack_original(path)
+
+
 def test_a_launched_prompt_is_unpacked_for_its_own_trainer(tmp_path, capsys):
     with miniature.imported():
         trainer = miniature.build(tmp_path, "QTwoModels")

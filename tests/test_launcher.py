@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import types
+import urllib.error
 from pathlib import Path
 
 import pytest
@@ -261,6 +262,15 @@ torch.cuda.set_device(0)
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0
+
+
+def test_advice_after_errors_of_scripts():
+    offline = urllib.error.URLError("no route to host")
+    assert "a download failed (no route to host)" in launcher._advice(offline, "train.py")
+    assert "--clip FILE train.py" in launcher._advice(offline, "train.py")
+    twice = RuntimeError("derivative for aten::_scaled_dot_product_flash_attention_for_cpu_backward is not implemented")
+    assert "python -m qprompt --math-attention train.py" in launcher._advice(twice, "train.py")
+    assert launcher._advice(RuntimeError("anything else"), "train.py") is None
 
 
 def test_trainers_that_differentiate_twice_are_recognized(monkeypatch):

@@ -112,6 +112,14 @@ def test_a_tensor_that_inference_does_not_use_is_left_out(build, tmp_path, capsy
         build("QSpare", "TRAINER.QUANT.INCLUDE", ("*.ctx*",))
 
 
+def test_training_in_full_precision_is_refused_at_the_first_step(build, tmp_path):
+    trainer = build("QTrainsOutside")
+    with pytest.raises(UserError, match=r"trains prompt_learner\.ctx in full precision.*EXCLUDE"):
+        trainer.train()
+    assert not (tmp_path / "output" / "prompt.qprompt").exists()
+    build("QTrainsOutside", "TRAINER.QUANT.EXCLUDE", ("prompt_learner.ctx",), output="excluded").train()
+
+
 def test_advice_of_a_refusal_works(build):
     trainer = build("QClosure", "TRAINER.QUANT.EXCLUDE", ("prompt_learner.ctx",))
     assert list(quantized_parameters(trainer.prompted)) == ["prompt_learner.proj.weight"]

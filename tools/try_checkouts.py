@@ -204,6 +204,8 @@ class Runs:
 
 def _last(log: str) -> str:
     lines = [line for line in log.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"(qprompt: |\w*(Error|Exception): )", line)]
+    lines = errors or lines
     return lines[-1].strip()[:300] if lines else "no output"
 
 

@@ -87,7 +87,7 @@ def _on_cpu(device: Any) -> Any:
     import torch
 
     index = isinstance(device, int) and not isinstance(device, bool)
-    if index or str(device).partition(":")[0] == "cuda" and isinstance(device, (str, torch.device)):
+    if index or (isinstance(device, (str, torch.device)) and str(device).partition(":")[0] == "cuda"):
         return torch.device("cpu")
     return device
 

@@ -71,14 +71,12 @@ def launch(argv: list[str]) -> int | None:
     except (Exception, SystemExit) as error:
         if (ours := ending.swallowed()) is not None:  # the script made another exception of it
             raise ours from None
-        advice = (
-            _advice(error, script)
-            if isinstance(error, (RuntimeError, FileNotFoundError, urllib.error.URLError))
-            else None
-        )
+        known = isinstance(error, (RuntimeError, FileNotFoundError, urllib.error.URLError))
+        advice = _advice(error, script) if known else None
         if advice is None:
             raise
-        traceback.print_exc()
+        if not isinstance(error, urllib.error.URLError):  # the line says it all
+            traceback.print_exc()
         raise UserError(advice) from None
     finally:
         for line in ending.missing_prompts():

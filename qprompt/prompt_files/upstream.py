@@ -93,7 +93,8 @@ def original_checkpoints(tensors: Mapping[str, Tensor], about: Mapping[str, Any]
 
     Args:
         tensors: by name.
-        about: the metadata of the prompt file, with ``checkpoint``: name -> [folder, key].
+        about: the metadata of the prompt file, with ``checkpoint``: name -> [folder, key], or None for a tensor that
+            the trainer does not write to its checkpoints.
 
     Raises:
         UserError: the file does not say where each tensor belongs.
@@ -104,6 +105,8 @@ def original_checkpoints(tensors: Mapping[str, Tensor], about: Mapping[str, Any]
         raise UserError("it does not say which checkpoint it comes from: name the trainer, e.g. --as coop")
     for name, tensor in tensors.items():
         place = places.get(name)
+        if place is None and name in places:  # its trainer does not write it to a checkpoint
+            continue
         if not (isinstance(place, list) and len(place) == 2 and all(isinstance(part, str) for part in place)):
             raise UserError(f"it does not say where {name} belongs in a checkpoint")
         if not re.fullmatch(r"[\w.+-]+", place[0]) or place[0].startswith("."):

@@ -32,10 +32,12 @@ class InForward:
     Attributes:
         fake: computes W_q.
         held: values to use in place of W_q, whatever the parameter holds; for probes.
+        uses: how many forward passes with gradients used it.
     """
 
     fake: FakeQuantize
     held: Tensor | None = None
+    uses: int = 0
 
     def values(self, weight: Tensor) -> Tensor:
         """Return what the forward pass uses for `weight`."""
@@ -76,6 +78,7 @@ class _Hooks:
             value = entry.values(weight)
             if value is weight:  # not quantized yet
                 continue
+            entry.uses += torch.is_grad_enabled()
             value.quantized_from = weight  # type: ignore[attr-defined]
             owner._parameters[leaf] = value  # type: ignore[assignment]
             # A write through .data is not counted in the version: compare the values too, at first.

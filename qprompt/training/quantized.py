@@ -34,6 +34,7 @@ from qprompt.quantization.state_dict_hooks import add_plain_state_dict_hooks_, u
 from qprompt.training import selection
 from qprompt.training.defaults import quant_config
 from qprompt.training.proof import InferenceFails, Unused, prove_use
+from qprompt.training.step_watch import StepWatch
 
 if TYPE_CHECKING:
     from dassl.engine import TrainerX as _Trainer
@@ -95,6 +96,7 @@ class QuantizedPrompts(_Trainer):
     preprocessing: Preprocessing | None = None
     run: "Run"
     bits_are_given = True  # the launcher knows whether they are a default
+    _watch: StepWatch | None = None
     _finished = False
     _in_step = False
     _proven = False
@@ -110,6 +112,7 @@ class QuantizedPrompts(_Trainer):
             self.copies = tuple(selection.quantized_copies(self, self.prompted))
             with contextlib.suppress(InferenceFails):  # some models are complete only when training starts
                 self._prove()
+            self._watch = StepWatch(self.prompted, type(self).__name__)
 
     def _prove(self) -> None:
         try:
@@ -246,7 +249,8 @@ class QuantizedPrompts(_Trainer):
         self._record(lambda recorder: recorder.step(self.prompted, refitted))
         outer, self._in_step = self._in_step, True
         try:
-            with unquantized_view():  # code that averages state dicts in here averages the full-precision prompts
+            # Code that averages state dicts in here averages the full-precision prompts.
+            with unquantized_view(), self._watch.step() if self._watch is not None else contextlib.nullcontext():
                 return super().forward_backward(*batch, **options)
         finally:
             self._in_step = outer
@@ -385,15 +389,18 @@ class QuantizedPrompts(_Trainer):
             "checkpoint": self._checkpoint_keys() if self._in_forward else None,
         }
 
-    def _checkpoint_keys(self) -> dict[str, list[str]]:
-        """Return tensor name -> [folder, key] of the checkpoints that X writes, for `qprompt unpack`."""
-        places: dict[str, list[str]] = {}
+    def _checkpoint_keys(self) -> dict[str, list[str] | None]:
+        """Return tensor name -> [folder, key] of the checkpoints that X writes, for `qprompt unpack`.
+
+        None stands for tensors that X trains, but does not write to its checkpoints.
+        """
+        places: dict[str, list[str] | None] = {}
         names = {id(p): name for name, p in self.prompted.named_parameters() if p.requires_grad}
         for folder, model in self._models.items():
             for key, parameter in model.named_parameters() if model is not None else ():
                 if id(parameter) in names:
                     places.setdefault(names[id(parameter)], [folder, key])
-        return places
+        return {name: places.get(name) for name in names.values()}
 
 
 def _modules_in_use(trainer: Any) -> list[nn.Module]:

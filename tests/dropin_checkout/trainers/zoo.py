@@ -377,3 +377,16 @@ class SpareCLIP(CustomCLIP):
 @with_model(SpareCLIP)
 class Spare(Unnamed):
     """Has a context that its settings do not use."""
+
+
+@TRAINER_REGISTRY.register()
+class TrainsOutside(Unnamed):
+    """Infers in a forward pass, and trains with its parameters outside of one."""
+
+    def forward_backward(self, batch):
+        image, label = self.parse_batch_train(batch)
+        model, learner = self.model, self.model.prompt_learner
+        text_features = model.text_encoder(learner.token_suffix + learner.proj(learner.ctx).mean(0))
+        loss = F.cross_entropy(model.image_encoder(image.flatten(1)) @ text_features.t(), label)
+        self.model_backward_and_update(loss)
+        return {"loss": loss.item()}
