@@ -128,7 +128,7 @@ def test_a_missing_package_is_named_first(run, tmp_path, monkeypatch, capsys):
     for name in ("wandb", "mlflow"):
         monkeypatch.setitem(sys.modules, name, None)
         assert run("--log-to", name) == 2
-        message = f'--log-to {name} needs {name}, which is not installed: pip install "qprompt[{name}]"'
+        message = f"--log-to {name} needs {name}, which is not installed: pip install {name}"
         assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 

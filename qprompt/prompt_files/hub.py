@@ -16,7 +16,7 @@ def import_hub() -> ModuleType:
         import huggingface_hub
     except ImportError:
         raise UserError(
-            'the Hugging Face Hub needs huggingface_hub, which is not installed: pip install "qprompt[hub]"'
+            "the Hugging Face Hub needs huggingface_hub, which is not installed: pip install huggingface_hub"
         ) from None
     return huggingface_hub
 

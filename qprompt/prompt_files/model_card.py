@@ -92,7 +92,7 @@ def _usage(repo: str) -> str:
     return f"""## Use
 
 ```bash
-pip install "qprompt[hub]"
+pip install huggingface_hub  # and QPrompt, from a clone of its repository
 qprompt predict hf://{repo} picture.jpg
 ```
 

@@ -20,6 +20,8 @@ BACKBONES = (
 # What a run imports that `import qprompt` does not.
 _REQUIRED = ("torch", "torchvision", "clip", "yacs", "yaml", "numpy", "PIL", "safetensors", "filelock")
 
+_DISTRIBUTIONS = {"clip": "clip-anytorch", "yaml": "PyYAML", "PIL": "pillow"}
+
 
 def check_installed(project: Path) -> None:
     """Raise UserError if a required package is missing, and say how to enter or make the environment."""
@@ -32,7 +34,7 @@ def check_installed(project: Path) -> None:
     elif (project / "setup.py").is_file():
         how = f"type 'pip install -e {project}'"
     else:
-        how = "type 'pip install qprompt'"
+        how = f"type 'pip install {_DISTRIBUTIONS.get(missing, missing)}'"
     raise UserError(f"the package {missing!r} is not installed in this Python: {how}.")
 
 
