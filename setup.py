@@ -109,6 +109,8 @@ setup(
             "import-linter",
             "setuptools>=77",
             "shtab",
+            "nbclient",
+            "ipykernel",
             *DOCS,
         ],
     },

@@ -1,6 +1,6 @@
 """The picture of the README: accuracy and size in the study of the embedded world (results/tiny_world_study.json).
 
-  python benchmarks/readme_figure.py        writes docs/images/result.png
+python benchmarks/readme_figure.py        writes docs/images/result.png
 """
 
 import json

@@ -91,14 +91,6 @@ def test_architecture_shows_every_package():
     assert shown == {folder.parent.name for folder in (ROOT / "qprompt").glob("*/__init__.py")}
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/quantization.md"])
-def test_library_example_runs(page, tmp_path, monkeypatch):
-    (code,) = re.findall(r"```python\n(.*?)```", text(ROOT / page), re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code, page, "exec"), {})
-    assert page != "README.md" or (tmp_path / "pets.qprompt").stat().st_size <= 1000
-
-
 def test_settings_table_gives_the_true_defaults():
     from qprompt import QuantConfig
 

@@ -67,7 +67,7 @@ def check_trackers(names: Sequence[str]) -> None:
     """Raise UserError if the package of a tracker is not installed."""
     for name in names:
         if importlib.util.find_spec(name) is None:
-            raise UserError(f'--log-to {name} needs {name}, which is not installed: pip install {name}')
+            raise UserError(f"--log-to {name} needs {name}, which is not installed: pip install {name}")
 
 
 @contextlib.contextmanager
