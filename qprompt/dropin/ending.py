@@ -38,7 +38,7 @@ def swallowed() -> UserError | None:
 
 def missing_prompts() -> list[str]:
     """Return a line for each quantized trainer that trained and has not stored what it trained."""
-    from qprompt.training.quantized import runs
+    from qprompt.training.third_party import runs
 
     lines = []
     for run in runs:

@@ -14,7 +14,7 @@ import logging
 import os
 import os.path as osp
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,46 +23,20 @@ from qprompt.data.preprocessing import Preprocessing
 from qprompt.errors import UserError
 from qprompt.io.logs import show_logs
 from qprompt.prompt_files import accounting, packing
-from qprompt.prompts import Method, find_method, methods
-from qprompt.prompts.method import LEARNER
+from qprompt.prompts import Method, methods
 from qprompt.quantization.api import finish_, quantize_, quantized_parameters, refresh_
 from qprompt.quantization.config import QuantConfig
-from qprompt.quantization.forward_pass import all_in_forward, quantize_forward_, release
 from qprompt.quantization.parameters import match_parameters
 from qprompt.quantization.recorder import Recorder
 from qprompt.quantization.state_dict_hooks import add_plain_state_dict_hooks_, unquantized_view
 from qprompt.training import selection
 from qprompt.training.defaults import quant_config
-from qprompt.training.proof import InferenceFails, Unused, prove_use
+from qprompt.training.proof import InferenceFails
 from qprompt.training.step_watch import StepWatch
-
-if TYPE_CHECKING:
-    from dassl.engine import TrainerX as _Trainer
-else:
-    _Trainer = object  # whatever trainer follows in the bases; Dassl is not needed to import this module
+from qprompt.training.third_party import Run, ThirdPartyPrompts, modules_in_use, runs
 
 PROMPT_FILE = "prompt.qprompt"
 log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass
-class Run:
-    """What became of the prompt of one trainer.
-
-    Attributes:
-        trainer: its name.
-        trained: whether a step was made.
-        stored: whether the prompt was stored after the last step.
-        written: whether it was ever stored.
-    """
-
-    trainer: str
-    trained: bool = False
-    stored: bool = False
-    written: bool = False
-
-
-runs: list[Run] = []  # of third-party trainers in this process; the launcher reports on them at the end
 
 
 def _held(optimizer: torch.optim.Optimizer) -> set[int]:
@@ -70,7 +44,7 @@ def _held(optimizer: torch.optim.Optimizer) -> set[int]:
     return {id(p) for group in optimizer.param_groups for p in group["params"]}
 
 
-class QuantizedPrompts(_Trainer):
+class QuantizedPrompts(ThirdPartyPrompts):
     """Quantize the prompts of the trainer that follows in the bases: fake-quantized in training, packed after it.
 
     Attributes:
@@ -89,18 +63,9 @@ class QuantizedPrompts(_Trainer):
     model: Any
     prompt_record: dict[str, Any] | None = None
     recorder: Recorder | None = None
-    prompted: nn.Module
-    half: list[str]
-    copies: tuple[nn.Module, ...] = ()
     tested: dict[str, Any] | None = None
     preprocessing: Preprocessing | None = None
-    run: "Run"
-    bits_are_given = True  # the launcher knows whether they are a default
-    _watch: StepWatch | None = None
     _finished = False
-    _in_step = False
-    _proven = False
-    _source = 0  # position in `_modules_in_use` of the module whose prompts inference uses
 
     def __init__(self, *args, **options):
         self.run = Run(type(self).__name__)
@@ -113,25 +78,6 @@ class QuantizedPrompts(_Trainer):
             with contextlib.suppress(InferenceFails):  # some models are complete only when training starts
                 self._prove()
             self._watch = StepWatch(self.prompted, type(self).__name__)
-
-    def _prove(self) -> None:
-        try:
-            self._source, self._proven = prove_use(self, _modules_in_use), True
-        except Unused as error:
-            if error.all or self.cfg.TRAINER.QUANT.INCLUDE or self.quantized or self.run.trained:
-                raise
-            log.info("left out, since inference does not use them: %s", ", ".join(error.names))
-            for module in _modules_in_use(self):
-                for name, entry, _, _ in list(all_in_forward(module)):
-                    if name in error.names:
-                        for other in selection.modules_of(self).values():
-                            release(other, entry)
-            self._prove()
-
-    @property
-    def _in_forward(self) -> bool:
-        """Whether this is somebody else's trainer, whose parameters stay as it made them (`quantize_forward_`)."""
-        return not isinstance(getattr(self, "method", None), Method)
 
     def check_cfg(self, cfg):
         super().check_cfg(cfg)
@@ -167,18 +113,6 @@ class QuantizedPrompts(_Trainer):
         if self._in_forward:
             log.info(selection.left_out(self, self.prompted, names))
 
-    def _with_bits_of_its_kind(self, config: QuantConfig, names: list[str]) -> QuantConfig:
-        """Start at the bits of the method whose tensors these are, as `qprompt pack` does, unless bits were given."""
-        kind = None if self.bits_are_given else find_method([name.removeprefix(LEARNER) for name in names])
-        if kind is None or kind.bits == config.bits:
-            return config
-        log.info("TRAINER.QUANT.BITS %d, as for %s: these are its tensors, and others", kind.bits, kind.trainer)
-        self.cfg = self.cfg.clone()
-        self.cfg.defrost()
-        self.cfg.TRAINER.QUANT.BITS = kind.bits
-        self.cfg.freeze()
-        return dataclasses.replace(config, bits=kind.bits)
-
     def _quantize(self, config: QuantConfig, names: list[str]) -> None:
         """Quantize the tensors of our own trainers by parametrizations."""
         trained = [name for name, p in self.prompted.named_parameters() if p.requires_grad]
@@ -192,27 +126,6 @@ class QuantizedPrompts(_Trainer):
             quantize_(self.prompted, rounded, names=self.half)
         if any(p.requires_grad and id(p) not in before for p in self.prompted.parameters()):
             self._rebuild_optimizers()  # a learned step size trains too
-
-    def _quantize_in_forward(self, config: QuantConfig, names: list[str]) -> None:
-        """Quantize the tensors of a third-party trainer, which finds its parameters where and as it made them."""
-        self.half = []
-        for module, local in [(self.prompted, names), *selection.equal_copies(self, self.prompted, names)]:
-            quantize_forward_(module, config, local, selection.modules_of(self))
-            add_plain_state_dict_hooks_(module)
-        for fake, weight in quantized_parameters(self.prompted).values():
-            if fake.step_size is not None:  # trains with its tensor
-                for optimizer in selection.optimizers_of(self):
-                    for group in optimizer.param_groups:
-                        if any(p is weight for p in group["params"]):
-                            group["params"].append(fake.step_size)
-        for optimizer in selection.optimizers_of(self):
-            if hasattr(optimizer, "register_step_post_hook"):  # not in torch 1.13
-                optimizer.register_step_post_hook(self._after_optimizer_step)
-
-    def _after_optimizer_step(self, *_: Any) -> None:
-        """Count the steps of a loop of its own, which does not call `forward_backward`."""
-        if not self._in_step:
-            self._refresh()
 
     def _refresh(self) -> list[str]:
         if self._in_forward and not self._proven:
@@ -330,13 +243,6 @@ class QuantizedPrompts(_Trainer):
             )
         super().load_run_state(state)
 
-    def _check_again(self) -> None:
-        """Say so if training changed which prompt inference uses, e.g. by a moving average that it started."""
-        try:
-            self._prove()
-        except UserError as error:
-            log.warning("The stored prompt may not be the one that is tested: %s", error)
-
     def write_prompt(self):
         """Store the prompt; report its size and its quantization error.
 
@@ -345,7 +251,7 @@ class QuantizedPrompts(_Trainer):
         """
         file = PROMPT_FILE if self._in_forward else osp.join(self.get_model_names()[0], PROMPT_FILE)
         path = osp.join(self.output_dir, file)
-        module = _modules_in_use(self)[self._source] if self._in_forward else self.prompted
+        module = modules_in_use(self)[self._source] if self._in_forward else self.prompted
         trained = [name for name, p in self.prompted.named_parameters() if p.requires_grad]
         packing.save(module, path, exact=self._in_forward, also=trained, **self.prompt_metadata())
         record = accounting.summary(module, self.half)
@@ -388,24 +294,6 @@ class QuantizedPrompts(_Trainer):
             "metrics": self.tested if self._finished else None,
             "checkpoint": self._checkpoint_keys() if self._in_forward else None,
         }
-
-    def _checkpoint_keys(self) -> dict[str, list[str] | None]:
-        """Return tensor name -> [folder, key] of the checkpoints that X writes, for `qprompt unpack`.
-
-        None stands for tensors that X trains, but does not write to its checkpoints.
-        """
-        places: dict[str, list[str] | None] = {}
-        names = {id(p): name for name, p in self.prompted.named_parameters() if p.requires_grad}
-        for folder, model in self._models.items():
-            for key, parameter in model.named_parameters() if model is not None else ():
-                if id(parameter) in names:
-                    places.setdefault(names[id(parameter)], [folder, key])
-        return {name: places.get(name) for name in names.values()}
-
-
-def _modules_in_use(trainer: Any) -> list[nn.Module]:
-    """Return the module with the quantized prompts, and the moving averages of it."""
-    return [trainer.prompted, *selection.quantized_copies(trainer, trainer.prompted)]
 
 
 def register_methods() -> None:

@@ -1,0 +1,149 @@
+"""What `QuantizedPrompts` does in trainers of others, whose parameters stay where and as they made them."""
+
+import dataclasses
+import logging
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from qprompt.errors import UserError
+from qprompt.prompts import Method, find_method
+from qprompt.prompts.method import LEARNER
+from qprompt.quantization.api import quantized_parameters
+from qprompt.quantization.config import QuantConfig
+from qprompt.quantization.forward_pass import all_in_forward, quantize_forward_, release
+from qprompt.quantization.state_dict_hooks import add_plain_state_dict_hooks_
+from qprompt.training import selection
+from qprompt.training.proof import Unused, prove_use
+from qprompt.training.step_watch import StepWatch
+
+if TYPE_CHECKING:
+    from dassl.engine import TrainerX as _Trainer
+else:
+    _Trainer = object  # whatever trainer follows in the bases; Dassl is not needed to import this module
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class Run:
+    """What became of the prompt of one trainer.
+
+    Attributes:
+        trainer: its name.
+        trained: whether a step was made.
+        stored: whether the prompt was stored after the last step.
+        written: whether it was ever stored.
+    """
+
+    trainer: str
+    trained: bool = False
+    stored: bool = False
+    written: bool = False
+
+
+runs: list[Run] = []  # of third-party trainers in this process; the launcher reports on them at the end
+
+
+class ThirdPartyPrompts(_Trainer):
+    """The part of `QuantizedPrompts` that quantizes in forward passes, and proves that inference uses what is stored.
+
+    Attributes:
+        prompted: the module that holds the quantized tensors: ``self.model``, in most trainers.
+        half: names of the other trained tensors, which are stored and used in half precision.
+        copies: moving averages of it that the trainer maintains.
+        run: whether the prompt was trained and stored.
+        bits_are_given: whether TRAINER.QUANT.BITS was set; the launcher knows.
+    """
+
+    quantized: tuple[str, ...] = ()
+    prompted: nn.Module
+    half: list[str]
+    copies: tuple[nn.Module, ...] = ()
+    run: Run
+    bits_are_given = True
+    _watch: StepWatch | None = None
+    _in_step = False
+    _proven = False
+    _source = 0  # position in `modules_in_use` of the module whose prompts inference uses
+
+    @property
+    def _in_forward(self) -> bool:
+        """Whether this is somebody else's trainer, whose parameters stay as it made them (`quantize_forward_`)."""
+        return not isinstance(getattr(self, "method", None), Method)
+
+    def _prove(self) -> None:
+        try:
+            self._source, self._proven = prove_use(self, modules_in_use), True
+        except Unused as error:
+            if error.all or self.cfg.TRAINER.QUANT.INCLUDE or self.quantized or self.run.trained:
+                raise
+            log.info("left out, since inference does not use them: %s", ", ".join(error.names))
+            for module in modules_in_use(self):
+                for name, entry, _, _ in list(all_in_forward(module)):
+                    if name in error.names:
+                        for other in selection.modules_of(self).values():
+                            release(other, entry)
+            self._prove()
+
+    def _with_bits_of_its_kind(self, config: QuantConfig, names: list[str]) -> QuantConfig:
+        """Start at the bits of the method whose tensors these are, as `qprompt pack` does, unless bits were given."""
+        kind = None if self.bits_are_given else find_method([name.removeprefix(LEARNER) for name in names])
+        if kind is None or kind.bits == config.bits:
+            return config
+        log.info("TRAINER.QUANT.BITS %d, as for %s: these are its tensors, and others", kind.bits, kind.trainer)
+        self.cfg = self.cfg.clone()
+        self.cfg.defrost()
+        self.cfg.TRAINER.QUANT.BITS = kind.bits
+        self.cfg.freeze()
+        return dataclasses.replace(config, bits=kind.bits)
+
+    def _quantize_in_forward(self, config: QuantConfig, names: list[str]) -> None:
+        """Quantize the tensors of a third-party trainer, which finds its parameters where and as it made them."""
+        self.half = []
+        for module, local in [(self.prompted, names), *selection.equal_copies(self, self.prompted, names)]:
+            quantize_forward_(module, config, local, selection.modules_of(self))
+            add_plain_state_dict_hooks_(module)
+        for fake, weight in quantized_parameters(self.prompted).values():
+            if fake.step_size is not None:  # trains with its tensor
+                for optimizer in selection.optimizers_of(self):
+                    for group in optimizer.param_groups:
+                        if any(p is weight for p in group["params"]):
+                            group["params"].append(fake.step_size)
+        for optimizer in selection.optimizers_of(self):
+            if hasattr(optimizer, "register_step_post_hook"):  # not in torch 1.13
+                optimizer.register_step_post_hook(self._after_optimizer_step)
+
+    def _after_optimizer_step(self, *_: Any) -> None:
+        """Count the steps of a loop of its own, which does not call `forward_backward`."""
+        if not self._in_step:
+            self._refresh()
+
+    def _refresh(self) -> list[str]:
+        """Count a step and fit the levels that are due; see `qprompt.refresh_`."""
+        raise NotImplementedError
+
+    def _check_again(self) -> None:
+        """Say so if training changed which prompt inference uses, e.g. by a moving average that it started."""
+        try:
+            self._prove()
+        except UserError as error:
+            log.warning("The stored prompt may not be the one that is tested: %s", error)
+
+    def _checkpoint_keys(self) -> dict[str, list[str] | None]:
+        """Return tensor name -> [folder, key] of the checkpoints that X writes, for `qprompt unpack`.
+
+        None stands for tensors that X trains, but does not write to its checkpoints.
+        """
+        places: dict[str, list[str] | None] = {}
+        names = {id(p): name for name, p in self.prompted.named_parameters() if p.requires_grad}
+        for folder, model in self._models.items():
+            for key, parameter in model.named_parameters() if model is not None else ():
+                if id(parameter) in names:
+                    places.setdefault(names[id(parameter)], [folder, key])
+        return {name: places.get(name) for name in names.values()}
+
+
+def modules_in_use(trainer: Any) -> list[nn.Module]:
+    """Return the module with the quantized prompts, and the moving averages of it."""
+    return [trainer.prompted, *selection.quantized_copies(trainer, trainer.prompted)]
