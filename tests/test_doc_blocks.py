@@ -59,7 +59,8 @@ def checkout(tmp_path):
     with open(clone / "qprompt/backbones/load.py", "a") as file:
         file.write(STAND_IN)
     for config in (clone / "configs/trainers").rglob("*.yaml"):
-        config.write_text(re.sub(r"MAX_EPOCH: \d+", "MAX_EPOCH: 1", config.read_text()))
+        text = re.sub(r"MAX_EPOCH: \d+", "MAX_EPOCH: 1", config.read_text())
+        config.write_text(re.sub(r"NUM_WORKERS: \d+", "NUM_WORKERS: 0", text))
     rng = np.random.default_rng(0)
     for name in ("espresso", "green_tea", "latte"):
         (clone / "drinks" / name).mkdir(parents=True)
