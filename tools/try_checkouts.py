@@ -170,6 +170,10 @@ class Runs:
         precision = () if any(option.endswith(".PREC") for option in self.recipe.options) else ("--fp32",)
         bare_log, bare = self.run(x, "bare", launcher=None)
         log, launched = self.run(x, "launched")
+        if bare is not None and (launched is None or not torch.equal(bare, launched)):
+            bare_log, bare = self.run(
+                x, "bare_again", launcher=None
+            )  # the first run drew the split, the others read it
         if bare is None:
             row["X"] = f"trains (without the launcher: {_last(bare_log)})" if launched is not None else _last(log)
         else:

@@ -126,8 +126,8 @@ def _own_dassl(folder: str) -> list[str]:
         sys.path.insert(1, str(own))
         return []
     return [
-        f"the checkout's own Dassl in {own} is not used, with any changes of its authors: {engine.VARIABLE}=dassl uses "
-        "it, if it works with this torch"
+        f"the Dassl in {own} is not used, nor any changes of the checkout's authors in it: {engine.VARIABLE}=dassl "
+        "uses it, if it works with this torch"
     ]
 
 
