@@ -65,13 +65,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _find_data_sets(root: Path) -> list[str]:
-    from qprompt.data.downloads import similar_folders
+    from qprompt.data.downloads import image_folder_names, similar_folders
     from qprompt.data.findings import check_command
     from qprompt.data.layouts import LAYOUTS
     from qprompt.data.readers import folders_in
 
     folders = folders_in(root)
-    found = [n for n, layout in LAYOUTS.items() if layout.folder in folders or similar_folders(layout, folders)]
+    found = [
+        name
+        for name, layout in LAYOUTS.items()
+        if layout.folder in folders or similar_folders(layout, folders) or image_folder_names(layout) & set(folders)
+    ]
     if not found:
         known = ", ".join(layout.folder for layout in LAYOUTS.values())
         raise UserError(f"{root} holds none of {known}. To check your own data: {check_command('ImageFolder', root)}")
@@ -161,6 +165,8 @@ def _check_images(
     converted: Counter[str] = Counter()
     repeated: list[str] = []
     seen: dict[str, str] = {}
+    labels = {item.path: item.label for part in split for item in part}
+    two_labels: list[str] = []
     for result in decode_all([f"{image_dir}/{path}" for path in sorted(paths)], workers, duplicates, label=name):
         converted.update(result.notes)
         if result.fault:
@@ -168,12 +174,17 @@ def _check_images(
         elif duplicates:
             path = result.path[len(str(image_dir)) + 1 :]
             other = seen.setdefault(result.digest, path)
-            if parts[other] != parts[path]:
+            if labels[other] != labels[path]:
+                two_labels.append(f"{other} and {path}")
+            elif parts[other] != parts[path]:
                 repeated.append(f"{other} ({parts[other]}) and {path} ({parts[path]})")
     advice = "Download or unpack it again: a run that reads it stops."
     findings = [error("unreadable-image", fault, advice) for fault in faults[:MAX_SHOWN]]
     if len(faults) > MAX_SHOWN:
         findings.append(error("unreadable-image", f"{len(faults) - MAX_SHOWN} more unreadable images.", advice))
+    if two_labels:
+        text = f"{len(two_labels)} images are identical and in two classes, for example {two_labels[0]}."
+        findings.append(error("two-labels", text, "Delete the one in the wrong class: at most one label is right."))
     if repeated:
         text = f"{len(repeated)} images are identical in two parts of the split, for example {repeated[0]}."
         findings.append(

@@ -2,11 +2,13 @@
 
 import os
 import random
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from qprompt.data import downloads
+from qprompt.data.class_folders import TreeFaults
 from qprompt.data.class_names import read_renames
 from qprompt.data.findings import Finding, check_command, error, move_command, prepare_command, warning
 from qprompt.data.folder_layout import Ambiguous
@@ -62,7 +64,11 @@ def check_layout(layout: Layout, root: Path) -> tuple[list[Finding], Split | Non
 
 
 def _missing_folder(layout: Layout, root: Path) -> Finding:
+    beside = _find_beside(layout, root)
     found = downloads.similar_folders(layout, folders_in(root))
+    if beside and not (beside / layout.images).is_dir():
+        text = f"{beside} holds the images, expected in {layout.folder}/{layout.images}."
+        return error("wrong-nesting", text, f"Move it: {move_command(beside, root / layout.folder / layout.images)}")
     if found:
         text = f"{root} has a folder {found[0]!r}, expected {layout.folder!r}."
         return error("folder-name", text, f"Rename it: {move_command(root / found[0], root / layout.folder)}")
@@ -81,12 +87,16 @@ def _check_image_folders(layout: Layout, root: Path) -> Iterator[Finding]:
                 text = f"{path} holds images instead of one folder per class: the test set would be empty."
                 yield error("val-not-in-class-folders", text, f"Move them: {prepare}")
             continue
-        nested = _find_nested(folder, path.name, path)
+        names = {path.name} | (downloads.image_folder_names(layout) if len(layout.image_folders) == 1 else set())
+        nested = _find_nested(folder, names, path) or _find_beside(layout, root)
         archives = [n for n in downloads.archive_names(layout.name) for at in (root, folder) if (at / n).is_file()]
         tars = path.is_dir() and [file for file in os.listdir(path) if file.endswith(".tar")]
         if nested:
             text = f"The images are in {nested}, expected in {path}."
             yield error("wrong-nesting", text, f"Move the folder: {move_command(nested, path)}")
+        elif len(layout.image_folders) == 1 and layout.images and _is_image_folder(folder):
+            text = f"The class folders or images are in {folder}, expected in {path}."
+            yield error("wrong-nesting", text, f"Move them: {_move_into(layout, folder)}")
         elif archives or tars:
             text = f"{path} holds no images: {archives[0] if archives else tars[0]} is not unpacked."  # type: ignore
             yield error("not-unpacked", text, f"Unpack it: {prepare}")
@@ -101,13 +111,43 @@ def _has_images(path: Path, depth: int = 3) -> bool:
     return bool(images_in(path)) or (depth > 0 and any(_has_images(path / f, depth - 1) for f in folders_in(path)))
 
 
-def _find_nested(folder: Path, name: str, expected: Path, depth: int = 3) -> Path | None:
-    """Find a folder called `name` that holds images below `folder`, other than the expected one."""
+def _find_beside(layout: Layout, root: Path) -> Path | None:
+    """Find the image folder in the data root: under the name of the archive, or that of the data set."""
+    folders = folders_in(root)
+    names = downloads.image_folder_names(layout) & set(folders) if len(layout.image_folders) == 1 else set()
+    beside = [*sorted(names), *downloads.similar_folders(layout, folders)]
+    return next((root / name for name in beside if layout.images and _is_image_folder(root / name)), None)
+
+
+def _is_image_folder(folder: Path) -> bool:
+    """Return whether images, or at least two folders with images in them, are in `folder`."""
+    return bool(images_in(folder)) or sum(bool(images_in(folder / name)) for name in folders_in(folder)) > 1
+
+
+def _move_into(layout: Layout, folder: Path) -> str:
+    """A shell command that makes `folder` the image folder in a new `folder`; lists stay where they are."""
+    inside = folder / layout.images
+    away = folder.with_name(f"{folder.name}.images")
+    commands = [["mv", folder, away], ["mkdir", "-p", inside.parent], ["mv", away, inside]]
+    lists = [name for name in os.listdir(folder) if name in _lists(layout)]
+    if lists:
+        commands.append(["mv", *(inside / name for name in sorted(lists)), folder])
+    return " && ".join(shlex.join(map(str, command)) for command in commands)
+
+
+def _lists(layout: Layout) -> set[str]:
+    """The names of what a data set's folder holds besides its image folder."""
+    split = f"split_zhou_{layout.split_name}.json"
+    return {*(name.split("/")[0] for name in layout.needs), split, "split_fewshot", "meta"}
+
+
+def _find_nested(folder: Path, names: set[str], expected: Path, depth: int = 3) -> Path | None:
+    """Find a folder with one of `names` that holds images below `folder`, other than the expected one."""
     for child in folders_in(folder):
         path = folder / child
-        if child == name and path != expected and _has_images(path):
+        if child in names and path != expected and _has_images(path):
             return path
-        if depth and (found := _find_nested(path, name, expected, depth - 1)):
+        if depth and (found := _find_nested(path, names, expected, depth - 1)):
             return found
     return None
 
@@ -145,6 +185,15 @@ def check_custom(
                 findings.append(warning("left-out", f"Not read: {line}.", "Nothing to do if this is intended."))
             remarks = [*(f"not read: {line}" for line in left_out.lines(important=False)), *remarks]
         split = read_renames(classnames)(split) if classnames else split
+    except TreeFaults as found:
+        again = f" Here: {check_command('ImageFolder', root)} --layout"
+        for fault in found.faults:
+            layout_typed = fault.advice.partition("type DATASET.LAYOUT ")[2].rstrip(".")
+            findings.append(
+                error("unreadable-tree", fault.message, fault.advice + f"{again} {layout_typed}" * bool(layout_typed))
+            )
+        parts = [found.items.get(part, []) for part in Split._fields]
+        return findings, Split(*parts), remarks
     except Ambiguous as reason:
         commands = " or ".join(f"{check_command('ImageFolder', root)} --layout {name}" for name in reason.layouts)
         advice = f"Type DATASET.LAYOUT after the options of train.py, and here: {commands}"

@@ -107,6 +107,18 @@ def _normalize(name: str) -> str:
     return "".join(c for c in name.lower() if c.isalnum())
 
 
+def image_folder_names(layout: Layout) -> set[str]:
+    """Return the names under which the image folder is distributed, without those that many data sets use."""
+    last = layout.images.rpartition("/")[2]
+    inside = {
+        name.rpartition("/")[2]
+        for archive in ARCHIVES.get(layout.name, ())
+        if archive.to == layout.images
+        for name in archive.inside
+    }
+    return {name for name in {last, *inside} if name and name not in ("images", "jpg")}
+
+
 def similar_folders(layout: Layout, names: list[str]) -> list[str]:
     """Return the `names` that differ from the data set's folder only in spelling."""
     return [name for name in names if name != layout.folder and _normalize(name) in _spellings(layout)]

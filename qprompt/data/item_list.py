@@ -2,13 +2,15 @@
 
 import csv
 import logging
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from qprompt.data.class_folders import PARTS
 from qprompt.data.fewshot import Source
 from qprompt.data.folder_layout import part_of
-from qprompt.data.image_folder import PARTS, complete
+from qprompt.data.image_folder import complete
 from qprompt.data.items import Item, Split
 from qprompt.data.spelling import as_on_disk, in_order, readable
 from qprompt.data.split_file import read_split
@@ -50,7 +52,7 @@ def read_item_list(file: Path, root: Path) -> Split:
         if suffix == ".json":
             rows = parse_json(text)
             if isinstance(rows, dict) and rows.keys() >= set(PARTS):
-                return read_split(file)
+                return _on_disk(read_split(file), root)
         elif suffix == ".jsonl":
             rows = [parse_json(line) for line in text.splitlines() if line.strip()]
         else:
@@ -60,6 +62,15 @@ def read_item_list(file: Path, root: Path) -> Split:
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"DATASET.LIST {file}: expected rows with {_EXAMPLE} (split is optional).")
     return _split(rows, file, root)
+
+
+def _on_disk(split: Split, root: Path) -> Split:
+    """The split with the paths of files in the Unicode form that they have on disk."""
+    parts = []
+    for part in split:
+        paths = as_on_disk(root, [item.path for item in part])
+        parts.append([item._replace(path=path) for item, path in zip(part, paths, strict=True)])
+    return Split(*parts)
 
 
 def _delimiter(text: str) -> str:
@@ -78,6 +89,9 @@ def _split(rows: list[dict[str, Any]], file: Path, root: Path) -> Split:
 
     names, labels = _classes(column("name"), column("label"), str(file))
     paths = [_relative(path, root, f"{file}, row {number}") for number, path in enumerate(column("path") or (), 1)]
+    moved = [(was, now) for was, now in zip(column("path") or (), paths, strict=True) if _is_elsewhere(str(was), root)]
+    if moved:
+        logger.info("%s: %d paths of another place, such as %s, are read as %s.", file, len(moved), *moved[0])
     paths = as_on_disk(root, paths)
     parts = [
         _part(value, f"{file}, row {number}")
@@ -124,10 +138,15 @@ def _classes(names: list[Any] | None, labels: list[Any] | None, where: str) -> t
 
 
 def _relative(path: Any, root: Path, where: str) -> str:
-    text = str(path or "").strip().replace("\\", "/")
-    if text.startswith("/"):
-        if not Path(text).is_relative_to(root):
-            raise UserError(f"{where}: {text} is not below the image folder {root}.")
+    text = str(path or "").strip()
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
+        raise UserError(
+            f"{where}: {text} is a URL: download the image and list its path below the image folder {root}."
+        )
+    text = text.replace("\\", "/")
+    if _is_elsewhere(text, root):
+        text = _from_other_place(text, root, where)
+    elif text.startswith("/"):
         text = Path(text).relative_to(root).as_posix()
     text = text.removeprefix("./")
     try:
@@ -137,6 +156,24 @@ def _relative(path: Any, root: Path, where: str) -> str:
     if not text or ".." in text.split("/"):
         raise UserError(f"{where}: path {str(path)!r} is empty or leaves the image folder {root}.")
     return text
+
+
+def _is_elsewhere(path: str, root: Path) -> bool:
+    text = path.strip().replace("\\", "/")
+    return bool(re.match(r"[A-Za-z]:/", text)) or (text.startswith("/") and not Path(text).is_relative_to(root))
+
+
+def _from_other_place(path: str, root: Path, where: str) -> str:
+    """The longest end of an absolute path that is a file below `root`: lists keep the paths of another machine."""
+    parts = [part for part in path.split("/") if part]
+    for start in range(1, len(parts)):
+        end = "/".join(parts[start:])
+        if ".." not in parts and (root / end).is_file():
+            return end
+    raise UserError(
+        f"{where}: {path} is not below the image folder {root}, nor is a file with the end of this path. "
+        "Type --root with the folder that holds these images, or list paths relative to it."
+    )
 
 
 def _part(value: Any, where: str) -> str:
