@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from qprompt.data.images import ImageError, read_with_notes
+from qprompt.data.images import ImageError, limits, read_with_notes, set_limits
 from qprompt.io.cores import available_cores
 
 
@@ -69,7 +69,7 @@ def decode_all(
             return
         # Not fork: forking a process that has threads can deadlock.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=set_limits, initargs=(limits(),)) as pool:
             for results in pool.map(_decode_some, chunks, [with_digest] * len(chunks)):
                 yield from results
                 bar.update(len(results))

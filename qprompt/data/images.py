@@ -6,8 +6,9 @@ import os
 import stat
 import warnings
 from pathlib import Path
+from typing import Any
 
-from PIL import Image, UnidentifiedImageError, features
+from PIL import Image, ImageFile, UnidentifiedImageError, features
 
 from qprompt.data.viewing import NotShown, as_viewed
 from qprompt.errors import UserError
@@ -110,6 +111,23 @@ def view(image: Image.Image, name: str) -> Image.Image:
         raise ImageError(f"{name} {error}.") from None
     except Exception as error:  # of Pillow's decoders, as in `read_with_notes`
         raise ImageError(f"{name} cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}.") from None
+
+
+def limits() -> dict[str, Any]:
+    """Return what decides in this process which images are read: our limit, and Pillow's settings."""
+    return {
+        "MAX_PIXELS": MAX_PIXELS,
+        "MAX_IMAGE_PIXELS": Image.MAX_IMAGE_PIXELS,
+        "LOAD_TRUNCATED_IMAGES": ImageFile.LOAD_TRUNCATED_IMAGES,
+    }
+
+
+def set_limits(found: dict[str, Any]) -> None:
+    """Read images as in the process whose `limits` these are: a worker that is not forked starts with the defaults."""
+    global MAX_PIXELS
+    MAX_PIXELS = found["MAX_PIXELS"]
+    Image.MAX_IMAGE_PIXELS = found["MAX_IMAGE_PIXELS"]
+    ImageFile.LOAD_TRUNCATED_IMAGES = found["LOAD_TRUNCATED_IMAGES"]
 
 
 @functools.cache

@@ -146,7 +146,7 @@ class Pool:
             signals.wait(0.5, *alive)
         # Data loader workers may outlive their parent: kill the whole group even if its leader has ended.
         for started in self.running:
-            process.signal_group(started.process, signal.SIGKILL)
+            process.signal_group(started.process, getattr(signal, "SIGKILL", signal.SIGTERM))
             started.process.join()
 
 

@@ -44,6 +44,9 @@ def start(script: str, argv: Sequence[str], environment: Mapping[str, str], log:
 def signal_group(process: BaseProcess, number: int) -> None:
     """Send a signal to a run and to the processes that it started (data loader workers)."""
     assert process.pid is not None
+    if not hasattr(os, "killpg"):  # Windows has no groups; data loader workers end with their parent
+        process.terminate()
+        return
     try:
         os.killpg(process.pid, number)
     except ProcessLookupError:
@@ -56,7 +59,8 @@ def signal_group(process: BaseProcess, number: int) -> None:
 
 
 def _run(script: str, argv: list[str], environment: dict[str, str], log: Path) -> None:
-    os.setsid()
+    if hasattr(os, "setsid"):  # not on Windows
+        os.setsid()
     with open(log, "ab") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)

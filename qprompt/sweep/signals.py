@@ -3,8 +3,8 @@
 No exception can interrupt the start of a process, so no process is started and then lost.
 """
 
-import os
 import signal
+import socket
 from multiprocessing import connection
 from types import FrameType, TracebackType
 
@@ -20,12 +20,14 @@ class Signals:
         self.stops = 0
 
     def __enter__(self) -> "Signals":
-        self._reader, self._writer = os.pipe()
-        os.set_blocking(self._reader, False)
-        os.set_blocking(self._writer, False)
-        self._old_fd = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self._reader, self._writer = socket.socketpair()  # not a pipe: Windows can wait for sockets only
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+        self._old_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         stopping = [signal.SIGINT, signal.SIGTERM]
-        stopping += [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else []
+        hangup = getattr(signal, "SIGHUP", None)  # not on Windows
+        if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+            stopping.append(hangup)
         self._old = {number: signal.signal(number, self._stop) for number in stopping}
         return self
 
@@ -33,8 +35,8 @@ class Signals:
         for number, handler in self._old.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._old_fd)
-        os.close(self._reader)
-        os.close(self._writer)
+        self._reader.close()
+        self._writer.close()
 
     def wait(self, timeout: float, *sentinels: int) -> None:
         """Wait for a signal (also one since the last wait), for the end of a process, or for `timeout` seconds.
@@ -44,7 +46,7 @@ class Signals:
             *sentinels: Sentinels of the processes.
         """
         if self._reader in connection.wait([self._reader, *sentinels], timeout):
-            os.read(self._reader, 4096)
+            self._reader.recv(4096)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.stops += 1

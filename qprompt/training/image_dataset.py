@@ -3,7 +3,7 @@
 from dassl.data.data_manager import DatasetWrapper
 
 from qprompt.data import decode_cache
-from qprompt.data.images import pixels_of, read_image
+from qprompt.data.images import limits, pixels_of, read_image, set_limits
 
 
 def read_and_transform(self, idx):
@@ -42,7 +42,12 @@ class ImageDataset(DatasetWrapper):
         self.decode_cache = decode_cache.for_files([item.impath for item in data_source], megabytes, self.pixels)
 
     def __getstate__(self):
-        return {**self.__dict__, "decode_cache": None}  # its memory cannot be sent to a worker that is not forked
+        # For a worker that is not forked, as on Windows and macOS: the cache's memory cannot be sent to it.
+        return {**self.__dict__, "decode_cache": None, "limits": limits()}
+
+    def __setstate__(self, state):
+        set_limits(state.pop("limits"))
+        self.__dict__.update(state)
 
     def read_image(self, path):
         """Return the image file as an RGB PIL image.
