@@ -92,7 +92,7 @@ def test_upstream_reads_what_is_unpacked(tmp_path):
 
 
 def test_mistakes(tmp_path):
-    with pytest.raises(UserError, match="no prompts of CoCoOp, CoOp, IVLP, MaPLe, VPT are.*it has: conv1.weight"):
+    with pytest.raises(UserError, match="no prompts of CoCoOp, CoOp, IVLP, MaPLe, VPT are.*It has: conv1.weight"):
         pack({"conv1.weight": torch.zeros(3)}, tmp_path / "p")
     with pytest.raises(UserError, match="NaN"):
         pack({"ctx": torch.full((2, 2), torch.nan)}, tmp_path / "p")

@@ -24,7 +24,7 @@ BLOCK = re.compile(
 )
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Pages whose blocks take longer than the default suite has time for.
-SLOW = {"sweeps", "quickstart", "tiny_world"}
+SLOW = {"prompt_file", "quickstart", "sweeps", "tiny_world", "training", "your_data"}
 STAND_IN = """
 
 from qprompt.backbones.random_weights import ClipShape, random_state_dict

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 import datasets.tiny_world  # noqa: F401
 import trainers.qcoop  # noqa: F401
 from qprompt.backbones import load_clip, load_state_dict
+from qprompt.backbones.random_weights import ClipShape, write_clip
 from qprompt.quantization.api import quantized_parameters
 from qprompt.quantization.config import QuantConfig
 from qprompt.quantization.fake_quantize import FakeQuantize
@@ -54,9 +55,8 @@ def short_clip(example, tmp_path_factory):
     state = load_state_dict("tiny")
     length = int(example.tokenize(fewshot.classes_of(DRAW)).argmax(-1).max()) + 1
     state["positional_embedding"] = state["positional_embedding"][:length]
-    path = tmp_path_factory.mktemp("clip") / "short.pt"
-    torch.save(state, path)
-    return path
+    shape = ClipShape(128, 48, 4, 128, 8, 128, 2, 4, context_length=length)
+    return write_clip(tmp_path_factory.mktemp("clip") / "short.pt", state, shape)
 
 
 @pytest.fixture(scope="module")

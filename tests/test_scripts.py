@@ -13,7 +13,7 @@ import torch
 from sweep_project import HERE, make_project, write
 
 import qprompt
-from qprompt.sweep import protocol
+from qprompt.runs import protocol
 from qprompt.sweep.plan import plan
 from qprompt.sweep.spec import read_spec
 

@@ -141,6 +141,10 @@ def test_unfinished_run_with_other_settings_is_refused(runs):
     config = {**runs[0].settings.config, "OPTIM.LR": 1.0}
     there = dataclasses.replace(runs[0].settings, config=config, changed={"TRAINER.GONE": 3})
     there.write(Path(runs[0].folder) / "config.json")
+    assert runs[0].finished() is None  # nothing is lost without a checkpoint
+    checkpoint = Path(runs[0].folder) / "prompt_learner/model.pth.tar-1"
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
     with pytest.raises(UserError, match=r"OPTIM.LR: 1.0 there, 0.002 now; TRAINER.GONE: 3 there, None now"):
         runs[0].finished()
     assert runs[1].finished() is None

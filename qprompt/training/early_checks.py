@@ -4,6 +4,7 @@ import argparse
 import importlib.machinery
 import importlib.util
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def check_arguments(args: argparse.Namespace, project: Path) -> None:
         raise UserError(f"--model-dir {args.model_dir!r} is not a folder: it is the --output-dir of a training run.")
     if args.resume and not os.path.isdir(args.resume):
         raise UserError(f"--resume {args.resume!r} is not a folder: it is the --output-dir of an unfinished run.")
-    if has_dassl():
+    if has_dassl() or "dassl" in sys.modules:  # the registries may hold names from elsewhere: they are asked later
         return
     trainer = requested(args, options, "TRAINER.NAME", args.trainer)
     check_name(trainer, trainer_names(project), "trainer", "--trainer")

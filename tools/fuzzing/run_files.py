@@ -92,5 +92,7 @@ def _resume_record(path: Path) -> None:
 
 
 def _claim(path: Path) -> None:
+    (path.parent / "prompt_learner").mkdir(exist_ok=True)  # without a checkpoint the record does not count
+    (path.parent / "prompt_learner/model.pth.tar-1").touch()
     with claim(str(path.parent), SETTINGS):
         pass
