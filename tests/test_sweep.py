@@ -156,7 +156,11 @@ def test_each_process_gets_its_gpu_and_its_share_of_cores(sweep, project, monkey
 
 @pytest.mark.parametrize(
     ("number", "ignored"),
-    [(signal.SIGTERM, ""), (signal.SIGHUP, ""), (signal.SIGINT, "INT")],
+    [
+        pytest.param(signal.SIGTERM, "", marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, "", marks=pytest.mark.slow),
+        (signal.SIGINT, "INT"),
+    ],
 )
 def test_interrupt_ends_the_processes_and_the_next_start_resumes(sweep, project, number, ignored):
     with hanging_sweep(project, "train_base/pets/shots_16/CoOp/tiny/seed2", ignored) as (process, child):
