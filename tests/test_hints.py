@@ -7,6 +7,7 @@ import pytest
 import torch
 import trees
 
+import qprompt
 import train
 from qprompt.__main__ import main
 from qprompt.runs.project import find_project
@@ -74,6 +75,10 @@ MISTAKES = {
     "class-specific, other way": (
         ["TRAINER.COOP.CSC", "True", "TRAINER.COOP.CTX_INIT", "a photo of a"],
         r"or (TRAINER.COOP.CSC False)\.",
+    ),
+    "template as words": (
+        ["TRAINER.COOP.CTX_INIT", "a photo of a {}."],
+        r"""Type (TRAINER.COOP.CTX_INIT ["'][^"']*["'])""",
     ),
     "epoch": (wrong_epoch, r"type (--load-epoch \d+)\."),
     "position": (other_position, r"type (TRAINER.COOP.CLASS_TOKEN_POSITION front)\."),
@@ -144,7 +149,34 @@ def test_hints_of_the_prompt_commands_work(tmp_path, capsys):
     assert main([*unpack, *hint.split()]) == 2
     assert "choose another --output-dir or --epoch" in capsys.readouterr().err
     assert main([*unpack, *hint.split(), "--epoch", "9"]) == 0
+    (tmp_path / "x.png").write_bytes(trees.jpeg())
     predict = ["predict", str(tmp_path / "a.qprompt"), str(tmp_path / "x.png"), "--classes", "a,b"]
-    trees.jpeg and (tmp_path / "x.png").write_bytes(trees.jpeg())
     assert main(predict) == 2
     assert "type --backbone NAME" in capsys.readouterr().err
+
+
+def test_hints_about_the_backbone_of_a_prompt_work(tmp_path, capsys, clip_file):
+    torch.save({"state_dict": {"ctx": torch.randn(4, 128)}, "epoch": 3}, tmp_path / "model.pth.tar-3")
+    assert main(["pack", str(tmp_path / "model.pth.tar-3"), "--out", str(tmp_path / "a.qprompt")]) == 0
+    (tmp_path / "x.png").write_bytes(trees.jpeg())
+    predict = ["predict", str(tmp_path / "a.qprompt"), str(tmp_path / "x.png"), "--classes", "a,b"]
+    assert main(predict) == 2
+    assert "type --backbone NAME" in capsys.readouterr().err
+    assert main([*predict, "--backbone", "tiny"]) == 0
+
+    module = torch.nn.Module()
+    module.ctx = torch.nn.Parameter(torch.randn(4, 128))
+    qprompt.quantize_(module, names="ctx")
+    qprompt.save(module, tmp_path / "a.qprompt", method="QCoOp", backbone="tiny", backbone_sha256="0" * 64)
+    assert main(predict) == 2
+    assert "or add --other-backbone" in capsys.readouterr().err
+    assert main([*predict, "--other-backbone"]) == 0
+
+
+def test_hints_about_existing_files_work(tmp_path, capsys):
+    torch.save({"state_dict": {"ctx": torch.randn(4, 128)}, "epoch": 3}, tmp_path / "model.pth.tar-3")
+    pack = ["pack", str(tmp_path / "model.pth.tar-3")]
+    assert main(pack) == 0
+    assert main(pack) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert main([*pack, "--overwrite"]) == 0

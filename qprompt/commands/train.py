@@ -75,6 +75,7 @@ def _summary(run: "PictureRun", result: "Result") -> list[str]:
         lines[0] += f", {clock(metrics.time_s)}"
     lines.append(f"  test accuracy  {metrics.accuracy:.1f}%  (zero-shot CLIP: {result.zero_shot.accuracy:.1f}%)")
     lines[-1] += f", {total} pictures" if total else ""
+    lines += [f"  note           {deviation}" for deviation in metrics.deviations]
     file = metrics.prompt.get("file")
     if file:
         path = folder / file

@@ -25,6 +25,7 @@ from qprompt.training.checkpointing import PromptCheckpoints
 from qprompt.training.feature_caching import CachedFeatures
 from qprompt.training.feature_loaders import parse_feature_cache
 from qprompt.training.image_dataset import ImageDataset
+from qprompt.training.leaks import leaks
 from qprompt.training.progress_guard import ProgressGuard
 
 log = logging.getLogger(__name__)
@@ -111,7 +112,10 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
         self.cache_features()
 
     def before_train(self):
-        """Bound the memory of text encoding, and report the memory of a step."""
+        """Bound the memory of text encoding, report the memory of a step, and say which images are not only tested."""
+        for leak in leaks(self.cfg, self.dm.dataset):
+            log.warning("%s", leak[0].upper() + leak[1:])
+            self.deviations = [*self.deviations, leak]
         batch, allowed = self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE, self.cfg.TEXT_MEMORY_MB * MB
         if allowed < 0 and self.device.type == "cuda":
             index = self.device.index  # torch 2.4 needs it

@@ -1,0 +1,63 @@
+"""Whatever was chosen or trained on the images that are reported is said aloud."""
+
+from types import SimpleNamespace
+
+import pytest
+import trees
+from dassl.config import get_cfg_default
+
+import train
+from qprompt.runs.metrics import read_metrics
+from qprompt.training.leaks import leaks
+
+
+def dataset(**parts):
+    return SimpleNamespace(**{part: [SimpleNamespace(impath=path) for path in paths] for part, paths in parts.items()})
+
+
+def config(*options):
+    cfg = get_cfg_default()
+    cfg.merge_from_list(list(options))
+    return cfg
+
+
+BEST = ("TEST.FINAL_MODEL", "best_val")
+
+
+@pytest.mark.parametrize(
+    ("options", "parts", "words"),
+    [
+        ((), {"val": "b", "test": "cd"}, []),
+        (BEST, {"val": "b", "test": "cd"}, []),
+        (BEST, {"val": "cd", "test": "cd"}, ["chosen on the 2 images"]),
+        (BEST, {"val": "bc", "test": "cd"}, ["chosen on 1 of the 2 images"]),
+        (BEST, {"val": "", "test": "cd"}, ["chosen on the 2 images"]),  # Dassl takes the test images
+        ((*BEST, "TEST.SPLIT", "val"), {"val": "b", "test": "cd"}, ["chosen on the 1 image"]),
+        (("TEST.SPLIT", "val"), {"val": "b", "test": "cd"}, []),
+        ((), {"val": "b", "test": "ad"}, ["1 of the 2 images that are reported are training images"]),
+    ],
+    ids=str,
+)
+def test_leaks_are_found(options, parts, words):
+    found = leaks(config(*options), dataset(train_x="a", **parts))
+    assert len(found) == len(words)
+    for sentence, part in zip(found, words, strict=True):
+        assert part in sentence and "the accuracy is too high" in sentence
+
+
+def test_a_run_says_and_records_it(tmp_path, clip_file, monkeypatch, capsys):
+    folder = tmp_path / "data"
+    for part in ("train", "val"):  # no test images: those of val are tested
+        for name in ("cat", "dog"):
+            (folder / part / name).mkdir(parents=True)
+            for i in range(3):
+                (folder / part / name / f"{i}.jpg").write_bytes(trees.jpeg(i))
+    monkeypatch.chdir(train.HERE)
+    argv = ["--root", str(folder), "--trainer", "QCoOp", "--output-dir", str(tmp_path / "out"), "--seed", "0"]
+    argv += ["--dataset-config-file", "configs/datasets/image_folder.yaml", "--backbone", "ViT-B/16"]
+    argv += ["MODEL.BACKBONE.PATH", str(clip_file), "INPUT.SIZE", "(32, 32)", "INPUT.TRANSFORMS", "['normalize']"]
+    argv += ["OPTIM.NAME", "sgd", "OPTIM.MAX_EPOCH", "1", "DATALOADER.NUM_WORKERS", "0", "TRAINER.COOP.PREC", "fp32"]
+    assert train.main([*argv, *BEST]) == 0
+    assert "Warning: The epoch was chosen on the 6 images that are reported" in capsys.readouterr().out
+    (deviation,) = read_metrics(tmp_path / "out/metrics.json").deviations
+    assert "the epoch was chosen on the 6 images" in deviation
