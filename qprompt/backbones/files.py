@@ -106,6 +106,10 @@ def _require_openai(state: dict[str, Tensor], file: Path) -> None:
             file,
             OPEN_CLIP_CONFIG,
         )
+    else:
+        log.info(
+            "%s does not say its activation: QuickGELU is used. As in OpenAI's models, all weights are fp16.", file
+        )
 
 
 def _text(size: tuple[int, int]) -> str:

@@ -247,8 +247,9 @@ def _usable(device: str | torch.device) -> str | torch.device:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise UserError(f"device {str(device)!r} cannot be used: {reason}. 'cpu' always works.") from None
+        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
+        usable = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise UserError(f"device {str(device)!r} cannot be used ({reason}): type one of {', '.join(usable)}.") from None
     return device
 
 
