@@ -211,6 +211,7 @@ def test_shortened_prompts_have_the_features_of_whole_ones(example):
     torch.testing.assert_close(example.class_logits(clip, images, short, context), whole, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_runs_as_a_script(tmp_path):
     out = tmp_path / "prompt.bin"
     run = subprocess.run(

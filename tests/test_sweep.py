@@ -199,6 +199,7 @@ def test_second_process_of_the_same_sweep_is_refused(sweep, project):
     assert (code, "is already running" in out) == (2, True)
 
 
+@pytest.mark.slow
 def test_run_from_the_fork_server_equals_one_from_a_shell(tmp_path, monkeypatch):
     monkeypatch.chdir(HERE.parent)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
