@@ -1,0 +1,121 @@
+"""All trainers on a simulated GPU, in every precision (the package cuda_standin says what that shows and what not)."""
+
+import csv
+import fcntl
+import io
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import trees
+from cuda_standin import library
+
+pytestmark = pytest.mark.skipif(bool(library.why_not()), reason=library.why_not() or "it can run")
+DEPTHS = {"MAPLE": ["PROMPT_DEPTH"], "IVLP": ["PROMPT_DEPTH_TEXT", "PROMPT_DEPTH_VISION"]}
+NODES = {"CoOp": "COOP", "CoCoOp": "COCOOP", "MaPLe": "MAPLE", "IVLP": "IVLP", "VPT": "VPT"}
+TRAINERS = {name: node for method, node in NODES.items() for name in (method, f"Q{method}")} | {"NoisyCoOp": "COOP"}
+DEVICES = ("cuda", "cpu")
+PRECISIONS = ("fp32", "fp16", "amp", "bf16")
+# The fused attention of the stand-in computes in fp32, that of the CPU in the given precision.
+TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3, "amp": 5e-3, "bf16": 4e-2}
+
+
+def train_argv(trainer, precision, folder, output, clip_file, *options, epochs=2):
+    """Return the command of a run of 2 steps an epoch on 5 classes, 4 shots."""
+    node = TRAINERS[trainer]
+    argv = ["train.py", "--root", str(folder / "data"), "--output-dir", str(folder / output), "--trainer", trainer]
+    argv += ["--seed", "0", "--dataset-config-file", "configs/datasets/eurosat.yaml", "--backbone", "ViT-B/16"]
+    argv += ["MODEL.BACKBONE.PATH", str(clip_file), "MODEL.LOGIT_SCALE", "10", f"TRAINER.{node}.PREC", precision]
+    argv += ["INPUT.SIZE", "(32, 32)", "INPUT.TRANSFORMS", "['normalize']", "DATASET.SUBSAMPLE_CLASSES", "base"]
+    argv += ["DATASET.NUM_SHOTS", "4", "DATALOADER.NUM_WORKERS", "0", "DATALOADER.TRAIN_X.BATCH_SIZE", "8"]
+    argv += ["OPTIM.NAME", "sgd", "OPTIM.MAX_EPOCH", str(epochs)]
+    argv += [word for key in DEPTHS.get(node, []) for word in (f"TRAINER.{node}.{key}", "2")]
+    return [*argv, *options]
+
+
+def execute(folder, runs, sm=90):
+    """Execute commands in one process with the stand-in; return their reports by name."""
+    path = folder / "runs.json"
+    path.write_text(json.dumps(runs))
+    command = [sys.executable, "-m", "cuda_standin", str(path)]
+    environment = library.environment(folder, sm)
+    done = subprocess.run(command, env=environment, cwd=library.SOURCE.parents[2], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {each["name"]: each for each in json.loads(path.with_name("runs.json.report").read_text())}
+
+
+@pytest.fixture(scope="session")
+def reports(tmp_path_factory, clip_file):
+    """The reports of all commands by name; with several workers, made by the first that asks."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if os.environ.get("PYTEST_XDIST_WORKER") else folder) / "cuda_standin"
+    folder.mkdir(exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        path = folder / "reports.json"
+        if not path.exists():
+            trees.build(folder / "data", "EuroSAT")
+            for number, picture in enumerate(sorted(folder.glob("data/eurosat/**/*.jpg"))):
+                picture.write_bytes(trees.jpeg(number))
+            path.write_text(json.dumps(execute(folder, commands(folder, clip_file))))
+    return json.loads(path.read_text())
+
+
+def commands(folder, clip_file):
+    runs = []
+    for trainer in TRAINERS:
+        for precision in PRECISIONS:
+            for device in ("cuda", "cpu"):
+                name = f"{trainer} {precision} {device}"
+                argv = train_argv(trainer, precision, folder, name.replace(" ", "-"), clip_file)
+                runs.append({"name": name, "argv": argv, "device": device})
+    for precision in PRECISIONS:
+        name = f"spoiled {precision}"
+        argv = train_argv("QCoOp", precision, folder, name.replace(" ", "-"), clip_file, epochs=30)
+        runs.append({"name": name, "argv": argv, "device": "cuda", "spoil_gradients": True})
+    trained = folder / "QCoOp-fp16-cuda"
+    for device in ("cuda", "cpu"):
+        argv = train_argv("QCoOp", "fp32", folder, f"evaluated-{device}", clip_file)
+        argv[1:1] = ["--eval-only", "--model-dir", str(trained)]
+        runs.append({"name": f"evaluated {device}", "argv": argv, "device": device})
+        argv = [
+            "qprompt",
+            "predict",
+            str(trained / "prompt_learner" / "prompt.qprompt"),
+            str(folder / "data" / "eurosat"),
+        ]
+        argv += ["--backbone-path", str(clip_file), "--device", device, "--csv"]
+        runs.append({"name": f"predicted {device}", "argv": argv, "device": device})
+    return runs
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_a_trainer_computes_what_it_computes_on_a_cpu(reports, trainer, precision):
+    on_gpu, on_cpu = (reports[f"{trainer} {precision} {device}"] for device in ("cuda", "cpu"))
+    assert (on_gpu["code"], on_cpu["code"]) == (0, 0), on_gpu["err"] + on_cpu["err"]
+    assert len(on_gpu["losses"]) == 4
+    assert on_gpu["losses"] == pytest.approx(on_cpu["losses"], rel=TOLERANCE[precision])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_nan_gradients_end_a_run(reports, precision):
+    report = reports[f"spoiled {precision}"]
+    assert report["code"] == 2
+    assert "prompt_learner" in report["err"] and "NaN" in report["err"]
+    assert len(report["losses"]) < 30  # of 60
+
+
+def test_a_checkpoint_of_a_gpu_is_evaluated_there_and_on_a_cpu(reports):
+    texts = [reports[f"evaluated {device}"]["out"].partition("=> result")[2].split("Wrote")[0] for device in DEVICES]
+    assert "* accuracy: " in texts[0] and texts[0] == texts[1]
+
+
+def test_predictions_on_a_gpu_equal_those_on_a_cpu(reports):
+    tables = [list(csv.reader(io.StringIO(reports[f"predicted {device}"]["out"]))) for device in DEVICES]
+    assert len(tables[0]) == len(tables[1]) > 100
+    for on_gpu, on_cpu in zip(*tables, strict=True):
+        for ours, other in zip(on_gpu, on_cpu, strict=True):
+            assert ours == other or float(ours) == pytest.approx(float(other), abs=2e-6)
