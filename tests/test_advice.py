@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import unicodedata
+import zipfile
 
 import pytest
 import trees
@@ -12,9 +13,10 @@ from test_folder_layouts import make
 
 from qprompt.__main__ import main
 from qprompt.data.item_list import read_item_list
+from qprompt.data.other_names import find_other_names
 from qprompt.errors import UserError
 
-COMMAND = re.compile(r"(?:^|: )((?:mv|mkdir) .+)$")
+COMMAND = re.compile(r"(?:^|: )((?:mv|mkdir|rm) .+?)(?: && qprompt (.+))?$")
 
 
 def findings(capsys, *command):
@@ -24,22 +26,27 @@ def findings(capsys, *command):
 
 
 def follow(advice):
-    """Run the shell command at the end of an advice; return the arguments of a qprompt command there instead."""
+    """Run the command at the end of an advice, unless it is check-data; return the arguments of check-data there."""
+    typed = advice[advice.index("qprompt ") + 8 :] if "qprompt " in advice else ""
     if command := COMMAND.search(advice):
         subprocess.run(command[1], shell=True, check=True)
+        typed = command[2] or ""
+    if typed.startswith("prepare-data"):
+        main(shlex.split(typed))
         return None
-    return shlex.split(advice[advice.index("qprompt ") :])[1:] if "qprompt " in advice else None
+    return shlex.split(typed) or None
 
 
-def satisfied(capsys, command):
-    """Whether check-data has no error after its advice was followed, once for each of at most 5 rounds."""
-    for _ in range(5):
+def satisfied(capsys, command, rounds=5):
+    """Whether check-data has no error after its advice was followed, once for each of a few rounds."""
+    for _ in range(rounds):
         code, found = findings(capsys, *command)
         errors = [finding for finding in found if finding["level"] == "error"]
         if code == 0:
             return True
         for finding in errors:
             command = follow(finding["advice"]) or command
+        capsys.readouterr()
     return False
 
 
@@ -69,14 +76,7 @@ MOVES = {
 }
 
 
-@pytest.mark.parametrize("name", MOVES)
-def test_advice_on_a_moved_data_set_is_enough(tmp_path, capsys, monkeypatch, name):
-    dataset, moves = MOVES[name]
-    root = tmp_path / "data root"
-    trees.build(root, dataset)
-    monkeypatch.setattr("qprompt.data.checks.check_sizes", lambda *args, **more: ())  # the trees are small
-    names = ["check-data", root, dataset]
-    assert findings(capsys, *names)[0] == 0
+def move(root, moves):
     for source, target in moves.items():
         (root / target).parent.mkdir(parents=True, exist_ok=True)
         if not source:
@@ -86,12 +86,100 @@ def test_advice_on_a_moved_data_set_is_enough(tmp_path, capsys, monkeypatch, nam
                 child.rename(root / target / child.name)
         else:
             (root / source).rename(root / target)
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_advice_on_a_moved_data_set_is_enough(tmp_path, capsys, monkeypatch, name):
+    dataset, moves = MOVES[name]
+    root = tmp_path / "data root"
+    trees.build(root, dataset)
+    monkeypatch.setattr("qprompt.data.checks.check_sizes", lambda *args, **more: ())  # the trees are small
+    names = ["check-data", root, dataset]
+    assert findings(capsys, *names)[0] == 0
+    move(root, moves)
     keep = {"ImageNetA": "imagenet-adversarial", "ImageNetR": "imagenet-rendition"}.get(dataset)
     assert findings(capsys, *names)[0] == 1
     if keep or "in the root" in name:
         # Lists that lay in the folder are still there.
         assert "does not exist" not in findings(capsys, *names)[1][0]["advice"]
     assert satisfied(capsys, names)
+
+
+def upper_suffixes(path):
+    return path.with_suffix(".JPG")
+
+
+def lower_folder(path):
+    return path.parent.parent / path.parent.name.lower() / path.name
+
+
+def everything(path):
+    return lower_folder(upper_suffixes(path))
+
+
+def decomposed(path):
+    return path.with_name(unicodedata.normalize("NFD", path.name))
+
+
+@pytest.mark.parametrize("change", [upper_suffixes, lower_folder, everything, decomposed], ids=lambda f: f.__name__)
+def test_one_command_renames_all_images(tmp_path, capsys, monkeypatch, change):
+    folder = trees.build(tmp_path, "EuroSAT")
+    monkeypatch.setattr("qprompt.data.checks.check_sizes", lambda *args, **more: ())
+    split = json.loads((folder / "split_zhou_EuroSAT.json").read_text())
+    for rows in split.values():
+        for row in rows:  # the split is composed
+            other = row[0].replace("image_", "im\u00e4ge_")
+            (folder / "2750" / row[0]).rename(folder / "2750" / other)
+            row[0] = other
+    (folder / "split_zhou_EuroSAT.json").write_text(json.dumps(split))
+    command = ["check-data", tmp_path, "EuroSAT"]
+    assert findings(capsys, *command)[0] == 0
+    files = sorted((folder / "2750").rglob("*.jpg"))
+    for file in files:
+        change(file).parent.mkdir(exist_ok=True)
+        file.rename(change(file))
+    (finding,) = findings(capsys, *command)[1]
+    assert finding["code"] == "missing-images" and f"{len(files)} of {len(files)} images" in finding["message"]
+    assert satisfied(capsys, command, rounds=2)
+    assert sorted((folder / "2750").rglob("*.jpg")) == files
+
+
+def test_files_that_two_names_can_mean_are_not_renamed(tmp_path):
+    make(tmp_path, "a/x.JPG", "a/x.png", "b/y.JPG", "b/z.jpeg", "b/w.bmp")
+    listed = {"a/x.jpeg", "b/y.jpg", "b/y.png", "b/z.jpg", "b/w.jpg", "b/w.bmp"}
+    missing = listed - {"b/w.bmp"}
+    assert find_other_names(tmp_path, missing, listed) == {"b/z.jpg": "b/z.jpeg"}
+
+
+def test_lost_images_come_back_from_the_archive(tmp_path, capsys, monkeypatch):
+    folder = trees.build(tmp_path, "EuroSAT", content=trees.jpeg())
+    monkeypatch.setattr("qprompt.data.checks.check_sizes", lambda *args, **more: ())
+    with zipfile.ZipFile(tmp_path / "EuroSAT.zip", "w") as archive:
+        for file in (folder / "2750").rglob("*.jpg"):
+            archive.write(file, f"2750/{file.relative_to(folder / '2750')}")
+    first, second = sorted((folder / "2750").rglob("*.jpg"))[:2]
+    first.unlink()
+    second.write_bytes(b"<html>")
+    main(["check-data", str(tmp_path), "EuroSAT", "--workers", "1", "--json", "-"])
+    (report,) = json.loads(capsys.readouterr().out)["datasets"]
+    assert [finding["code"] for finding in report["findings"]] == ["missing-images", "unreadable-image"]
+    for finding in report["findings"]:
+        follow(finding["advice"])
+    capsys.readouterr()
+    assert main(["check-data", str(tmp_path), "EuroSAT", "--workers", "1"]) == 0
+
+
+@pytest.mark.parametrize("name", ["other name", "twice", "classes in the folder", "ImageNet-A as unpacked"])
+def test_advice_of_prepare_data_on_a_moved_data_set_is_enough(tmp_path, capsys, monkeypatch, name):
+    dataset, moves = MOVES[name]
+    trees.build(tmp_path, dataset)
+    monkeypatch.setattr("qprompt.data.checks.check_sizes", lambda *args, **more: ())
+    move(tmp_path, moves)
+    assert main(["prepare-data", dataset, str(tmp_path)]) == 1
+    text = capsys.readouterr().out
+    assert "Put the files into" not in text  # they are there
+    follow(text.partition("-> ")[2].partition("\n")[0])
+    assert main(["prepare-data", dataset, str(tmp_path)]) == 0
 
 
 # ---- trees of the user
@@ -155,3 +243,92 @@ def test_what_is_not_below_the_root_is_refused_with_what_to_do(tmp_path, path):
     (tmp_path / "l.csv").write_text(f"path,classname\n{path},x\n")
     with pytest.raises(UserError, match=r"is a URL: download the image|Type --root with the folder"):
         read_item_list(tmp_path / "l.csv", tmp_path)
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+
+
+LISTED = [
+    f"{name}/{k}.jpg,{name},{part}"
+    for name in ("cat", "dog")
+    for k, part in enumerate(["train", "train", "val", "test"])
+]
+# A wrong row -> words of the finding and of its advice, and the row as the advice says.
+WRONG_ROWS = {
+    "https://x.org/a.jpg,cat,train": ("is a URL: download the image", "downloads the URLs", "cat/new.jpg,cat,train"),
+    "/none/a.jpg,cat,train": ("nor is a file with the end of this path", "relative to", "cat/new.jpg,cat,train"),
+    "../a.jpg,cat,train": ("leaves the image folder", "List paths relative to", "cat/new.jpg,cat,train"),
+    ",cat,train": ("is empty or leaves", "List paths relative to", "cat/new.jpg,cat,train"),
+    "cat/new.jpg,,train": ("has no class", "Write it there", "cat/new.jpg,cat,train"),
+    "cat/new.jpg,cat,query": ("split is 'query', expected train, val or test", "Write one", "cat/new.jpg,cat,train"),
+    "cat/new.jpg,cat,": ("split is '', expected train, val or test", "Write one", "cat/new.jpg,cat,train"),
+    "cat/new.jpg,cat, black,train": ("more fields than the first line", "quotes", 'cat/new.jpg,"cat, black",train'),
+    "./cat/0.jpg,cat,train": ("cat/0.jpg is listed twice in train.", "Delete row 9 or row 1", None),
+    "cat//0.jpg,cat,test": ("listed in train and in test", "Delete row 9 or row 1", None),
+    "cat/0.jpg,dog,train": ("twice in train, of class 'cat' and 'dog'", "at most one class is right", None),
+    "new/0.jpg,cow,test": ("of class 'cow', which has no training image", "delete its 1 rows", None),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_ROWS)
+def test_advice_on_a_row_is_enough(tmp_path, capsys, wrong):
+    words, advice, right = WRONG_ROWS[wrong]
+    make(tmp_path, "cat/", "dog/", "cat/new.jpg")
+    command = ["check-data", tmp_path, "ImageList", "--list", tmp_path / "l.csv"]
+    write(tmp_path / "l.csv", "\n".join(["path,classname,split", *LISTED, wrong]))
+    found = findings(capsys, *command)[1]
+    (finding,) = [finding for finding in found if words in finding["message"]]
+    assert advice in finding["advice"] and ("row 9" in finding["message"] or "cow" in wrong)
+    write(tmp_path / "l.csv", "\n".join(["path,classname,split", *LISTED, *([right] if right else [])]))
+    assert findings(capsys, *command)[0] == 0
+
+
+def test_all_faults_of_a_list_are_found_at_once(tmp_path, capsys):
+    make(tmp_path, "cat/", "dog/", "cat/new.JPEG")
+    rows = [*LISTED, *WRONG_ROWS, "https://x.org/b.jpg,cat,train", "cat/new.jpg,cat,train", "lost.jpg,cat,train"]
+    write(tmp_path / "l.csv", "\n".join(["path,classname,split", *rows]))
+    code, found = findings(capsys, "check-data", tmp_path, "ImageList", "--list", tmp_path / "l.csv")
+    messages = [finding["message"] for finding in found]
+    assert code == 1
+    kinds = {words for words, _, _ in WRONG_ROWS.values()} - {"split is '', expected train, val or test"}
+    for words in (*kinds, "but there is 'cat/new.JPEG'", "2 of 11 images of the split do not exist"):
+        assert sum(words in message for message in messages) == 1, words
+    assert any("row 9: https" in m and "wrong in 1 more row (21)" in m for m in messages)
+    with pytest.raises(UserError) as error:
+        read_item_list(tmp_path / "l.csv", tmp_path)
+    more = str(error.value).partition("more faults: ")[2]
+    assert findings(capsys, *shlex.split(more)[1:])[1] == found
+
+
+@pytest.mark.parametrize(
+    "labels, words",
+    [
+        ("0 0 2 2", "no row has label 1"),
+        ("5 5 6 6", "smallest label is 5"),
+        ("0 0 1 x", ""),
+        ("1.0 1.0 2.0 2.0", ""),
+        ("\u00b2 \u00b2 0 0", ""),
+        ("0 0 1 1", "label 0 is called 'b', but 'a' in row 1"),
+    ],
+)
+def test_numbers_of_classes_are_checked(tmp_path, capsys, labels, words):
+    make(tmp_path, "cat/")
+    names = "abcd" if "called" in words else "    "
+    rows = [f"cat/{k}.jpg,{label},{names[k]}" for k, label in enumerate(labels.split())]
+    write(tmp_path / "l.csv", "\n".join(["path,label,classname" if names.strip() else "path,label,note", *rows]))
+    found = findings(capsys, "check-data", tmp_path, "ImageList", "--list", tmp_path / "l.csv")[1]
+    errors = [finding["message"] for finding in found if finding["level"] == "error"]
+    assert (
+        any(words in message for message in errors)
+        if words
+        else not [e for e in errors if "label" in e.partition("l.csv")[2]]
+    )
+
+
+@pytest.mark.parametrize("place", ["inner", "", "above"])
+def test_another_data_root_of_a_list_is_found(tmp_path, capsys, place):
+    make(tmp_path / "pets/inner", "cat/", "dog/")
+    before = {"inner": "", "": "inner/", "above": "pets/inner/"}[place]
+    write(tmp_path / "l.csv", "\n".join(["path,classname,split", *(before + row for row in LISTED)]))
+    assert satisfied(capsys, ["check-data", tmp_path / "pets", "ImageList", "--list", tmp_path / "l.csv"], rounds=2)

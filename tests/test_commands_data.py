@@ -188,7 +188,7 @@ def test_planted_fault_is_the_only_finding(build, capsys, tmp_path, plant):
     assert finding["message"] and finding["advice"]
 
 
-@pytest.mark.parametrize("plant", [other_name, wrong_nesting, nested_twice, other_suffix])
+@pytest.mark.parametrize("plant", [other_name, wrong_nesting, nested_twice])
 def test_command_in_the_advice_fixes_the_fault(build, capsys, tmp_path, plant):
     root = tmp_path / "data root"  # the space needs quotes
     plant(build("EuroSAT", root=root))
@@ -344,6 +344,7 @@ def pack_as_distributed(name, folder, place):
         prefix = f"{archive.inside[0]}/" if archive.inside[0] else ""
         renamed = {prefix + path.removeprefix(f"{archive.to}/"): files.pop(path) for path in below}
         pack(place / archive.name, renamed)
+    place.mkdir(exist_ok=True)
     if name == "Caltech101":  # as it is distributed today: an archive within an archive
         inner = place / "101_ObjectCategories.tar.gz"
         pack(place / "caltech-101.zip", {f"caltech-101/{inner.name}": inner, "__MACOSX/x": b"", "caltech-101/.x": b""})
@@ -358,7 +359,13 @@ def test_archives_are_unpacked_to_the_expected_folders(build, tmp_path, capsys, 
     place, root = tmp_path / "Downloads", tmp_path / "root"
     place.mkdir()
     root.mkdir()
-    pack_as_distributed(name, folder, place)
+    pack_as_distributed(name, folder, tmp_path / "packed")
+    assert main(["prepare-data", name, str(root), "--from", str(place)]) == 1
+    text = capsys.readouterr().out
+    assert f"Put the files into {place} and run this command again." in text
+    for file in (tmp_path / "packed").iterdir():  # what it says to do
+        assert file.name in text
+        file.rename(place / file.name)
     assert main(["prepare-data", name, str(root), "--from", str(place)]) == 0, capsys.readouterr().out
     whole = [checks.check_layout(layouts.LAYOUTS[name], at) for at in (tmp_path / "made", root)]
     assert whole[0] == whole[1]

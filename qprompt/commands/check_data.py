@@ -6,6 +6,7 @@ Examples:
   qprompt check-data /data --structure-only             without reading the images (takes seconds)
   qprompt check-data my_images ImageFolder              your own data with one folder per class
   qprompt check-data my_images ImageList --list my_images/list.csv
+  qprompt check-data /data eurosat --rename             rename images as the split spells them
   qprompt check-data /data --json -                     output for scripts
 
 The exit code is 0 without errors, 1 with errors, and 2 if the command itself is invalid.
@@ -14,6 +15,7 @@ The exit code is 0 without errors, 1 with errors, and 2 if the command itself is
 import argparse
 import contextlib
 import json
+import shlex
 import sys
 from collections import Counter
 from pathlib import Path
@@ -22,7 +24,6 @@ from typing import Any
 from qprompt.errors import UserError
 
 CONTEXT_LENGTH, DEFAULT_VECTORS = 77, 16  # tokens of CLIP's text encoder; N_CTX of CoOp and QCoOp
-MAX_SHOWN = 20  # unreadable images that are reported one by one
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--list", default="", metavar="FILE", help="the list for ImageList (DATASET.LIST)")
     add("--layout", default="auto", metavar="LAYOUT", help="what the folders of ImageFolder mean (DATASET.LAYOUT)")
     add("--classnames", default="", metavar="FILE", help="other class names (DATASET.CLASSNAMES), for your own data")
+    add("--rename", action="store_true", help="first give images the names of the split (case, suffix, Unicode form)")
     add("--structure-only", action="store_true", help="do not read the images")
     add("--workers", type=int, default=0, metavar="N", help="number of processes (default: one per processor)")
     add("--json", default="", metavar="FILE", help="also write the findings as JSON; '-': print only JSON")
@@ -84,39 +86,70 @@ def _find_data_sets(root: Path) -> list[str]:
 
 def _check(name: str, root: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Return the report on one data set: name, folder, ok, counts, findings."""
-    from qprompt.data import checks
+    from qprompt.data import checks, own_checks
     from qprompt.data.downloads import find_layout
+    from qprompt.data.image_checks import check_images
     from qprompt.data.images import pixels_of
+    from qprompt.data.whence import Whence
 
     custom = name.lower() in ("imagefolder", "imagelist")
-    if custom:
-        name, image_dir = ("ImageFolder" if name.lower() == "imagefolder" else "ImageList"), root
-        list_file = Path(args.list).expanduser() if name == "ImageList" else None
-        findings, split, remarks = checks.check_custom(root, list_file, args.layout, args.classnames)
-        findings += _check_prompts(split) if split else []
-    else:
-        layout = find_layout(name)
-        name, image_dir = layout.name, root / layout.folder / layout.images
-        findings, split = checks.check_layout(layout, root)
-        remarks = []
+    remarks: list[str] = []
+    renamed = 0
+    while True:
+        if custom:
+            list_file = _list_file(args) if name.lower() == "imagelist" else None
+            whence, image_dir = Whence("ImageList" if list_file else "ImageFolder", root, list_file), root
+            findings, split, remarks = own_checks.check_own(whence, args.layout, args.classnames)
+        else:
+            layout = find_layout(name)
+            whence, image_dir = checks.whence_of(layout, root), root / layout.folder / layout.images
+            findings, split = checks.check_layout(layout, root)
+        if renamed or not (args.rename and split):
+            break
+        renamed = _rename(split, image_dir)
+        if not renamed:
+            break
+    if renamed:
+        remarks = [*remarks, f"renamed {renamed:,} images as they are listed"]
+    if custom and split:
+        findings += _check_prompts(split)
     counts: dict[str, int] = {}
     converted: Counter[str] = Counter()
     if split:
         counts = {"classes": len({item.label for item in split.train})}
         counts |= {part: len(items) for part, items in split._asdict().items()}
         if not args.structure_only:
-            found, converted = _check_images(name, image_dir, split, args.workers, duplicates=custom)
+            found, converted = check_images(split, image_dir, whence, args.workers)
             findings += found
     return {
-        "name": name,
+        "name": whence.name,
         "folder": str(image_dir),
         "ok": not any(finding.level == "error" for finding in findings),
         "counts": counts,
-        "pixels": pixels_of(name),
+        "pixels": pixels_of(whence.name),
         "converted": dict(sorted(converted.items())),
         "remarks": remarks,
         "findings": [finding._asdict() for finding in findings],
     }
+
+
+def _list_file(args: argparse.Namespace) -> Path:
+    if not args.list:
+        raise UserError(
+            f"ImageList needs a list: type qprompt check-data {shlex.quote(args.root)} ImageList --list FILE"
+        )
+    return Path(args.list).expanduser()
+
+
+def _rename(split: Any, image_dir: Path) -> int:
+    """Give images the names that the split lists; return how many."""
+    from qprompt.data.fewshot import missing_files
+    from qprompt.data.other_names import find_other_names, rename
+
+    paths = {item.path for part in split for item in part}
+    names = find_other_names(image_dir, missing_files(image_dir, paths), paths)
+    rename(image_dir, names)
+    return len(names)
 
 
 def _check_prompts(split: Any) -> list[Any]:
@@ -144,53 +177,6 @@ def _check_prompts(split: Any) -> list[Any]:
         finding = warning if room > 0 else error
         findings.append(finding("long-name", text, advice + (" Or lower N_CTX." if room > 0 else "")))
     return findings
-
-
-def _check_images(
-    name: str, image_dir: Path, split: Any, workers: int, duplicates: bool
-) -> tuple[list[Any], Counter[str]]:
-    """Decode the images of the split that exist; with `duplicates`, compare files across the parts of the split.
-
-    Returns:
-        The findings, and how many images a viewer converts in which way.
-    """
-    from qprompt.data.decode_all import decode_all
-    from qprompt.data.fewshot import missing_files
-    from qprompt.data.findings import error, warning
-
-    paths = {item.path for part in split for item in part}
-    paths -= set(missing_files(image_dir, paths))
-    parts = {item.path: part for part, items in split._asdict().items() for item in items}
-    faults: list[str] = []
-    converted: Counter[str] = Counter()
-    repeated: list[str] = []
-    seen: dict[str, str] = {}
-    labels = {item.path: item.label for part in split for item in part}
-    two_labels: list[str] = []
-    for result in decode_all([f"{image_dir}/{path}" for path in sorted(paths)], workers, duplicates, label=name):
-        converted.update(result.notes)
-        if result.fault:
-            faults.append(result.fault)
-        elif duplicates:
-            path = result.path[len(str(image_dir)) + 1 :]
-            other = seen.setdefault(result.digest, path)
-            if labels[other] != labels[path]:
-                two_labels.append(f"{other} and {path}")
-            elif parts[other] != parts[path]:
-                repeated.append(f"{other} ({parts[other]}) and {path} ({parts[path]})")
-    advice = "Download or unpack it again: a run that reads it stops."
-    findings = [error("unreadable-image", fault, advice) for fault in faults[:MAX_SHOWN]]
-    if len(faults) > MAX_SHOWN:
-        findings.append(error("unreadable-image", f"{len(faults) - MAX_SHOWN} more unreadable images.", advice))
-    if two_labels:
-        text = f"{len(two_labels)} images are identical and in two classes, for example {two_labels[0]}."
-        findings.append(error("two-labels", text, "Delete the one in the wrong class: at most one label is right."))
-    if repeated:
-        text = f"{len(repeated)} images are identical in two parts of the split, for example {repeated[0]}."
-        findings.append(
-            warning("same-image", text, "Delete one of each pair: testing on training images overstates accuracy.")
-        )
-    return findings, converted
 
 
 def _print(report: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ Nothing is downloaded or overwritten, and archives are not removed. The command 
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from qprompt.errors import UserError
 
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     """Prepare and check the data set and print what is missing; return 1 if there are errors."""
     from qprompt.data import downloads
     from qprompt.data.checks import check_layout
-    from qprompt.data.findings import check_command
+    from qprompt.data.findings import check_command, prepare_command
     from qprompt.data.prepare import draw_split, prepare
 
     layout = downloads.find_layout(args.dataset)
@@ -53,20 +54,30 @@ def run(args: argparse.Namespace) -> int:
     if args.draw_split is not None:
         draw_split(layout, root, args.draw_split)
     findings, _ = check_layout(layout, root)
+    files = []  # findings that end with new files
     for finding in findings:
         print(f"{finding.level}: {finding.message}")
+        if prepare_command(layout.name, root) in finding.advice or finding.code in ("missing-file", "no-split"):
+            files.append(finding)
+        else:
+            print(f"  -> {finding.advice}")
     if not findings:
         print(f"{layout.name} is ready in {root / layout.folder}.")
         print(f"To check every image: {check_command(layout.name, root)}")
         return 0
+    if files:
+        _print_downloads(layout, place or root)
+    return int(any(finding.level == "error" for finding in findings))
+
+
+def _print_downloads(layout: Any, place: Path) -> None:
+    from qprompt.data import downloads
+
     print(f"\nTo get {layout.name}:")
     for page in downloads.PAGES[layout.name]:
         print(f"  {page}")
-    names = downloads.archive_names(layout.name)
-    print(f"    {', '.join(names)}")
-    extra = [f"split_zhou_{layout.split_name}.json"] if layout.split_name else []
-    extra += [name for name in layout.needs if name in ("classnames.txt", "cat_to_name.json")]
-    if extra:
-        print(f"  {downloads.SPLITS}\n    {', '.join(extra)}")
-    print(f"Put the files into {place or root} and run this command again.")
-    return int(any(finding.level == "error" for finding in findings))
+    own, shared = downloads.loose_files(layout)
+    print(f"    {', '.join([*downloads.archive_names(layout.name), *own])}")
+    if shared:
+        print(f"  {downloads.SPLITS}\n    {', '.join(shared)}")
+    print(f"Put the files into {place} and run this command again.")

@@ -1,24 +1,19 @@
-"""Find faults in the files of a data set and say how to fix them. Images are checked by `decode_all`."""
+"""Find faults in the files of a data set of the benchmark and say how to fix them."""
 
 import os
 import random
 import shlex
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from qprompt.data import downloads
-from qprompt.data.class_folders import TreeFaults
-from qprompt.data.class_names import read_renames
-from qprompt.data.findings import Finding, check_command, error, move_command, prepare_command, warning
-from qprompt.data.folder_layout import Ambiguous
-from qprompt.data.image_folder import survey
-from qprompt.data.item_list import read_item_list
+from qprompt.data.findings import Finding, error, move_command, prepare_command, warning
 from qprompt.data.items import Split
 from qprompt.data.layouts import Layout
 from qprompt.data.readers import folders_in, images_in
 from qprompt.data.split_checks import check_caches, check_sizes, check_split
 from qprompt.data.split_file import read_split
+from qprompt.data.whence import Whence
 from qprompt.errors import UserError
 
 
@@ -52,15 +47,27 @@ def check_layout(layout: Layout, root: Path) -> tuple[list[Finding], Split | Non
                 return findings, None
             split = layout.read_official(folder, random.Random(0))
     except UserError as reason:
-        findings.append(error("unreadable-split", str(reason), "Download that file again."))
+        findings.append(error("unreadable-split", str(reason), _read_again(layout)))
         return findings, None
-    findings += check_split(split, folder / layout.images)
-    findings += check_sizes(layout, split, fixed=not split_file or split_file.is_file())
+    whence = whence_of(layout, root)
+    findings += check_split(split, folder / layout.images, whence)
+    findings += check_sizes(layout, split, fixed=not split_file or split_file.is_file(), whence=whence)
     findings += check_caches(folder, split, with_val=not layout.test_is_val)
     if not layout.test_only and not os.access(folder, os.W_OK):
         text = f"{folder} is not writable: few-shot draws are not cached (the same seed still gives the same draw)."
         findings.append(warning("read-only", text, "Nothing to do if this is intended."))
     return findings, split
+
+
+def whence_of(layout: Layout, root: Path) -> Whence:
+    """Return where the files of a data set of the benchmark come from."""
+    split_file = layout.split_file(root)
+    used = split_file if split_file and split_file.is_file() else None
+    return Whence(layout.name, root, used, downloads.PAGES[layout.name], (downloads.SPLITS,))
+
+
+def _read_again(layout: Layout) -> str:
+    return f"Get that file again, in its place: {' or '.join((downloads.SPLITS, *downloads.PAGES[layout.name]))}."
 
 
 def _missing_folder(layout: Layout, root: Path) -> Finding:
@@ -158,55 +165,3 @@ def _missing_file(layout: Layout, name: str) -> Finding:
     if layout.test_only and name == "classnames.txt":
         advice = "Copy imagenet/classnames.txt there ('qprompt prepare-data' does it)."
     return error("missing-file", f"{layout.folder}/{name} does not exist.", advice)
-
-
-def check_custom(
-    root: Path, list_file: Path | None, layout: str = "auto", classnames: str = ""
-) -> tuple[list[Finding], Split | None, list[str]]:
-    """Check a data set of the user: class folders below `root`, or a list of images.
-
-    Args:
-        root: The folder with the images.
-        list_file: The list (see `item_list`); None for class folders.
-        layout: The meaning of the folders (see `folder_layout.LAYOUTS`).
-        classnames: A file with other class names (`read_renames`).
-
-    Returns:
-        The findings, the split (None if it cannot be read), and what is not read although it may be no mistake.
-    """
-    findings: list[Finding] = []
-    remarks: list[str] = []
-    try:
-        if list_file:
-            split = read_item_list(list_file, root)
-        else:
-            split, left_out, remarks = survey(root, layout)
-            for line in left_out.lines(important=True):
-                findings.append(warning("left-out", f"Not read: {line}.", "Nothing to do if this is intended."))
-            remarks = [*(f"not read: {line}" for line in left_out.lines(important=False)), *remarks]
-        split = read_renames(classnames)(split) if classnames else split
-    except TreeFaults as found:
-        again = f" Here: {check_command('ImageFolder', root)} --layout"
-        for fault in found.faults:
-            layout_typed = fault.advice.partition("type DATASET.LAYOUT ")[2].rstrip(".")
-            findings.append(
-                error("unreadable-tree", fault.message, fault.advice + f"{again} {layout_typed}" * bool(layout_typed))
-            )
-        parts = [found.items.get(part, []) for part in Split._fields]
-        return findings, Split(*parts), remarks
-    except Ambiguous as reason:
-        commands = " or ".join(f"{check_command('ImageFolder', root)} --layout {name}" for name in reason.layouts)
-        advice = f"Type DATASET.LAYOUT after the options of train.py, and here: {commands}"
-        return [error("ambiguous-tree", str(reason), advice)], None, []
-    except UserError as reason:
-        return [error("unreadable-tree", str(reason), "See docs/your_data.md for the supported layouts.")], None, []
-    findings += check_split(split, root)
-    sizes = Counter(item.classname for item in split.train)
-    name, least = min(sizes.items(), key=lambda pair: pair[1])
-    if least < 16:
-        text = f"Class {name!r} has only {least} training images: with more shots, all of them are used."
-        findings.append(warning("few-images", text, "Nothing to do if this is intended."))
-    if all(name.isdigit() for name in sizes):
-        text = f"Class names are numbers ({name}, ...): a prompt needs words."
-        findings.append(warning("number-names", text, "Set names for training: DATASET.CLASSNAMES names.txt"))
-    return findings, split, remarks

@@ -1,37 +1,16 @@
 """The class folders of a tree, the items in them, and everything that is wrong with them."""
 
 from pathlib import Path
-from typing import NamedTuple
 
+from qprompt.data.faults import Fault
 from qprompt.data.findings import check_command, hide_command, move_all_command
 from qprompt.data.folder_layout import part_of
 from qprompt.data.items import Item
 from qprompt.data.spelling import in_order, readable
 from qprompt.data.tree import EMPTY, NO_CLASS, NO_SPLIT, Folder, LeftOut, printable
-from qprompt.errors import UserError, did_you_mean
+from qprompt.errors import did_you_mean
 
 PARTS = ("train", "val", "test")
-
-
-class Fault(NamedTuple):
-    """What is wrong, and a command or setting that mends it."""
-
-    message: str
-    advice: str
-
-
-class TreeFaults(UserError):
-    """All faults of a tree.
-
-    Attributes:
-        faults: What is wrong.
-        items: The items of each part that could be read nevertheless.
-    """
-
-    def __init__(self, root: Path, faults: list[Fault], items: dict[str, list[Item]]):
-        self.faults, self.items = faults, items
-        more = f" There are {len(faults) - 1} more faults: {check_command('ImageFolder', root)}" if faults[1:] else ""
-        super().__init__(f"{faults[0].message} {faults[0].advice}{more}")
 
 
 class ClassFolders:

@@ -86,6 +86,15 @@ def archive_names(name: str) -> list[str]:
     return [*(archive.name for archive in ARCHIVES.get(name, ())), *(IMAGENET_ARCHIVES if name == "ImageNet" else ())]
 
 
+def loose_files(layout: Layout) -> tuple[list[str], list[str]]:
+    """Return the files of a data set that are in no archive: those on its own page, and those on CoOp's (SPLITS)."""
+    in_archive = any(archive.to == "" for archive in ARCHIVES.get(layout.name, ()))
+    loose = [name for name in layout.needs if "/" not in name and not in_archive]
+    shared = [name for name in loose if name in ("classnames.txt", "cat_to_name.json")]
+    splits = [f"split_zhou_{layout.split_name}.json"] if layout.split_name else []
+    return [name for name in loose if name not in shared], [*splits, *shared]
+
+
 def find_layout(name: str) -> Layout:
     """Find a layout by the data set's name, its folder or its yaml file, ignoring case and punctuation.
 

@@ -6,9 +6,10 @@ import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
-from qprompt.data.class_folders import PARTS, ClassFolders, Fault, TreeFaults
+from qprompt.data.class_folders import PARTS, ClassFolders
+from qprompt.data.faults import DataFaults, Fault
 from qprompt.data.fewshot import Source
-from qprompt.data.findings import hide_command
+from qprompt.data.findings import check_command, hide_command
 from qprompt.data.folder_layout import check_layout_name, decide
 from qprompt.data.items import Item, Split, by_label
 from qprompt.data.tree import LeftOut, printable, scan
@@ -48,7 +49,7 @@ def survey(root: Path, layout: str = "auto") -> tuple[Split, LeftOut, list[str]]
 
     Raises:
         Ambiguous: The folders can be read in several ways.
-        TreeFaults: Images are not in class folders, a class has no images, there are fewer than two classes, ...
+        DataFaults: Images are not in class folders, a class has no images, there are fewer than two classes, ...
     """
     check_layout_name(layout)
     tree, left_out = scan(root)
@@ -68,7 +69,7 @@ def survey(root: Path, layout: str = "auto") -> tuple[Split, LeftOut, list[str]]
             if len(group) == 1
         ]
     if faults:
-        raise TreeFaults(root, faults, items)
+        raise DataFaults(faults, items, check_command("ImageFolder", root))
     notes = []
     deep = [item.path for part in items.values() for item in part if item.path.count("/") > layout.count("/") + 1]
     if deep:

@@ -2,31 +2,23 @@
 
 import csv
 import logging
-import re
-from collections.abc import Iterable
+import shlex
 from pathlib import Path
-from typing import Any
 
 from qprompt.data.class_folders import PARTS
+from qprompt.data.faults import DataFaults, Fault, RowFaults
 from qprompt.data.fewshot import Source
-from qprompt.data.folder_layout import part_of
+from qprompt.data.findings import check_command
 from qprompt.data.image_folder import complete
-from qprompt.data.items import Item, Split
-from qprompt.data.spelling import as_on_disk, in_order, readable
+from qprompt.data.items import Item, Split, by_label
+from qprompt.data.list_rows import EXAMPLE, Row, read_rows, table
+from qprompt.data.spelling import as_on_disk, in_order
 from qprompt.data.split_file import read_split
 from qprompt.errors import UserError
 from qprompt.io.files import parse_json
 from qprompt.io.text import read_text
 
-# Column -> its accepted names.
-COLUMNS = {
-    "path": ("path", "filepath", "file", "filename", "image", "image_path", "impath"),
-    "name": ("classname", "class", "class_name", "category"),
-    "label": ("label", "class_id", "target"),
-    "split": ("split", "set", "subset", "part"),
-}
 logger = logging.getLogger(__name__)
-_EXAMPLE = "path,classname,split"
 
 
 def item_list(file: Path, root: Path) -> Source:
@@ -42,7 +34,8 @@ def read_item_list(file: Path, root: Path) -> Split:
         root: The folder that paths are relative to.
 
     Raises:
-        UserError: The file is invalid; the message names the row.
+        DataFaults: Rows are wrong, a class has no training images, ...; each fault names its first row.
+        UserError: The file is no list.
     """
     suffix = file.suffix.lower()
     if suffix not in (".csv", ".tsv", ".json", ".jsonl"):
@@ -53,15 +46,27 @@ def read_item_list(file: Path, root: Path) -> Split:
             rows = parse_json(text)
             if isinstance(rows, dict) and rows.keys() >= set(PARTS):
                 return _on_disk(read_split(file), root)
-        elif suffix == ".jsonl":
-            rows = [parse_json(line) for line in text.splitlines() if line.strip()]
         else:
-            rows = list(csv.DictReader(text.splitlines(), delimiter="\t" if suffix == ".tsv" else _delimiter(text)))
+            rows = table(text, suffix)
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"DATASET.LIST {file} cannot be read: {error}.") from None
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"DATASET.LIST {file}: expected rows with {_EXAMPLE} (split is optional).")
-    return _split(rows, file, root)
+        raise UserError(f"DATASET.LIST {file}: expected rows with {EXAMPLE} (split is optional).")
+    wrong = RowFaults(str(file))
+    found = read_rows(rows, str(file), root, wrong)
+    on_disk = as_on_disk(root, [row.path for row in found])
+    found = _once([row._replace(path=path) for row, path in zip(found, on_disk, strict=True)], wrong)
+    moved = [row for row in found if row.moved_from]
+    if moved:
+        shown = (moved[0].moved_from, moved[0].path)
+        logger.info("%s: %d paths of another place, such as %s, are read as %s.", file, len(moved), *shown)
+    faults = wrong.faults()
+    items = _items(found, str(file), faults)
+    faults += _faults_of_classes(items, str(file)) if found else []
+    if faults:
+        command = f"{check_command('ImageList', root)} --list {shlex.quote(str(file))}"
+        raise DataFaults(faults, items, command)
+    return complete(items, str(file))
 
 
 def _on_disk(split: Split, root: Path) -> Split:
@@ -73,111 +78,72 @@ def _on_disk(split: Split, root: Path) -> Split:
     return Split(*parts)
 
 
-def _delimiter(text: str) -> str:
-    head = text.partition("\n")[0]
-    return max(",;\t", key=head.count)
+def _once(rows: list[Row], wrong: RowFaults) -> list[Row]:
+    """The rows whose image was not listed before."""
+    seen: dict[str, Row] = {}
+    for row in rows:
+        other = seen.setdefault(row.path, row)
+        if other is row:
+            continue
+        where = f"twice in {row.part}" if other.part == row.part else f"in {other.part} and in {row.part}"
+        kind, advice = f"twice {other.part == row.part}", f"Delete row {row.number} or row {other.number}, which is the first."
+        if (other.name, other.label) != (row.name, row.label):
+            kind, advice = "two classes", f"Delete row {row.number} or row {other.number}: at most one class is right."
+            classes = [repr(one.name or one.label) for one in (other, row)]
+            where += f", of class {classes[0]} and {classes[1]}"
+        wrong.add(kind, row.number, f": {row.path} is listed {where}.", advice)
+    return list(seen.values())
 
 
-def _split(rows: list[dict[str, Any]], file: Path, root: Path) -> Split:
-    columns = {column: _find(rows[0], names) for column, names in COLUMNS.items()}
-    if not columns["path"] or not (columns["name"] or columns["label"]):
-        raise UserError(f"{file} has columns {', '.join(map(str, rows[0]))}; expected {_EXAMPLE} (or label).")
-
-    def column(kind: str) -> list[Any] | None:
-        key = columns[kind]
-        return [row.get(key) for row in rows] if key else None
-
-    names, labels = _classes(column("name"), column("label"), str(file))
-    paths = [_relative(path, root, f"{file}, row {number}") for number, path in enumerate(column("path") or (), 1)]
-    moved = [(was, now) for was, now in zip(column("path") or (), paths, strict=True) if _is_elsewhere(str(was), root)]
-    if moved:
-        logger.info("%s: %d paths of another place, such as %s, are read as %s.", file, len(moved), *moved[0])
-    paths = as_on_disk(root, paths)
-    parts = [
-        _part(value, f"{file}, row {number}")
-        for number, value in enumerate(column("split") or ["train"] * len(rows), 1)
-    ]
-    items: dict[str, list[Item]] = {part: [] for part in PARTS}
-    seen: dict[str, str] = {}
-    for path, label, name, part in zip(paths, labels, names, parts, strict=True):
-        if path in seen:
-            where = f"twice in {part}" if seen[path] == part else f"in {seen[path]} and in {part}"
-            raise UserError(f"{file}: {path} is listed {where}.")
-        seen[path] = part
-        items[part].append(Item(path, label, name))
-    return complete(items, str(file))
-
-
-def _find(row: dict[str, Any], names: Iterable[str]) -> str | None:
-    lower = {str(key).strip().lower(): key for key in row}
-    return next((lower[name] for name in names if name in lower), None)
-
-
-def _classes(names: list[Any] | None, labels: list[Any] | None, where: str) -> tuple[list[str], list[int]]:
-    """The class name and the label (from 0) of each row, from one or both columns."""
-    for values in (names, labels):
-        for number, value in enumerate(values or (), 1):
-            if value is None or str(value).strip() == "":
-                raise UserError(f"{where}, row {number} has no class.")
-    if labels and not all(str(label).strip().lstrip("-").isdigit() for label in labels):
-        names, labels = names or labels, None  # the "label" column holds names
-    if names and not labels:
-        texts = [readable(str(name).strip()) for name in names]
-        order = {name: label for label, name in enumerate(in_order(set(texts)))}
-        return texts, [order[text] for text in texts]
-    numbers = [int(label) for label in labels or ()]
-    if min(numbers) not in (0, 1):
-        raise UserError(f"{where}: the smallest label is {min(numbers)}, expected 0 (or 1).")
-    if min(numbers) == 1:
-        logger.info("%s: labels start at 1; they are used as 0 to %d.", where, max(numbers) - 1)
-        numbers = [number - 1 for number in numbers]
-    for expected, label in enumerate(sorted(set(numbers))):
-        if label != expected:
-            raise UserError(f"{where}: labels go up to {max(numbers)}, but no row has label {expected}.")
-    return ([readable(str(name).strip()) for name in names] if names else [str(n) for n in numbers]), numbers
-
-
-def _relative(path: Any, root: Path, where: str) -> str:
-    text = str(path or "").strip()
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
-        raise UserError(
-            f"{where}: {text} is a URL: download the image and list its path below the image folder {root}."
+def _items(rows: list[Row], where: str, faults: list[Fault]) -> dict[str, list[Item]]:
+    """The items of each part, with labels from 0; appends what is wrong with the classes to `faults`."""
+    wrong = RowFaults(where)
+    labels = {row.label for row in rows if row.label is not None}
+    first = min(labels, default=0)
+    numbers = list(range(first, first + len(labels)))
+    if first not in (0, 1):
+        advice = "Number the classes from 0, without gaps."
+        faults.append(Fault(f"{where}: the smallest label is {first}, expected 0 (or 1).", advice))
+    elif gap := sorted(set(numbers) - labels):
+        advice = (
+            "Number the classes without gaps, or name them in a column 'classname' and delete the column of numbers."
         )
-    text = text.replace("\\", "/")
-    if _is_elsewhere(text, root):
-        text = _from_other_place(text, root, where)
-    elif text.startswith("/"):
-        text = Path(text).relative_to(root).as_posix()
-    text = text.removeprefix("./")
-    try:
-        text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        text = ""
-    if not text or ".." in text.split("/"):
-        raise UserError(f"{where}: path {str(path)!r} is empty or leaves the image folder {root}.")
-    return text
+        faults.append(Fault(f"{where}: labels go up to {max(labels)}, but no row has label {gap[0]}.", advice))
+    elif first == 1:
+        logger.info("%s: labels start at 1; they are used as 0 to %d.", where, max(labels) - 1)
+    if labels:
+        order: dict[str | int, int] = {label: position for position, label in enumerate(sorted(labels))}
+    else:
+        order = {name: position for position, name in enumerate(in_order({row.name for row in rows}))}
+    items: dict[str, list[Item]] = {part: [] for part in PARTS}
+    named: dict[int, Row] = {}
+    for row in rows:
+        label = order[row.label if row.label is not None else row.name]
+        name = row.name or str(label)
+        other = named.setdefault(label, row)
+        if other.name != row.name:
+            message = f": label {row.label} is called {row.name!r}, but {other.name!r} in row {other.number}."
+            wrong.add("name", row.number, message, "Give each label one name.")
+            continue
+        items[row.part].append(Item(row.path, label, name))
+    faults += wrong.faults()
+    return items
 
 
-def _is_elsewhere(path: str, root: Path) -> bool:
-    text = path.strip().replace("\\", "/")
-    return bool(re.match(r"[A-Za-z]:/", text)) or (text.startswith("/") and not Path(text).is_relative_to(root))
-
-
-def _from_other_place(path: str, root: Path, where: str) -> str:
-    """The longest end of an absolute path that is a file below `root`: lists keep the paths of another machine."""
-    parts = [part for part in path.split("/") if part]
-    for start in range(1, len(parts)):
-        end = "/".join(parts[start:])
-        if ".." not in parts and (root / end).is_file():
-            return end
-    raise UserError(
-        f"{where}: {path} is not below the image folder {root}, nor is a file with the end of this path. "
-        "Type --root with the folder that holds these images, or list paths relative to it."
-    )
-
-
-def _part(value: Any, where: str) -> str:
-    part = part_of(str(value or "train"))
-    if not part:
-        raise UserError(f"{where}: split is {str(value)!r}, expected train, val or test.")
-    return part
+def _faults_of_classes(items: dict[str, list[Item]], where: str) -> list[Fault]:
+    """Classes that cannot be trained or tested."""
+    groups = by_label(items["train"])
+    if not groups:
+        return [Fault(f"{where} has no training images.", "Write train into the column 'split' of some rows.")]
+    faults = []
+    for label, group in by_label([*items["val"], *items["test"]]).items():
+        if label not in groups:
+            text = f"{where}: {group[0].path} is of class {group[0].classname!r}, which has no training image."
+            advice = f"List training images of that class, or delete its {len(group)} rows."
+            faults.append(Fault(text, advice))
+    if not items["val"] and not items["test"]:
+        for group in groups.values():
+            if len(group) == 1:
+                text = f"{where}: class {group[0].classname!r} has one image, expected at least 2 (train and test)."
+                faults.append(Fault(text, "List more images of that class, or delete its row."))
+    return faults
