@@ -3,7 +3,6 @@
 Where there is no CUDA device, ``.cuda()`` does nothing, so that scripts which call it can run without the launcher too.
 """
 
-import importlib.machinery
 import os
 import runpy
 import sys
@@ -19,7 +18,8 @@ class _Evaluator:
     def find_spec(self, fullname, path=None, target=None):
         if fullname != "dassl.evaluation.evaluator":
             return None
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path)
+        others = (finder.find_spec(fullname, path) for finder in sys.meta_path if finder is not self)
+        spec = next(spec for spec in others if spec is not None)
         run = spec.loader.exec_module
 
         def exec_module(module):
@@ -42,13 +42,23 @@ if __name__ == "__main__":
     if not torch.cuda.is_available():
         torch.Tensor.cuda = torch.nn.Module.cuda = lambda self, *args, **kwargs: self
     sys.path[0] = os.getcwd()
-    code = 0
+    code, end = 0, os._exit
+
+    def save():
+        if LOGITS:
+            torch.save(torch.cat(LOGITS), file)
+
+    def save_and_end(status):  # for scripts that end like this
+        save()
+        end(status)
+
+    os._exit = save_and_end
     try:
         if sys.argv[0] == "-m":
             runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
         else:
             runpy.run_path(sys.argv[0], run_name="__main__")
-    except SystemExit as end:
-        code = end.code
-    torch.save(torch.cat(LOGITS), file)
+    except SystemExit as error:
+        code = error.code
+    save()
     sys.exit(code)

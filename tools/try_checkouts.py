@@ -45,6 +45,7 @@ class Recipe:
         options: KEY VALUE words, without those that all runs have.
         words: further arguments of the script.
         folder: of train.py in the checkout.
+        before: KEY VALUE words of a run that prepares the others.
     """
 
     checkout: str
@@ -53,6 +54,7 @@ class Recipe:
     options: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     folder: str = ""
+    before: tuple[str, ...] = ()
 
 
 def _prec(node: str, *options: str) -> tuple[str, ...]:
@@ -99,6 +101,21 @@ RECIPES = [
         _prec("COOP"),
     ),
     Recipe("DePT", "ExtrasLinearProbeMaPLe", "ExtrasLinearProbeMaPLe/vit_b16_c2_ep10_bs4_lr35.yaml"),
+    Recipe("ATPrompt", "CoCoOp_ATP", "CoCoOp/vit_b16_c4_ep10_batch1_ctxv1.yaml", (*_prec("COCOOP"), *_ATPROMPT)),
+    Recipe("ATPrompt", "CoOp_AnchorOPT", "CoOp/vit_b16.yaml"),
+    Recipe("ATPrompt", "CoOp_Pretrain_Anchor", "CoOp/vit_b16.yaml"),
+    Recipe("Textual-based_Class-aware_prompt_tuning", "TCP", "TCP/vit_b16_ep100_ctxv1.yaml", _prec("COOP")),
+    Recipe("PLOT", "PLOT", "PLOT/rn50.yaml", _prec("PLOT"), folder="plot-coop"),
+    Recipe("PLOT", "PLOTPP", "PLOTPP/vit.yaml", _prec("PLOTPP"), folder="plot-pp"),
+    Recipe("RPO", "RPO", "RPO/main.yaml", _prec("RPO")),
+    Recipe(
+        "DAPT",
+        "DAPT",
+        "DAPT/vit_b16.yaml",
+        before=("TRAINER.DAPT.PROTOTYPE_GEN", "True", "DATASET.SUBSAMPLE_CLASSES", "all"),
+    ),
+    Recipe("2024-AAAI-HPT", "HPT", "HPT/b2n.yaml", ()),
+    Recipe("NLPrompt", "NLPrompt", "NLPrompt/vit_b16.yaml", _prec("NLPROMPT", "DATASET.num_class", "2")),
 ]
 
 
@@ -132,13 +149,13 @@ class Runs:
             *(word for pair in settings.items() for word in pair),
             *(*recipe.options, *words),
         ]
-        paths = [SITE, SHIMS, ROOT, *([BUNDLED] if launcher is None else [])]
+        paths = [SITE, SHIMS, ROOT, *([BUNDLED] if launcher is None else []), *_given("PYTHONPATH")]
         variables = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(map(str, paths)),
             "PYTHONDONTWRITEBYTECODE": "1",
             "OMP_NUM_THREADS": "1",
-            "QPROMPT_ENGINE": "bundled",
+            "QPROMPT_ENGINE": "",
             "CUDA_VISIBLE_DEVICES": "",
             **({"CLIP_ARCHIVE": str(self.clip)} if launcher is None else {}),
         }
@@ -168,6 +185,8 @@ class Runs:
         """Return the row of the table."""
         x, row = self.recipe.trainer, {}
         precision = () if any(option.endswith(".PREC") for option in self.recipe.options) else ("--fp32",)
+        for _ in range(2 if self.recipe.before else 0):  # the first draws the split, or reads it
+            self.run(x, "before", *self.recipe.before)
         bare_log, bare = self.run(x, "bare", launcher=None)
         log, launched = self.run(x, "launched")
         if bare is not None and (launched is None or not torch.equal(bare, launched)):
@@ -204,6 +223,10 @@ class Runs:
         if logits is None:
             return _last(log)
         return "equal" if torch.equal(logits, quantized) else f"differs by {(logits - quantized).abs().max():.1e}"
+
+
+def _given(variable: str) -> list[str]:
+    return [part for part in os.environ.get(variable, "").split(os.pathsep) if part]
 
 
 def _last(log: str) -> str:

@@ -3,6 +3,7 @@
 Scripts catch all exceptions and go on, or end the process with ``os._exit`` in their test.
 """
 
+import contextlib
 import functools
 import os
 import sys
@@ -59,8 +60,9 @@ def report_before_exit() -> None:
         if error is not None:
             print(f"qprompt: {error}", file=sys.stderr)
             status = 2
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(ValueError):  # closed already
+                stream.flush()
         end(status)
 
     if not getattr(end, "of_qprompt", False):

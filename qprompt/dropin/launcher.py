@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qprompt import __version__
+from qprompt import __version__, engine
 from qprompt.dropin import compat, config_keys, ending, local_clip, names
+from qprompt.dropin.own_dassl import use_own_dassl
 from qprompt.dropin.registry import offer_quantized
 from qprompt.errors import UserError, did_you_mean
 from qprompt.io.logs import accept_any_name, show_logs
@@ -56,8 +57,12 @@ def launch(argv: list[str]) -> int | None:
     argv, wanted, renamed = names.as_plain(argv, folder)
     sys.argv = argv
     sys.path[0] = folder  # as Python does: the checkout's own `clip` comes first
-    own = _own_dassl(folder)
-    notes = _prepare_process("--fp32" in flags) + renamed + own
+    near = engine.own_dassl(folder)
+    if near is not None and os.environ.get(engine.VARIABLE) == "dassl":
+        sys.path.insert(1, str(near))
+    notes = _prepare_process("--fp32" in flags) + renamed
+    own = str(use_own_dassl(folder) or "")
+    notes += [own] if own else []
     if "--math-attention" in flags:
         compat.use_math_attention()
     _extend_dassl(bits_of, Requests(wanted, clip, "--fast" in flags))
@@ -66,14 +71,21 @@ def launch(argv: list[str]) -> int | None:
     ending.report_before_exit()
     try:
         runpy.run_path(script, run_name="__main__")
-    except UserError:
-        raise
+    except UserError as error:
+        advice = _advice(error.__cause__, script) if isinstance(error.__cause__, RuntimeError) else None
+        if advice is None:
+            raise
+        raise UserError(f"{error}: {advice}") from None
     except (Exception, SystemExit) as error:
         if (ours := ending.swallowed()) is not None:  # the script made another exception of it
             raise ours from None
         known = isinstance(error, (RuntimeError, FileNotFoundError, urllib.error.URLError))
         advice = _advice(error, script) if known else None
         if advice is None:
+            if own and isinstance(error, Exception):
+                traceback.print_exc()
+                print(f"qprompt: this may be why: {own}", file=sys.stderr)
+                return 1
             raise
         if not isinstance(error, urllib.error.URLError):  # the line says it all
             traceback.print_exc()
@@ -115,31 +127,13 @@ def _take_clip(argv: list[str]) -> tuple[list[str], str]:
     return words, file
 
 
-def _own_dassl(folder: str) -> list[str]:
-    """Make a Dassl that a checkout contains available to QPROMPT_ENGINE=dassl; otherwise say that it is not used."""
-    from qprompt import engine
-
-    own = engine.own_dassl(folder)
-    if own is None:
-        return []
-    if os.environ.get(engine.VARIABLE) == "dassl":
-        sys.path.insert(1, str(own))
-        return []
-    return [
-        f"the Dassl in {own} is not used, nor any changes of the checkout's authors in it: {engine.VARIABLE}=dassl "
-        "uses it, if it works with this torch"
-    ]
-
-
 def _prepare_process(fp32: bool) -> list[str]:
     """Make old code run in this process; return one line for each change worth knowing."""
     compat.add_numpy_aliases()
     compat.add_pkg_resources()
     import torch
 
-    from qprompt.engine import activate
-
-    notes = [f"qprompt {__version__}, torch {torch.__version__}, {activate()}"]
+    notes = [f"qprompt {__version__}, torch {torch.__version__}, {engine.activate()}"]
     if not torch.cuda.is_available():
         compat.stay_on_cpu()
         error = None if fp32 else compat.half_error_on_cpu()
@@ -208,7 +202,9 @@ def _with_checks(build: Callable[[Any], Any], registry: Any, requests: Requests 
     """Wrap `build_trainer`: check the trainer's name, respect USE_CUDA, give it a local CLIP, apply --fast."""
 
     @ending.remembered
-    def build_trainer(cfg: Any) -> Any:
+    def build_trainer(cfg: Any, *args: Any, **options: Any) -> Any:
+        if args or options:  # a fork's own: one trainer inside another
+            return build(cfg, *args, **options)
         name, known = cfg.TRAINER.NAME, registry.registered_names()
         if requests.trainer and name == requests.trainer[1:]:
             cfg = cfg.clone()

@@ -90,7 +90,7 @@ def _choose(choice: str) -> EngineInfo:
     if choice == "bundled":
         return _use_bundled(f"{VARIABLE}=bundled")
 
-    folder = _installed_dassl() if imported is None else _folder_of(imported)
+    folder = installed_dassl() if imported is None else _folder_of(imported)
     fault = "no 'dassl' is installed" if folder is None else why_unusable(folder)
     if fault is None:
         import dassl
@@ -117,7 +117,7 @@ def _use_bundled(reason: str) -> EngineInfo:
     return EngineInfo("bundled", str(BUNDLED), reason)
 
 
-def _installed_dassl() -> Path | None:
+def installed_dassl() -> Path | None:
     """Return the folder of a dassl on the path other than the bundled one, without importing it."""
     importlib.invalidate_caches()
     hidden = [entry for entry in sys.path if Path(entry or ".").resolve() != HERE]
@@ -136,17 +136,22 @@ def why_unusable(folder: Path) -> str | None:
         return f"the dassl in {folder} needs {', '.join(missing)}, which is not installed"
     import torch
 
-    _stand_in_for_optional_packages()
+    stand_in_for_optional_packages()
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _schedule_save_and_resume(torch)
+            schedule_save_and_resume(torch)
     except Exception as error:
-        for name in [name for name in sys.modules if name == "dassl" or name.startswith("dassl.")]:
-            del sys.modules[name]
+        forget_dassl()
         reason = str(error).strip().partition("\n")[0]
         return f"the dassl in {folder} fails on torch {torch.__version__}: {type(error).__name__}: {reason}"
     return None
+
+
+def forget_dassl() -> None:
+    """Remove ``dassl`` from the imported modules."""
+    for name in [name for name in sys.modules if name == "dassl" or name.startswith("dassl.")]:
+        del sys.modules[name]
 
 
 class _Optional(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -175,7 +180,8 @@ class _Optional(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         module.__getattr__ = __getattr__  # type: ignore[method-assign]
 
 
-def _stand_in_for_optional_packages() -> None:
+def stand_in_for_optional_packages() -> None:
+    """Let real Dassl import packages of `OPTIONAL` that are not installed."""
     if not any(isinstance(finder, _Optional) for finder in sys.meta_path):
         sys.meta_path.append(_Optional())
 
@@ -199,8 +205,8 @@ def _missing_imports(folder: Path) -> list[str]:
     return sorted(name for name in names - {"dassl"} if importlib.util.find_spec(name) is None)
 
 
-def _schedule_save_and_resume(torch: ModuleType) -> None:
-    """Build a warm-up schedule, save a checkpoint and load it, with the installed dassl."""
+def schedule_save_and_resume(torch: ModuleType) -> None:
+    """Build a warm-up schedule, save a checkpoint and load it, with the dassl that is on the path."""
     from dassl.optim.lr_scheduler import ConstantWarmupScheduler
     from dassl.utils import resume_from_checkpoint, save_checkpoint
 

@@ -252,6 +252,14 @@ class Exits(Unnamed):
 
 
 @TRAINER_REGISTRY.register()
+class Forked(Unnamed):
+    """Calls its test as a Dassl of its own allows."""
+
+    def after_train(self):
+        self.test(is_final=True)
+
+
+@TRAINER_REGISTRY.register()
 class OwnLoop(Unnamed):
     """Has its own loop, which calls no hook and saves nothing."""
 
