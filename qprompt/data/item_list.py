@@ -85,8 +85,9 @@ def _once(rows: list[Row], wrong: RowFaults) -> list[Row]:
         other = seen.setdefault(row.path, row)
         if other is row:
             continue
-        where = f"twice in {row.part}" if other.part == row.part else f"in {other.part} and in {row.part}"
-        kind, advice = f"twice {other.part == row.part}", f"Delete row {row.number} or row {other.number}, which is the first."
+        same = other.part == row.part
+        where = f"twice in {row.part}" if same else f"in {other.part} and in {row.part}"
+        kind, advice = f"twice {same}", f"Delete row {row.number} or row {other.number}, which is the first."
         if (other.name, other.label) != (row.name, row.label):
             kind, advice = "two classes", f"Delete row {row.number} or row {other.number}: at most one class is right."
             classes = [repr(one.name or one.label) for one in (other, row)]
