@@ -12,6 +12,7 @@ from qprompt.dropin import config_keys, fast_text
 from qprompt.errors import UserError
 from qprompt.prompt_files import packing
 from qprompt.quantization.api import quantized_parameters
+from qprompt.training import saved_values
 from qprompt.training.probe import copy_of
 from tests import miniature
 from tests.upstream import ROOT
@@ -165,6 +166,33 @@ def test_saved_model_works_without_the_trainer(build, tmp_path):
     model = torch.load(tmp_path / "model.pt", weights_only=False)
     images = torch.rand(5, 3, 8, 8)
     assert torch.equal(model(images), trainer.model(images))
+
+
+def test_what_a_script_saves_by_itself_is_quantized(build, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch, "save", torch.save)  # put back afterwards
+    monkeypatch.setattr(saved_values, "_said", set())
+    trainer = build("QSaves")
+    trainer.train()
+    out, ctx = tmp_path / "output", quantized(trainer)
+    held = torch.load(out / "step.pt", weights_only=True)
+    step, after = held["step"]["weights"], torch.load(out / "after.pt", weights_only=True)
+    assert held["lr"] == 1.0
+    for state in (step, after):
+        assert torch.equal(state["prompt_learner.ctx"], ctx)
+        original = state["prompt_learner.parametrizations.ctx.original"]
+        assert torch.equal(original, trainer.model.prompt_learner.ctx) and not torch.equal(original, ctx)
+    learner, half = torch.load(out / "bare.pt", weights_only=True)
+    assert isinstance(learner, torch.nn.Parameter) and torch.equal(learner, ctx)
+    assert torch.equal(half, ctx.half())
+    said = capsys.readouterr().out
+    assert said.count("step.pt holds the quantized values of prompt_learner.ctx, prompt_learner.proj.weight") == 1
+    assert said.count("doubled.pt holds other values of prompt_learner.ctx, prompt_learner.proj.weight than the") == 1
+    assert "after.pt" not in said
+    trainer.model.load_state_dict(step)
+    assert torch.equal(quantized(trainer), ctx)
+    plain = build("Saves", output="plain", seed=2)  # where nothing is quantized
+    torch.save(plain.model.prompt_learner.ctx, out / "plain.pt")
+    assert torch.equal(torch.load(out / "plain.pt", weights_only=True), plain.model.prompt_learner.ctx)
 
 
 def test_functional_call_quantizes_the_weights_it_is_given(build):

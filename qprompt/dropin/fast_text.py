@@ -10,7 +10,7 @@ times the noise of the run, which is what changing each trained number by one ro
 where such noise is visible, they may differ by one rounding of their largest entry, and no more.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -147,9 +147,9 @@ class _ShortText:
         # The class exists in this process only: copies and pickles make it again.
         return _rebuilt, (type(self).__mro__[2],), {**vars(self), "cached": None}
 
-    def forward(self, prompts: Tensor, tokenized_prompts: Tensor, *deeper: Any) -> Tensor:
+    def forward(self, prompts: Tensor, *others: Any, **named: Any) -> Tensor:
         """Return text features (C, E) of prompts (C, 77, D); in evaluation the cached ones, if nothing changed."""
-        key = None if torch.is_grad_enabled() else _cache_key(self, prompts, deeper)
+        key = None if torch.is_grad_enabled() else _cache_key(self, (prompts, others, named))
         if key is None:
             self.cached = None
         elif self.cached is not None and _equal_keys(key, self.cached[0]):
@@ -159,7 +159,7 @@ class _ShortText:
         position = place["positional_embedding"]
         place["positional_embedding"] = position[: self.length]
         try:
-            features = super().forward(prompts[:, : self.length], tokenized_prompts, *deeper)  # type: ignore[misc]
+            features = super().forward(prompts[:, : self.length], *others, **named)  # type: ignore[misc]
         finally:
             place["positional_embedding"] = position
         if key is not None:
@@ -214,12 +214,29 @@ def _use_onednn() -> Callable[[], None] | None:
     return restore
 
 
-def _cache_key(encoder: Any, prompts: Tensor, deeper: tuple[Any, ...]) -> tuple[list[Tensor], list[int]]:
-    """Return what the features depend on: the values of the inputs and the versions of the encoder's tensors."""
-    inputs = [prompts, *(t for thing in deeper for t in ([thing] if isinstance(thing, Tensor) else thing))]
+def _cache_key(encoder: Any, arguments: Any) -> tuple[list[Any], list[int]]:
+    """Return what the features depend on: the values of the arguments and the versions of the encoder's tensors."""
+    inputs = [part.detach().clone() if isinstance(part, Tensor) else part for part in _parts(arguments)]
     own = [*encoder.parameters(), *encoder.buffers()]
-    return [t.detach().clone() for t in inputs], [t._version for t in own]
+    return inputs, [t._version for t in own]
 
 
-def _equal_keys(a: tuple[list[Tensor], list[int]], b: tuple[list[Tensor], list[int]]) -> bool:
-    return a[1] == b[1] and len(a[0]) == len(b[0]) and all(map(torch.equal, a[0], b[0]))
+def _parts(thing: Any) -> Iterator[Any]:
+    """Yield what nested lists, tuples and dicts hold, and the names in dicts."""
+    if isinstance(thing, dict):
+        yield from (*thing, *_parts(list(thing.values())))
+    elif isinstance(thing, (list, tuple, nn.ParameterList)):
+        for part in thing:
+            yield from _parts(part)
+    else:
+        yield thing
+
+
+def _equal_keys(a: tuple[list[Any], list[int]], b: tuple[list[Any], list[int]]) -> bool:
+    return a[1] == b[1] and len(a[0]) == len(b[0]) and all(map(_equal, a[0], b[0]))
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return isinstance(a, Tensor) and isinstance(b, Tensor) and torch.equal(a, b)
+    return bool(a == b)

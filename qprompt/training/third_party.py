@@ -15,6 +15,7 @@ from qprompt.quantization.forward_pass import all_in_forward, quantize_forward_,
 from qprompt.quantization.state_dict_hooks import add_plain_state_dict_hooks_
 from qprompt.training import selection
 from qprompt.training.proof import Unused, prove_use
+from qprompt.training.saved_values import save_quantized_values_of
 from qprompt.training.step_watch import StepWatch
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ class ThirdPartyPrompts(_Trainer):
         for module, local in [(self.prompted, names), *selection.equal_copies(self, self.prompted, names)]:
             quantize_forward_(module, config, local, selection.modules_of(self))
             add_plain_state_dict_hooks_(module)
+            save_quantized_values_of(module)
         for fake, weight in quantized_parameters(self.prompted).values():
             if fake.step_size is not None:  # trains with its tensor
                 for optimizer in selection.optimizers_of(self):
