@@ -14,7 +14,7 @@ from dassl.config import get_cfg_default
 from yacs.config import CfgNode
 
 from qprompt.__main__ import main
-from qprompt.dropin import compat, config_keys, launcher, local_clip, names
+from qprompt.dropin import compat, config_keys, launcher, local_clip, names, second_derivatives
 from qprompt.errors import UserError
 from qprompt.prompt_files import packing
 from qprompt.prompts import starting_bits
@@ -278,10 +278,37 @@ def test_trainers_that_differentiate_twice_are_recognized(monkeypatch):
     with miniature.imported():
         from dassl.engine import TRAINER_REGISTRY
 
-        assert compat.differentiates_twice(TRAINER_REGISTRY.get("MetaLearner"))
-        prompted = TRAINER_REGISTRY.get("Prompted")
+        assert second_derivatives.differentiates_twice(TRAINER_REGISTRY.get("MetaLearner"))
+        for name in ("Prompted", "GradientsOfTheLeaf"):  # in the same module, or with first derivatives
+            assert not second_derivatives.differentiates_twice(TRAINER_REGISTRY.get(name))
         monkeypatch.setattr(sys, "argv", ["elsewhere/train.py"])
-        assert not compat.differentiates_twice(prompted)
+        assert not second_derivatives.differentiates_twice(TRAINER_REGISTRY.get("MetaLearner"))
+
+
+@pytest.mark.parametrize(
+    ("step", "helper", "twice"),
+    [
+        ("grad(loss, p, create_graph=True)", "", True),
+        ("loss.backward(None, True, True)", "", True),
+        ("grad(loss, p, None, None, False)", "", False),
+        ("grad(loss, p, create_graph=False)  # create_graph=True", "", False),
+        ("inner(loss)", "def inner(x, graph=True): return grad(x, create_graph=graph)", True),
+        ("Inner()(loss)", "class Inner:\n    def __call__(self, x): grad(x, create_graph=1)", True),
+        ("inner(loss)", "from functools import partial\ninner = partial(grad, create_graph=True)", True),
+        ("grad(loss)", "def unused(x): return grad(x, create_graph=True)", False),
+        ("'create_graph=True'", '"""torch.autograd.grad(create_graph=True)"""', False),
+    ],
+)
+def test_second_derivatives_are_read_from_what_a_trainer_refers_to(monkeypatch, tmp_path, step, helper, twice):
+    text = f"from torch.autograd import grad\n{helper}\nclass Mine:\n    def step(self, loss, p): return {step}\n"
+    (tmp_path / "mine.py").write_text(text)
+    module = types.ModuleType("mine")
+    module.__file__ = str(tmp_path / "mine.py")
+    monkeypatch.setitem(sys.modules, "mine", module)
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "train.py")])
+    exec(compile(text, "mine.py", "exec"), vars(module))
+    assert second_derivatives.differentiates_twice(module.Mine) is twice
+    assert second_derivatives.differentiates_twice(type("QMine", (module.Mine,), {})) is twice
 
 
 def test_pkg_resources_is_added_where_it_is_missing(monkeypatch):

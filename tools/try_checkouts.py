@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,9 +27,12 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
+from qprompt.backbones.random_weights import ClipShape  # noqa: E402
 from tests.upstream import BUNDLED, SITE, WIDE, make_caltech_tree, save_tiny_clip_archive  # noqa: E402
 
 CLASSES = ("accordion", "airplane", "anchor", "ant")  # CoPrompt has sentences for Caltech101's
+LARGE = replace(WIDE, image_resolution=224)  # for code that counts on 14 x 14 patches
+RESNET = ClipShape(128, 64, (1, 1, 1, 1), 16, None, 64, 1, 2)
 SHIMS = Path(__file__).with_name("checkout_shims")  # optional packages that checkouts import and do not need here
 RECORDING = ROOT / "tests" / "recording.py"
 
@@ -46,6 +49,7 @@ class Recipe:
         words: further arguments of the script.
         folder: of train.py in the checkout.
         before: KEY VALUE words of a run that prepares the others.
+        shape: of the random CLIP.
     """
 
     checkout: str
@@ -55,6 +59,7 @@ class Recipe:
     words: tuple[str, ...] = ()
     folder: str = ""
     before: tuple[str, ...] = ()
+    shape: ClipShape = WIDE
 
 
 def _prec(node: str, *options: str) -> tuple[str, ...]:
@@ -105,9 +110,9 @@ RECIPES = [
     Recipe("ATPrompt", "CoOp_AnchorOPT", "CoOp/vit_b16.yaml"),
     Recipe("ATPrompt", "CoOp_Pretrain_Anchor", "CoOp/vit_b16.yaml"),
     Recipe("Textual-based_Class-aware_prompt_tuning", "TCP", "TCP/vit_b16_ep100_ctxv1.yaml", _prec("COOP")),
-    Recipe("PLOT", "PLOT", "PLOT/rn50.yaml", _prec("PLOT"), folder="plot-coop"),
-    Recipe("PLOT", "PLOTPP", "PLOTPP/vit.yaml", _prec("PLOTPP"), folder="plot-pp"),
-    Recipe("RPO", "RPO", "RPO/main.yaml", _prec("RPO")),
+    Recipe("PLOT", "PLOT", "PLOT/rn50.yaml", _prec("PLOT"), folder="plot-coop", shape=RESNET),
+    Recipe("PLOT", "PLOTPP", "PLOTPP/vit.yaml", _prec("PLOTPP"), ("--device", "cuda:0"), "plot-pp"),
+    Recipe("RPO", "RPO", "RPO/main.yaml", _prec("RPO"), shape=LARGE),
     Recipe(
         "DAPT",
         "DAPT",
@@ -135,7 +140,7 @@ class Runs:
         evaluate = ["--eval-only", "--model-dir", str(self.work / model), "--load-epoch", "1"] if model else []
         settings = {
             "DATASET.NUM_SHOTS": "2",
-            "INPUT.SIZE": "(32, 32)",
+            "INPUT.SIZE": str((recipe.shape.image_resolution,) * 2),
             "DATALOADER.NUM_WORKERS": "0",
             "DATALOADER.TRAIN_X.BATCH_SIZE": "4",
             "DATALOADER.TEST.BATCH_SIZE": "4",
@@ -143,7 +148,7 @@ class Runs:
             "DATASET.SUBSAMPLE_CLASSES": "base",
         }
         arguments = [
-            *("--root", str(self.data), "--output-dir", str(self.work / output), "--seed", "1", "--trainer", trainer),
+            *("--root", f"{self.data}/", "--output-dir", str(self.work / output), "--seed", "1", "--trainer", trainer),
             *("--dataset-config-file", "configs/datasets/caltech101.yaml"),
             *("--config-file", f"configs/trainers/{config}", *recipe.words, *evaluate),
             *(word for pair in settings.items() for word in pair),
@@ -261,13 +266,14 @@ def main() -> None:
         print(f"no recipe for {places[name]}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        data, clip = make_caltech_tree(work / "data", 4, 6, CLASSES), save_tiny_clip_archive(work / "clip.pt", WIDE)
+        data = make_caltech_tree(work / "data", 4, 6, CLASSES)
         for number, recipe in enumerate(RECIPES):
             wanted = not only or {recipe.checkout.lower(), recipe.trainer.lower()} & only
             if not wanted or recipe.checkout.lower() not in places:
                 continue
             start, own = time.monotonic(), work / str(number)
             own.mkdir()
+            clip = save_tiny_clip_archive(own / "clip.pt", recipe.shape)
             row = Runs(recipe, places[recipe.checkout.lower()] / recipe.folder, own, data, clip, args.logs).row()
             cells = [
                 recipe.checkout,

@@ -7,7 +7,6 @@ or a torch that cannot train in half precision on the CPU.
 import importlib.abc
 import importlib.machinery
 import importlib.util
-import os
 import sys
 import types
 from collections.abc import Sequence
@@ -129,37 +128,6 @@ def stay_on_cpu() -> None:
         torch.load = load_on_cpu
     torch.cuda.set_device = lambda device: None
     torch.cuda.synchronize = lambda device=None: None
-
-
-def use_math_attention() -> None:
-    """Compute attention by operations that can be differentiated twice; the fused kernels cannot."""
-    import torch
-
-    for kernel in ("flash", "mem_efficient", "cudnn"):
-        enable = getattr(torch.backends.cuda, f"enable_{kernel}_sdp", None)
-        if enable is not None:
-            enable(False)
-
-
-def differentiates_twice(trainer: type) -> bool:
-    """Return whether the source of a trainer, or of what it imports from its checkout, says ``create_graph=True``."""
-    import inspect
-    import sys
-
-    modules = {cls.__module__ for cls in trainer.__mro__}
-    folder = os.path.dirname(os.path.abspath(sys.argv[0]))
-    for name in list(modules):
-        modules |= {getattr(value, "__module__", None) or "" for value in vars(sys.modules.get(name, sys)).values()}
-    for module in map(sys.modules.get, modules):
-        file = getattr(module, "__file__", None) or ""
-        if file.startswith(folder) and module is not None:
-            try:
-                source = inspect.getsource(module)
-            except (OSError, TypeError):
-                continue
-            if "create_graph=True" in source.replace(" ", ""):
-                return True
-    return False
 
 
 def use_full_precision() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qprompt import __version__, engine
-from qprompt.dropin import compat, config_keys, ending, local_clip, names
+from qprompt.dropin import compat, config_keys, ending, local_clip, names, second_derivatives
 from qprompt.dropin.own_dassl import use_own_dassl
 from qprompt.dropin.registry import offer_quantized
 from qprompt.errors import UserError, did_you_mean
@@ -64,7 +64,7 @@ def launch(argv: list[str]) -> int | None:
     own = str(use_own_dassl(folder) or "")
     notes += [own] if own else []
     if "--math-attention" in flags:
-        compat.use_math_attention()
+        second_derivatives.use_math_attention()
     _extend_dassl(bits_of, Requests(wanted, clip, "--fast" in flags))
     for note in notes:
         print(note)
@@ -221,9 +221,9 @@ def _with_checks(build: Callable[[Any], Any], registry: Any, requests: Requests 
         clip = requests.clip or cfg.MODEL.BACKBONE.get("PATH", "")
         if clip:
             print(local_clip.use_local_clip(clip))
-        if compat.differentiates_twice(registry.get(name)):
+        if second_derivatives.differentiates_twice(registry.get(name)):
             print("this trainer differentiates twice: attention is computed by operations that allow it")
-            compat.use_math_attention()
+            second_derivatives.use_math_attention()
         trainer = build(cfg)
         if requests.fast:
             from qprompt.dropin.fast_text import speed_up

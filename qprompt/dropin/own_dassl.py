@@ -26,6 +26,7 @@ from types import ModuleType
 from qprompt import engine
 
 _NEEDED = ("config", "data", "data.datasets", "engine", "evaluation", "metrics", "optim", "utils")
+_PACKAGES = {"cv2": "opencv-python", "ot": "POT", "PIL": "pillow", "sklearn": "scikit-learn", "yaml": "PyYAML"}
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,8 @@ def _fault(files: Mapping[str, str], changed: Sequence[str]) -> str:
                 importlib.import_module(name)
             engine.schedule_save_and_resume(torch)
     except ModuleNotFoundError as error:
-        return f"they need {error.name}, which is not installed: pip install {error.name}"
+        name = error.name or ""
+        return f"they need {name}, which is not installed: pip install {_PACKAGES.get(name, name)}"
     except Exception as error:  # of third-party code
         first = str(error).strip().partition("\n")[0]
         return f"they fail on torch {torch.__version__}: {type(error).__name__}: {first}"
