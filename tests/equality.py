@@ -39,6 +39,12 @@ CASES = {
 # The same with enough classes that prompts fill several blocks of the packed attention.
 MANY = ["DATASET.NAME", "ManyToy"]
 CASES |= {f"{case}_many": (*CASES[case][:2], [*CASES[case][2], *MANY]) for case in list(CASES) if case != "vpt"}
+# PREC fp16 of upstream: half-precision parameters, no gradient scaler; here PREC fp16-upstream.
+RATES = ["OPTIM.LR", "0.002", "OPTIM.WARMUP_CONS_LR", "1e-5"]  # published; fp16 rounds most updates away
+FP16_CASES = {
+    f"{case}_fp16": (*CASES[case][:2], [*CASES[case][2], *RATES])
+    for case in ("coop_end", "maple", "cocoop", "ivlp", "vpt")
+}
 STEPS, EPOCH = 20, 7  # optimizer steps; steps per epoch, after which the learning rate changes
 PIXELS = 32
 
@@ -84,6 +90,22 @@ def figures(trainer):
     return found
 
 
+def fp16_figures(trainer):
+    """Return `figures`, and the share of the entries of fp16 parameters that each step left unchanged."""
+    halves = [p for p in learned(trainer).values() if p.dtype == torch.float16]
+    step, unchanged = trainer.forward_backward, []
+
+    def watched(batch):
+        before = [p.detach().clone() for p in halves]
+        summary = step(batch)
+        same = [(a == b).flatten() for a, b in zip(before, halves, strict=True)]
+        unchanged.append(torch.cat(same).float().mean() if same else torch.zeros(()))
+        return summary
+
+    trainer.forward_backward = watched
+    return {**figures(trainer), "unchanged": torch.stack(unchanged)}
+
+
 def start_from(trainer, found):
     """Set the parameters of a trainer to the start in `found`."""
     parameters = learned(trainer)
@@ -111,18 +133,27 @@ def assert_close(wanted, got, tolerance=5e-6):
         assert not a.numel() or (a - b).abs().max() <= tolerance * a.abs().max()
 
 
-def run_upstream(checkout, trainer, clip_file, *options):
-    """Build upstream's trainer on the toy data in this process, without its casts to half precision.
+def with_precision(trainer, options, precision):
+    """Return the options of a case with another precision."""
+    return [*options, f"TRAINER.{trainer.upper()}.PREC", precision]
 
-    Upstream rounds prompts to fp16 even with PREC fp32; the comparison is in fp32.
+
+def run_upstream(checkout, trainer, clip_file, *options, fp16=False):
+    """Build upstream's trainer on the toy data in this process.
+
+    Upstream rounds prompts to fp16 even with PREC fp32. Without `fp16` these casts are removed: the comparison is in
+    fp32.
     """
     sys.path.insert(0, str(checkout))  # before ours: its `clip` and its `trainers`
     os.chdir(checkout)
     import warnings
 
     warnings.simplefilter("ignore")
-    torch.Tensor.half = torch.Tensor.float
-    torch.nn.Module.half = torch.nn.Module.float
+    if fp16:
+        options = with_precision(trainer, options, "fp16")
+    else:
+        torch.Tensor.half = torch.Tensor.float
+        torch.nn.Module.half = torch.nn.Module.float
     torch.Tensor.cuda = lambda self: self
     from clip import clip
 
@@ -162,16 +193,16 @@ if __name__ == "__main__":
 
     activate()
     checkout, case, out, *folder = (Path(argument).resolve() for argument in sys.argv[1:])
-    _, name, options = CASES[case.name]
+    _, name, options = (CASES | FP16_CASES)[case.name]
     with tempfile.TemporaryDirectory() as scratch:
         weights = Path(scratch) / "clip.pt"
         torch.save(random_state_dict(TEST_SHAPE), weights)
         for module in [module for module in sys.modules if module.split(".")[0] == "clip"]:
             del sys.modules[module]  # the checkout contains its own
-        trainer = run_upstream(checkout, name, weights, *options)
+        trainer = run_upstream(checkout, name, weights, *options, fp16=case.name in FP16_CASES)
         if folder and folder[0].exists():
             trainer.load_model(str(folder[0]), epoch=1)
-        found = figures(trainer)
+        found = (fp16_figures if case.name in FP16_CASES else figures)(trainer)
         if folder and not folder[0].exists():
             trainer.save_model(0, str(folder[0]))
     save_file({name: value.contiguous() for name, value in found.items()}, out)

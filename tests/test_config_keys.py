@@ -97,7 +97,7 @@ def test_the_bounds_are_the_bounds(key):
         ("DATASET.SUBSAMPLE_CLASSES", "bases", "one of all, base, new. Did you mean 'base'?"),
         ("SEED", "4294967296", "a whole number of at most 4294967295."),
         ("TRAINER.COOP.CLASS_TOKEN_POSITION", "start", "one of end, middle, front."),
-        ("TRAINER.COOP.PREC", "float16", "one of fp16, fp32, amp, bf16."),
+        ("TRAINER.COOP.PREC", "float16", "one of fp16, fp32, amp, bf16, fp16-upstream."),
         ("TRAINER.QUANT.POLICY", "always", "one of cac, every, once."),
     ],
 )

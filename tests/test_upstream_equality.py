@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from equality import CASES, assert_equal, figures, start_from
+from equality import CASES, FP16_CASES, assert_equal, figures, start_from
 from safetensors.torch import load_file
 from toy import toy_trainer
 
@@ -41,9 +41,10 @@ def test_golden(case, path, clip_file, tmp_path, monkeypatch, request):
 
 
 def run_upstream(case, *arguments):
-    checkout = os.environ.get(CASES[case][0])
+    variable = (CASES | FP16_CASES)[case][0]
+    checkout = os.environ.get(variable)
     if not checkout:
-        pytest.skip(f"{CASES[case][0]} is not set to a checkout")
+        pytest.skip(f"{variable} is not set to a checkout")
     command = [sys.executable, "-W", "ignore", HERE / "equality.py", checkout, case, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr

@@ -15,8 +15,8 @@ class ConditionalCLIP(PromptedCLIP):
     """
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return logits (B, C) in fp32 for images (B, 3, H, W) or image features (B, E)."""
-        image_features = normalize(self.image_features(image, Prompts()))
+        """Return logits (B, C) for images (B, 3, H, W) or image features (B, E)."""
+        image_features = normalize(self.image_features(image, Prompts()), self.feature_dtype)
         at_once = len(image) if torch.is_grad_enabled() else max(1, ROWS // len(self.layout.rows))
         logits = []
         assert self.prompt_learner is not None

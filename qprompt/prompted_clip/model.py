@@ -27,13 +27,27 @@ class Prompts(NamedTuple):
     image: Tensor | None = None
     image_deep: Sequence[Tensor] = ()
 
+    def to(self, dtype: torch.dtype) -> "Prompts":
+        """Return the prompts in another precision."""
+        one = (None if t is None else t.to(dtype) for t in (self.text, self.image))
+        several = ([t.to(dtype) for t in deep] for deep in (self.text_deep, self.image_deep))
+        (text, image), (text_deep, image_deep) = one, several
+        return Prompts(text, text_deep, image, image_deep)
+
 
 class PromptedCLIP(nn.Module):
     """CLIP's classifier with prompts from a prompt learner.
 
     The CLIP model is used and never changed. It is not a submodule: `parameters()` and `state_dict()` contain only what
     is learned. Without gradients, text features are cached until a weight changes.
+
+    Attributes:
+        feature_dtype: Of normalized features and logits.
+        prompt_dtype: Prompts are rounded to it before they are used; None: they are not.
     """
+
+    feature_dtype = torch.float32
+    prompt_dtype: torch.dtype | None = None
 
     def __init__(
         self,
@@ -65,9 +79,11 @@ class PromptedCLIP(nn.Module):
         return self.prompt_learner() if self.prompt_learner is not None else Prompts()
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return logits (B, C) in fp32 for images (B, 3, H, W) or image features (B, E)."""
+        """Return logits (B, C) for images (B, 3, H, W) or image features (B, E)."""
         prompts = self.prompts()
-        image_features = normalize(self.image_features(image, prompts))
+        if self.prompt_dtype is not None:
+            prompts = prompts.to(self.prompt_dtype)
+        image_features = normalize(self.image_features(image, prompts), self.feature_dtype)
         return similarity(self.logit_scale, image_features, self.text_features(prompts))
 
     def image_features(self, image: Tensor, prompts: Prompts | None = None) -> Tensor:
@@ -88,7 +104,8 @@ class PromptedCLIP(nn.Module):
 
     def encode_classes(self, prompts: Prompts) -> Tensor:
         """Compute normalized text features (C, E)."""
-        return normalize(encode_text(self.clip_model, self.layout, prompts.text, prompts.text_deep))
+        features = encode_text(self.clip_model, self.layout, prompts.text, prompts.text_deep)
+        return normalize(features, self.feature_dtype)
 
     def _weights_version(self) -> object:
         """Return versions of all weights, which torch counts up at every in-place change; None with gradients."""
@@ -113,16 +130,16 @@ class PromptedCLIP(nn.Module):
         return super()._apply(*args, **kwargs)
 
 
-def normalize(features: Tensor) -> Tensor:
-    """Return features of length one along the last dimension, in fp32."""
-    features = features.float()
+def normalize(features: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return features of length one along the last dimension, in `dtype`."""
+    features = features.to(dtype)
     return features / features.norm(dim=-1, keepdim=True)
 
 
 def similarity(scale: float, image_features: Tensor, text_features: Tensor) -> Tensor:
     """Return scaled cosine similarities (..., B, C) of normalized features (..., B, E) and (..., C, E).
 
-    Computed in fp32 also under autocast: half precision is too coarse for logits of CLIP's scale.
+    Computed in the precision of the features also under autocast: half precision is coarse for logits of CLIP's scale.
     """
     with torch.autocast(device_type=image_features.device.type, enabled=False):
         return scale * image_features @ text_features.transpose(-1, -2)

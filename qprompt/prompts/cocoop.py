@@ -61,6 +61,7 @@ COCOOP = register(
         model=ConditionalCLIP,
         quantized=("ctx", "meta_net.*.weight"),
         half=("meta_net.*.bias",),
+        upstream_fp16=("ctx", "meta_net.*"),
         bits=4,  # ours, by the rule of QMaPLe: the paper has no QCoCoOp
         # KgCoOp's checkpoints hold one layer of a meta network, which it does not train.
         signature=("ctx", "meta_net.linear2.weight"),

@@ -59,6 +59,7 @@ COOP = register(
         class_specific=lambda settings: settings.CSC,
         binding=("CLASS_TOKEN_POSITION", "CSC"),
         quantized=("ctx",),
+        upstream_fp16=("ctx",),
         bits=1,
         signature=("ctx",),
         same_tensors=("QKgCoOp", "QProGrad"),

@@ -65,6 +65,7 @@ MAPLE = register(
         restore=restore,
         quantized=("ctx", "compound_prompts_text.*", "proj.weight", "compound_prompt_projections.*.weight"),
         half=("proj.bias", "compound_prompt_projections.*.bias"),
+        upstream_fp16=("ctx", "proj.*"),
         bits=4,
         signature=("ctx", "proj.weight"),
         folder="MultiModalPromptLearner",

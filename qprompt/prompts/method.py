@@ -39,6 +39,8 @@ class Method:
         model: (CLIP model, layout, learner, logit scale) -> the classifier.
         quantized: patterns of the tensors that are quantized.
         half: patterns of the tensors that are stored in half precision.
+        upstream_fp16: patterns of the parameters that upstream's code trains in fp16 with PREC fp16; others are fp32.
+        upstream_fp32_model: whether upstream's code computes in fp32 with PREC fp16 too, with prompts rounded to fp16.
         bits: the default number of bits of the quantized version: the paper's, or by its rule.
         signature: patterns; a checkpoint in which each of them occurs is this method's, unless a longer one fits.
         folder: of the checkpoints, upstream's name.
@@ -64,6 +66,8 @@ class Method:
     bits: int
     model: Callable[[ClipModel, PromptLayout, nn.Module, float], PromptedCLIP] = PromptedCLIP
     half: tuple[str, ...] = ()
+    upstream_fp16: tuple[str, ...] = ()
+    upstream_fp32_model: bool = False
     folder: str = "prompt_learner"
     whole_model: bool = False
     learned: tuple[str, ...] = ("*",)
@@ -126,6 +130,10 @@ class Method:
     def names(self, keys: Iterable[str]) -> list[str]:
         """Return those of `keys` that are tensors of this method."""
         return [key for key in keys if any(fnmatchcase(key, p) for p in (*self.quantized, *self.half))]
+
+    def is_upstream_fp16(self, parameter: str) -> bool:
+        """Return whether upstream's code trains a parameter of the model in fp16 with PREC fp16."""
+        return any(fnmatchcase(parameter.removeprefix(LEARNER), pattern) for pattern in self.upstream_fp16)
 
     def is_quantized(self, name: str) -> bool:
         """Return whether the quantized version of this method quantizes the tensor `name`."""

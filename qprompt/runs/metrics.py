@@ -17,7 +17,7 @@ from qprompt.runs.record import METRICS, SCHEMA, read_object
 MODES = ("train", "eval")
 CLASSES = ("all", "base", "new")
 # Left out of the file where they are empty.
-_OPTIONAL = ("prompt", "pixels", "model_dir", "load_epoch", "curve", "deviations", "skipped_steps")
+_OPTIONAL = ("prompt", "pixels", "model_dir", "load_epoch", "curve", "deviations", "skipped_steps", "computed")
 _M = TypeVar("_M", bound="Metrics")
 
 
@@ -34,6 +34,7 @@ class Metrics:
         curve: With load_epoch "all" the results of every checkpoint, each with its epoch.
         deviations: From the published protocol, in words.
         skipped_steps: Training steps that the gradient scaler skipped for NaN or infinite gradients.
+        computed: How the run computed where the config leaves it open: the precision in use, ...
         time_s: Seconds from the start of the run to its end.
         split_sha256: Hash of all train, val and test items.
         changed: Config keys (dotted) that differ from the defaults.
@@ -56,6 +57,7 @@ class Metrics:
     curve: list[Any] = field(default_factory=list)
     deviations: list[Any] = field(default_factory=list)
     skipped_steps: int = 0
+    computed: dict[str, Any] = field(default_factory=dict)
     time_s: float | None = None
     peak_memory_bytes: dict[str, Any] = field(default_factory=dict)
     split_sha256: str = ""

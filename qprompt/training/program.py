@@ -131,6 +131,8 @@ def _run(
             mode, more = "train", {"prompt": getattr(trainer, "prompt_record", None) or _fp16_prompt(trainer)}
     if getattr(getattr(trainer, "guard", None), "skipped", 0):
         more["skipped_steps"] = trainer.guard.skipped
+    if computed := getattr(trainer, "computed", None):
+        more["computed"] = computed
     if deviations := getattr(trainer, "deviations", None):
         more["deviations"] = deviations
     path = finish(cfg.OUTPUT_DIR, trainer, mode, evaluations.last, started, engine, defaults=defaults, **more)

@@ -11,7 +11,7 @@ from dassl.data import DataManager
 from dassl.optim import build_lr_scheduler, build_optimizer
 from torch import Tensor
 
-from qprompt.backbones import ClipModel, backbone_hash, convert_weights_, load_clip
+from qprompt.backbones import ClipModel, backbone_hash, load_clip
 from qprompt.data.decode_cache import MB
 from qprompt.data.device_transforms import transform_on_device_
 from qprompt.data.layouts import LAYOUTS
@@ -26,10 +26,17 @@ from qprompt.training.feature_caching import CachedFeatures
 from qprompt.training.feature_loaders import parse_feature_cache
 from qprompt.training.image_dataset import ImageDataset
 from qprompt.training.leaks import leaks
+from qprompt.training.precision import (
+    FP16_UPSTREAM,
+    PRECISIONS,
+    RoundedAway,
+    convert_backbone_,
+    train_like_upstream_,
+    usable_precision,
+)
 from qprompt.training.progress_guard import ProgressGuard
 
 log = logging.getLogger(__name__)
-PRECISIONS = ("fp16", "fp32", "amp", "bf16")
 
 
 class PromptTrainer(PromptCheckpoints, CachedFeatures):
@@ -38,6 +45,8 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
     settings_without_effect = identity.WITHOUT_EFFECT  # the bundled engine refuses to resume a run with other settings
     same_setting = staticmethod(identity.alike)
     guard: ProgressGuard | None = None
+    rounded: RoundedAway | None = None
+    computed: dict[str, Any]  # how, where the config leaves it open; metrics.json records it
 
     @property
     def prompts_images(self) -> bool:
@@ -96,19 +105,22 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
 
     def build_model(self):
         self.precision = self.usable_precision(self.settings.PREC)
+        self.computed = {"precision": self.precision}
         clip_model = self.load_backbone()
         log.info("Building custom CLIP")
         self.model = self.build_prompted_clip(clip_model, self.dm.dataset.classnames)
         module = self.method.checkpoint_module(self.model)
         if self.cfg.MODEL.INIT_WEIGHTS:
             self.load_prompts(self.cfg.MODEL.INIT_WEIGHTS, module)
+        if self.precision == FP16_UPSTREAM:
+            train_like_upstream_(self.model, self.method)
         self.model.to(self.device)
         log.info("Parameters to be updated: %s", [name for name, _ in self.model.named_parameters()])
         self.optim = build_optimizer(module, self.cfg.OPTIM)
         self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
         self.register_model(self.method.folder, module, self.optim, self.sched)
         # fp16 gradients vanish without a scaled loss; bf16 has the range of fp32.
-        self.scaler = torch.amp.GradScaler("cuda") if self.precision in ("fp16", "amp") else None
+        self.scaler = torch.amp.GradScaler(self.device.type) if self.precision in ("fp16", "amp") else None
         self.cache_features()
 
     def before_train(self):
@@ -136,12 +148,17 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
             )
         super().before_train()
         self.guard = ProgressGuard(self.learned(), None if self.scaler is None else self.scaler.get_scale())
+        if self.precision == FP16_UPSTREAM:
+            self.rounded = RoundedAway(self.learned())
 
     def after_train(self):
         if self.guard is not None:
             self.guard.check_moved(self.learned())
             if self.guard.skipped:
                 log.warning("%d steps were skipped for NaN or infinite gradients", self.guard.skipped)
+        if self.rounded is not None:
+            self.computed |= self.rounded.record()
+            log.info("Entries of fp16 parameters that a step left unchanged: %.1f%%", 100 * self.rounded.share)
         super().after_train()
 
     def usable_precision(self, precision: str) -> str:
@@ -152,10 +169,7 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
                 torch.cuda.device_count(),
                 self.device,
             )
-        if self.device.type == "cpu" and precision in ("fp16", "amp"):
-            log.info("PREC %s needs a GPU: this run computes in fp32 on the CPU (bf16 works there too)", precision)
-            return "fp32"
-        return precision
+        return usable_precision(precision, self.device)
 
     def load_backbone(self) -> ClipModel:
         """Return the frozen CLIP in the precision of the run."""
@@ -169,8 +183,7 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
                 f"INPUT.SIZE is {tuple(self.cfg.INPUT.SIZE)}, but this backbone expects {expected} x {expected} "
                 f"pixels: type INPUT.SIZE '({expected}, {expected})'."
             )
-        if self.precision in ("fp16", "bf16"):
-            convert_weights_(clip_model, torch.float16 if self.precision == "fp16" else torch.bfloat16)
+        convert_backbone_(clip_model, self.precision, getattr(self, "method", None))
         return clip_model
 
     def autocast(self) -> Any:
@@ -180,7 +193,7 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
         image, label = self.parse_batch_train(batch)
         with self.autocast():
             logits = self.model(image)
-        loss = F.cross_entropy(logits, label)  # logits are fp32 in every precision
+        loss = F.cross_entropy(logits, label)  # in fp32, except with PREC fp16-upstream
         self.optim.zero_grad()
         if self.scaler is None:
             loss.backward()
@@ -189,11 +202,13 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
             self.scaler.scale(loss).backward()
             self.scaler.step(self.optim)
             self.scaler.update()
+        if self.rounded is not None:
+            self.rounded.observe()
         accuracy = (logits.argmax(dim=1) == label).float().mean() * 100
         weights = torch.stack([p.detach().sum(dtype=torch.float32) for _, p in self.learned()]).sum()
         # The scale stays on the device until here: its public name, get_scale, would synchronize once more.
-        scale = [] if self.scaler is None or self.scaler._scale is None else [self.scaler._scale.to(loss.dtype)]
-        numbers = torch.stack([loss.detach(), accuracy, weights, *scale]).tolist()  # one synchronization
+        scale = [] if self.scaler is None or self.scaler._scale is None else [self.scaler._scale.float()]
+        numbers = torch.stack([loss.detach().float(), accuracy, weights, *scale]).tolist()  # one synchronization
         loss_value, accuracy_value, weight_sum = numbers[:3]
         stuck = self.guard is not None and self.guard.observe(numbers[3] if scale else None)
         self.stop_unless_finite(image, loss_value, weight_sum, stuck)
