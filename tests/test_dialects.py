@@ -1,14 +1,19 @@
 """Weights in the forms in which others save them: equal features, or a refusal that names what they are."""
 
 import json
+import subprocess
 
 import pytest
 import torch
+import upstream
 from safetensors.torch import save_file
 
-from qprompt.backbones import check_backbone, import_clip, load_clip
+from qprompt.backbones import Identity, check_backbone, import_clip, load_clip
+from qprompt.backbones.convert import Variant
 from qprompt.backbones.files import read_clip
+from qprompt.backbones.load import build_clip
 from qprompt.backbones.random_weights import TEST_SHAPE, ClipShape, open_clip_config, random_state_dict
+from qprompt.backbones.weights import is_openai_archive
 from qprompt.errors import UserError
 
 PROMPTS = ["a photo of a cat.", "two dogs in front of a red house"]
@@ -121,17 +126,63 @@ def test_the_error_names_the_models_of_open_clip_with_these_sizes(tmp_path):
 
 
 @pytest.mark.parametrize("image, text", [((768, 12), (512, 12)), ((1024, 24), (768, 12)), ((0, 0), (640, 12))])
-def test_an_unknown_activation_is_said_aloud(tmp_path, caplog, image, text):
-    state = names_of(image, text)
-    torch.save(state, tmp_path / "openai.pt")
-    read_clip(tmp_path / "openai.pt")
-    (said,) = caplog.records  # in half precision, as OpenAI publishes them
-    assert said.levelname == "INFO" and "QuickGELU is used" in said.message
-    caplog.clear()
-    torch.save({**state, "text_projection": torch.ones(1) + 1e-6}, tmp_path / "w.pt")
-    read_clip(tmp_path / "w.pt")
-    assert "does not say its activation: QuickGELU is used" in caplog.text
-    assert "--backbone open_clip:MODEL" in caplog.text
+@pytest.mark.parametrize("gelu", [False, True])
+def test_an_unknown_activation_is_asked_for(tmp_path, image, text, gelu):
+    folder = tmp_path / "my weights"
+    folder.mkdir()
+    torch.save(names_of(image, text), folder / "w.pt")
+    with pytest.raises(UserError, match="does not say its activation.*--backbone open_clip:") as error:
+        read_clip(folder / "w.pt")
+    command = str(error.value).partition("type: ")[2].partition(" . ")[0]
+    assert '"quick_gelu": true' in command and '"quick_gelu": false' in str(error.value)
+    subprocess.run(command.replace("true", "false") if gelu else command, shell=True, check=True)  # what it says
+    _, variant = read_clip(folder / "w.pt")
+    assert variant.text_gelu is gelu and variant.text_heads == text[0] // 64
+    assert variant.image_heads == image[0] // 64
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_an_archive_whose_code_calls_gelu_is_not_openais(tmp_path):
+    state = names_of((768, 1), (512, 1))
+    for activation in (import_clip().model.QuickGELU(), torch.nn.GELU()):
+        module = upstream._Holder(state)
+        module.activation = torch.jit.trace(activation, torch.zeros(2))
+        torch.jit.script(module).save(str(tmp_path / "w.pt"))
+        assert is_openai_archive(tmp_path / "w.pt") is not isinstance(activation, torch.nn.GELU)
+    with pytest.raises(UserError, match="does not say how many attention heads"):
+        read_clip(tmp_path / "w.pt")
+
+
+# identity
+
+
+def test_what_changes_features_changes_the_identity(clip_weights, caplog):
+    openai = Identity.of(build_clip(clip_weights, "test"))
+    variants = [
+        Variant(),
+        Variant(image_heads=2, text_heads=1),  # what OpenAI's code computes for these weights
+        Variant(image_heads=4),
+        Variant(text_heads=4),
+        Variant(image_gelu=True),
+        Variant(text_gelu=True),
+        Variant(image_eps=1e-6),
+        Variant(text_eps=1e-6),
+        Variant(ln_pre=False),
+    ]
+    found = [Identity.of(build_clip(clip_weights, "test", variant)) for variant in variants]
+    assert [one.sha256 for one in found[:2]] == [openai.weights] * 2
+    assert len({one.sha256 for one in found}) == len(variants) - 1
+    for one in found[2:-1]:
+        assert one.weights == openai.weights and one.unlike_openai
+        assert not openai.accepts(one.sha256) and one.accepts(one.sha256)
+        caplog.clear()
+        assert one.accepts(openai.weights)  # a file of an early version, or one of another model: nobody knows
+        assert f"learned with {one.unlike_openai[0]} is not known" in caplog.text
+
+
+def test_resnets_compute_as_openais():
+    shape = ClipShape(64, 64, (1, 1, 1, 1), 8, None, 64, 1, 1)
+    assert Identity.of(build_clip(random_state_dict(shape), "test")).unlike_openai == ()
 
 
 @pytest.mark.parametrize(
@@ -263,9 +314,46 @@ def test_hugging_face_files_that_do_not_say_enough(tmp_path):
             load_clip("ViT-B/16", tmp_path)
 
 
+@pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "bin"])
+@pytest.mark.parametrize("form", ["folder", "index"])
+def test_shards_are_read(tmp_path, clip_weights, safe, form):
+    folder = tmp_path / "sharded"
+    folder.mkdir()
+    name = "model.safetensors" if safe else "pytorch_model.bin"
+    names = sorted(clip_weights)
+    places = {}
+    for number in range(3):
+        part = {tensor: clip_weights[tensor].clone() for tensor in names[number::3]}
+        file = name.replace(".", f"-0000{number + 1}-of-00003.")
+        (save_file if safe else torch.save)(part, folder / file)
+        places |= dict.fromkeys(part, file)
+    index = folder / f"{name}.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": places}))
+    (folder / "open_clip_config.json").write_text(json.dumps(open_clip_config(TEST_SHAPE)))
+    path = folder if form == "folder" else index
+    check_backbone("ViT-B/16", path)
+    found, _ = read_clip(path)
+    assert found.keys() == clip_weights.keys()
+    assert all(torch.equal(value, clip_weights[name]) for name, value in found.items())
+    cases = {
+        "has no tensor more, which": places | {"more": places[names[0]]},
+        r"names the file '\.\./x', expected": places | {"more": "../x"},
+        "names 4 files with weights, of which 1 do not exist: lost.bin. Put them": places | {"more": "lost.bin"},
+        "is not an index of weights": None,
+    }
+    for message, weight_map in cases.items():
+        index.write_text(json.dumps({"weight_map": weight_map}))
+        with pytest.raises(UserError, match=message):
+            load_clip("ViT-B/16", path)
+
+
+def test_one_shard_alone_is_refused_with_what_to_type(tmp_path, clip_weights):
+    shard = tmp_path / "model-00001-of-00002.safetensors"
+    save_file({"text_model.embeddings.token_embedding.weight": clip_weights["token_embedding.weight"]}, shard)
+    with pytest.raises(UserError, match=f"is one of several files with weights: type the folder .*{tmp_path.name}"):
+        load_clip("ViT-B/16", shard)
+
+
 def test_folders_without_weights_are_refused_early(tmp_path):
     with pytest.raises(UserError, match="it has none of model.safetensors, pytorch_model.bin"):
-        check_backbone("ViT-B/16", tmp_path)
-    (tmp_path / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(UserError, match="split over several files"):
         check_backbone("ViT-B/16", tmp_path)

@@ -6,9 +6,9 @@ model = load_clip("tiny")                               # the small model in thi
 """
 
 from qprompt.backbones.clip_package import ClipModel, import_clip
+from qprompt.backbones.identity import Identity, backbone_hash
 from qprompt.backbones.load import (
     available_backbones,
-    backbone_hash,
     check_backbone,
     convert_weights_,
     load_clip,
@@ -18,6 +18,7 @@ from qprompt.backbones.load import (
 
 __all__ = [
     "ClipModel",
+    "Identity",
     "available_backbones",
     "backbone_hash",
     "check_backbone",

@@ -2,21 +2,19 @@
 
 import importlib.util
 import json
-import logging
 import os
+import re
+import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import torch
 from torch import Tensor
 
-from qprompt.backbones import hugging_face, open_clip_config
+from qprompt.backbones import hugging_face, open_clip_config, shards
 from qprompt.backbones.convert import Variant, from_slip, is_slip
 from qprompt.backbones.dialects import recognize, sizes
-from qprompt.backbones.weights import is_torchscript, read_content
+from qprompt.backbones.weights import is_openai_archive, read_content
 from qprompt.errors import UserError
-
-log = logging.getLogger(__name__)
 
 HUGGING_FACE_CONFIG, OPEN_CLIP_CONFIG = "config.json", "open_clip_config.json"
 # Names of weights in folders, as transformers and open_clip write them; the first one that exists is read.
@@ -34,14 +32,15 @@ def find_weights(path: str | os.PathLike[str]) -> Path:
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        found = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
+        names = [name for whole in WEIGHTS for name in (whole, f"{whole}{shards.INDEX}")]
+        found = next((path / name for name in names if (path / name).is_file()), None)
         if found is None:
-            sharded = any(path.glob("*.index.json"))
-            what = "its weights are split over several files" if sharded else f"it has none of {', '.join(WEIGHTS)}"
-            raise UserError(f"the folder {path} can't be read as CLIP weights: {what}.")
+            raise UserError(f"the folder {path} can't be read as CLIP weights: it has none of {', '.join(WEIGHTS)}.")
         return found
     if not path.is_file():
         raise UserError(f"no file {path}. MODEL.BACKBONE.PATH expects CLIP weights (.pt, .pth, .safetensors).")
+    if re.search(r"-\d{5}-of-\d{5}\.", path.name):
+        raise UserError(f"{path} is one of several files with weights: type the folder {path.parent}, or its index.")
     return path
 
 
@@ -49,7 +48,7 @@ def read_clip(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Variant]
     """Read a CLIP model.
 
     A state dict contains neither the number of heads nor the activation. They come from the config file beside the
-    weights (config.json of Hugging Face, open_clip_config.json); those of OpenAI's models are known.
+    weights (config.json of Hugging Face, open_clip_config.json); those of OpenAI's archives are known.
 
     Returns:
         The weights under openai's names, and how the model differs from openai's.
@@ -58,7 +57,8 @@ def read_clip(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Variant]
         UserError: the file is not a CLIP model, or does not say what it computes.
     """
     file = find_weights(path)
-    found = recognize(read_content(file), str(file))
+    is_index = file.name.endswith(shards.INDEX)
+    found = recognize(shards.read_shards(file) if is_index else read_content(file), str(file))
     if found.names == "hugging face":
         state = hugging_face.openai_names(found.state, str(file))
         config = _config(file.with_name(HUGGING_FACE_CONFIG))
@@ -74,8 +74,8 @@ def read_clip(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Variant]
     config = _config(file.with_name(OPEN_CLIP_CONFIG))
     if config is not None:
         return state, open_clip_config.variant_of(config, state, str(file.with_name(OPEN_CLIP_CONFIG)))
-    if "text_projection" in state and not is_torchscript(file):  # OpenAI's archives contain OpenAI's models
-        _require_openai(state, file)
+    if "text_projection" in state and not is_openai_archive(file):
+        _ask(state, file)
     return state, Variant()
 
 
@@ -91,25 +91,21 @@ def _config(path: Path) -> dict[str, Any] | None:
     return config
 
 
-def _require_openai(state: dict[str, Tensor], file: Path) -> None:
-    """Refuse weights whose heads are not known; say what is assumed of those whose activation is not known."""
+def _ask(state: dict[str, Tensor], file: Path) -> NoReturn:
+    """Raise UserError: weights alone say neither the heads nor the activation. It says what to type."""
     image, text = (sizes(state, place) for place in ("visual.transformer", "transformer"))
     if (image, text) not in _OPENAI:
         raise UserError(
             f"{file} does not say how many attention heads it has, and its sizes (image {_text(image)}, text "
             f"{_text(text)}) are not those of OpenAI's models. {_what_to_type(image, text)}"
         )
-    if not all(torch.equal(value.half().to(value), value) for value in state.values() if value.is_floating_point()):
-        log.warning(
-            "%s does not say its activation: QuickGELU is used, as in OpenAI's models. Most models of open_clip use "
-            "GELU: for one of them, type --backbone open_clip:MODEL, or put its %s beside it.",
-            file,
-            OPEN_CLIP_CONFIG,
-        )
-    else:
-        log.info(
-            "%s does not say its activation: QuickGELU is used. As in OpenAI's models, all weights are fp16.", file
-        )
+    config = json.dumps(open_clip_config.smallest(image, text, quick_gelu=True))
+    command = f"echo {shlex.quote(config)} > {shlex.quote(str(file.with_name(OPEN_CLIP_CONFIG)))}"
+    raise UserError(
+        f"{file} does not say its activation. If it is one of OpenAI's models, or was fine-tuned from one, type: "
+        f'{command} . Most models of open_clip use GELU: type the same with "quick_gelu": false, or '
+        f"--backbone {_example(_open_clip_models(image, text))}."
+    )
 
 
 def _text(size: tuple[int, int]) -> str:
@@ -118,9 +114,13 @@ def _text(size: tuple[int, int]) -> str:
 
 def _what_to_type(image: tuple[int, int], text: tuple[int, int]) -> str:
     names = _open_clip_models(image, text)
-    example = f"open_clip:{names[0]}" if names else "open_clip:MODEL"
+    example = _example(names)
     more = f" (or {', '.join(names[1:4])})" if len(names) > 1 else ""
     return f"For a model of open_clip type --backbone {example}{more}, or put its {OPEN_CLIP_CONFIG} beside it."
+
+
+def _example(names: list[str]) -> str:
+    return f"open_clip:{names[0]}" if names else "open_clip:MODEL"
 
 
 def _open_clip_models(image: tuple[int, int], text: tuple[int, int]) -> list[str]:

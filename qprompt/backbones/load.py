@@ -1,6 +1,5 @@
 """`load_clip`: a CLIP model by name or from a file."""
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -100,15 +99,6 @@ def build_clip(state_dict: dict[str, Tensor], origin: str, variant: Variant = Va
     model.load_state_dict(state_dict)
     variant.apply_(model)
     return model.eval().requires_grad_(False)
-
-
-def backbone_hash(model: ClipModel) -> str:
-    """Return the identity of a backbone: SHA-256 (hex) of the names, shapes and fp32 values of its weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().float().cpu().contiguous().numpy())
-    return digest.hexdigest()
 
 
 def check_backbone(name: str, path: str | os.PathLike[str] = "") -> None:

@@ -59,3 +59,16 @@ def variant_of(config: dict[str, Any], state: dict[str, Tensor], origin: str) ->
     gelu, head_width = not model.get("quick_gelu", False), vision.get("head_width", 64)
     image_heads = sizes(state, "visual.transformer")[0] // head_width
     return Variant(image_heads=image_heads, text_heads=text.get("heads", 8), image_gelu=gelu, text_gelu=gelu)
+
+
+def smallest(image: tuple[int, int], text: tuple[int, int], quick_gelu: bool) -> dict[str, Any]:
+    """Return a config that says no more than heads of width 64 and the activation.
+
+    Args:
+        image: width and layers of the image branch; (0, 0): a ResNet.
+        text: width and layers of the text branch.
+        quick_gelu: whether the activation is QuickGELU.
+    """
+    vision: dict[str, Any] = {"width": image[0], "layers": image[1]} if image[0] else {"layers": []}
+    words = {"width": text[0], "layers": text[1], "heads": text[0] // 64}
+    return {"model_cfg": {"quick_gelu": quick_gelu, "vision_cfg": vision, "text_cfg": words}}

@@ -63,6 +63,15 @@ def is_torchscript(path: Path) -> bool:
         return any("/code/" in name or name.endswith("constants.pkl") for name in archive.namelist())
 
 
+def is_openai_archive(path: Path) -> bool:
+    """Return whether a file is a zip file with code of a model that does not call GELU: OpenAI's has QuickGELU."""
+    if not is_torchscript(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        code = [info for info in archive.infolist() if info.filename.endswith(".py") and info.file_size < 1 << 24]
+        return not any(b"torch.gelu" in archive.read(info) for info in code)
+
+
 def sha256(path: Path) -> str:
     """Return the hex digest of a file's content."""
     digest = hashlib.sha256()

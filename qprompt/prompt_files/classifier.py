@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qprompt.backbones import ClipModel, backbone_hash, load_clip
+from qprompt.backbones import ClipModel, Identity, load_clip
 from qprompt.data.images import read_image
 from qprompt.data.preprocessing import Preprocessing
 from qprompt.errors import UserError, did_you_mean
@@ -213,10 +213,11 @@ def load_classifier(
         raise UserError(f"{path} does not say which backbone it is for: type --backbone NAME.")
     clip_model = load_clip(name or "ViT-B/16", backbone_path)
     expected = file.about.get("backbone_sha256")
-    if expected and not other_backbone and backbone_hash(clip_model) != expected:
+    if expected and not other_backbone and not Identity.of(clip_model).accepts(expected):
         raise UserError(
-            f"{path} was learned with other weights of {file.about.get('backbone', 'its backbone')} than "
-            f"{backbone_path or name} has. Name those (--backbone, --backbone-path), or add --other-backbone."
+            f"{path} was learned with other weights of {file.about.get('backbone', 'its backbone')}, or another "
+            f"activation or number of heads, than {backbone_path or name} has. Name those (--backbone, "
+            "--backbone-path), or add --other-backbone."
         )
     try:
         preprocess = _preprocessing(file, clip_model, other_backbone)

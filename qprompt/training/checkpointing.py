@@ -8,6 +8,7 @@ from typing import Any
 from dassl.engine import TrainerX
 from torch import nn
 
+from qprompt.backbones import Identity
 from qprompt.errors import UserError
 from qprompt.io.torch_files import read_checkpoint
 from qprompt.prompted_clip import PromptedCLIP
@@ -22,7 +23,7 @@ class PromptCheckpoints(TrainerX):
 
     method: Method
     model: PromptedCLIP
-    backbone_sha256: str
+    backbone_identity: Identity
 
     @property
     def settings(self) -> Any:
@@ -31,7 +32,7 @@ class PromptCheckpoints(TrainerX):
 
     def run_state(self):
         """Add to a checkpoint which backbone its prompts belong to; settings and class names are in it already."""
-        return {**super().run_state(), "backbone_sha256": self.backbone_sha256}
+        return {**super().run_state(), "backbone_sha256": self.backbone_identity.sha256}
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load the prompts of a run's output folder, ours or upstream's.
@@ -91,12 +92,13 @@ class PromptCheckpoints(TrainerX):
                 raise UserError(
                     f"{path} was trained with {key} {config[key]}, this run has {ours}: type {key} {config[key]}."
                 )
-        theirs = run.get("backbone_sha256", self.backbone_sha256)
-        if theirs != self.backbone_sha256:
+        mine = self.backbone_identity
+        theirs = run.get("backbone_sha256", mine.sha256)
+        if not mine.accepts(theirs):
             raise UserError(
                 f"{path} was trained on other backbone weights ({config.get('MODEL.BACKBONE.NAME')}, SHA-256 "
                 f"{theirs[:12]}...) than those of this run ({self.cfg.MODEL.BACKBONE.NAME}, "
-                f"{self.backbone_sha256[:12]}...)."
+                f"{mine.sha256[:12]}...)."
             )
         ours, theirs = list(self.dm.dataset.classnames), run.get("classnames")
         if self.method.class_specific(self.settings) and theirs is not None and theirs != ours:

@@ -10,6 +10,7 @@ import torchvision
 from dassl.engine import TrainerX
 from torch import Tensor
 
+from qprompt.backbones import Identity
 from qprompt.data.decode_cache import MB
 from qprompt.data.images import pixels_of, read_image
 from qprompt.data.viewing import as_viewed
@@ -33,7 +34,7 @@ class CachedFeatures(TrainerX):
     """The part of `PromptTrainer` that replaces loaders of images by loaders of features."""
 
     model: PromptedCLIP
-    backbone_sha256: str
+    backbone_identity: Identity
     precision: str
     train_loader_x: Any
     deviations: list[str] = []  # from the published protocol; metrics.json records them
@@ -82,7 +83,7 @@ class CachedFeatures(TrainerX):
         library = self.device.type == "cpu" and onednn_is_faster()
         reader = pixels_of(self.cfg.DATASET.NAME), description((read_image, as_viewed))
         how = self.precision, self.device.type, use_reference(), library, reader
-        return Store(files, self.backbone_sha256, dict(self.cfg.INPUT), how, packages)
+        return Store(files, self.backbone_identity.sha256, dict(self.cfg.INPUT), how, packages)
 
     def encode_images(self, image: Tensor) -> Tensor:
         """Return the features (B, E) of images (B, 3, H, W)."""

@@ -11,7 +11,7 @@ from dassl.data import DataManager
 from dassl.optim import build_lr_scheduler, build_optimizer
 from torch import Tensor
 
-from qprompt.backbones import ClipModel, backbone_hash, load_clip
+from qprompt.backbones import ClipModel, Identity, load_clip
 from qprompt.data.decode_cache import MB
 from qprompt.data.device_transforms import transform_on_device_
 from qprompt.data.layouts import LAYOUTS
@@ -60,7 +60,7 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
         """Return the metadata of a prompt file that `qprompt predict` needs."""
         layout = self.model.layout
         return {
-            "backbone_sha256": self.backbone_sha256,
+            "backbone_sha256": self.backbone_identity.sha256,
             "words": layout.words,
             "class_position": layout.position,
             "logit_scale": self.cfg.MODEL.LOGIT_SCALE or None,
@@ -176,7 +176,7 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
         backbone = self.cfg.MODEL.BACKBONE
         log.info("Loading CLIP (backbone: %s)", ", ".join(filter(None, (backbone.NAME, backbone.PATH))))
         clip_model = load_clip(backbone.NAME, backbone.PATH)
-        self.backbone_sha256 = backbone_hash(clip_model)
+        self.backbone_identity = Identity.of(clip_model)
         expected = clip_model.visual.input_resolution
         if tuple(self.cfg.INPUT.SIZE) != (expected, expected):
             raise UserError(
