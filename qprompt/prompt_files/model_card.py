@@ -130,7 +130,7 @@ def _details(about: dict, file: PromptFile, metrics: Metrics | None) -> str:
         "bits per number": ", ".join(map(str, bits)),
         "file": f"{file.file_bytes:,} bytes",
         "backbone": about.get("backbone", ""),
-        "SHA-256 of the backbone's weights": about.get("backbone_sha256", ""),
+        "SHA-256 of the backbone": about.get("backbone_sha256", ""),
         "QPrompt": about.get("qprompt", ""),
         "PyTorch": str(metrics.versions.get("torch", "")) if metrics is not None else "",
         "split (SHA-256)": metrics.split_sha256 if metrics is not None else "",
