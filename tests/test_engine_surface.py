@@ -20,8 +20,6 @@ WITHOUT_USE = {
     "__homepage__",
     "__all__",
     "__description__",
-    "build_backbone",
-    "build_head",
 }
 
 

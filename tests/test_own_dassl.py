@@ -25,7 +25,7 @@ def build_trainer(cfg, name=None):
 TRAINER = """
 from dassl.engine.simple_trainer import SimpleNet, SimpleTrainer
 from dassl.engine.trainer_base import TrainerBase
-from dassl.modeling import answer
+from dassl.modeling.extra import answer
 class TrainerX(SimpleTrainer):
     def run_epoch(self):
         self.num_batches = len(self.train_loader_x)
@@ -62,21 +62,21 @@ def test_comments_and_blanks_are_no_change(tmp_path):
 
 @pytest.mark.parametrize("imported", [False, True])
 def test_changed_and_lacking_modules_come_from_the_fork(clean, tmp_path, imported):  # noqa: F811
-    files = {"engine/build.py": BUILD, "engine/more.py": "", "modeling/__init__.py": "answer = 42"}
+    files = {"engine/build.py": BUILD, "engine/more.py": "", "modeling/extra.py": "answer = 42"}
     fork(tmp_path / "Dassl.pytorch", files)
     if imported:  # installed, and of no use as a whole
         clean.syspath_prepend(str(tmp_path / "Dassl.pytorch"))
         (tmp_path / "Dassl.pytorch" / "dassl" / "__init__.py").write_text("")
     own = use_own_dassl(str(tmp_path))
-    assert (own.changed, own.why_not) == (("engine/build.py", "modeling/__init__.py"), "")
-    assert "engine/build.py, modeling/__init__.py are used, which its authors changed" in str(own)
+    assert (own.changed, own.why_not) == (("engine/build.py", "modeling/extra.py"), "")
+    assert "engine/build.py, modeling/extra.py are used, which its authors changed" in str(own)
     dassl = importlib.import_module("dassl.engine")
     assert dassl.build_trainer(None, name="two") == ("of the fork", "two")
-    assert importlib.import_module("dassl.modeling").answer == 42
+    assert importlib.import_module("dassl.modeling.extra").answer == 42
     assert not bundled("dassl.engine.more")
     assert bundled("dassl.engine.trainer") and bundled("dassl.optim.radam") and bundled("dassl.data")
-    with pytest.raises(ModuleNotFoundError, match="not in the bundled engine"):
-        importlib.import_module("dassl.engine.da")
+    with pytest.raises(ModuleNotFoundError, match="neither the bundled engine nor Dassl 0.6.3"):
+        importlib.import_module("dassl.engine.nowhere")
 
 
 def test_unchanged_dassl_is_not_mentioned(clean, tmp_path):  # noqa: F811
@@ -145,10 +145,10 @@ def launch(checkout, trainer, **variables):
 
 def test_quantized_training_with_the_trainer_of_a_fork(tmp_path):
     checkout = shutil.copytree(miniature.FOLDER, tmp_path / "checkout")
-    fork(checkout / "Dassl.pytorch", {"engine/trainer.py": TRAINER, "modeling/__init__.py": "answer = 42"})
+    fork(checkout / "Dassl.pytorch", {"engine/trainer.py": TRAINER, "modeling/extra.py": "answer = 42"})
     code, log = launch(checkout, "QForked")
     assert code == 0, log
-    assert "engine/trainer.py, modeling/__init__.py are used, which its authors changed" in log
+    assert "engine/trainer.py, modeling/extra.py are used, which its authors changed" in log
     assert "tested by the fork 42 True" in log
     assert (checkout / "out" / "prompt.qprompt").exists()
 

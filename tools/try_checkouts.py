@@ -137,7 +137,9 @@ class Runs:
             ["train.py"] if launcher is None else ["-m", "qprompt", "--clip", str(self.clip), *launcher, "train.py"]
         )
         config = recipe.config if (self.place / "configs/trainers" / recipe.config).exists() else self._a_config()
-        evaluate = ["--eval-only", "--model-dir", str(self.work / model), "--load-epoch", "1"] if model else []
+        evaluate = (
+            ["--eval-only", "--model-dir", str(self.work / model), "--load-epoch", self._epoch(model)] if model else []
+        )
         settings = {
             "DATASET.NUM_SHOTS": "2",
             "INPUT.SIZE": str((recipe.shape.image_resolution,) * 2),
@@ -181,6 +183,11 @@ class Runs:
         good = done.returncode == 0 and logits.exists()
         return log, torch.load(logits, weights_only=True) if good else None
 
+    def _epoch(self, model: str) -> str:
+        """Return the last epoch with a checkpoint; some scripts set their number of epochs themselves."""
+        files = (self.work / model).rglob("model.pth.tar-*")
+        return max((file.name.rpartition("-")[2] for file in files), key=int, default="1")
+
     def _a_config(self) -> str:
         folder = self.place / "configs" / "trainers"
         near = [file.relative_to(folder) for file in folder.rglob("*.yaml") if file.parts[-2] == self.recipe.trainer]
@@ -209,14 +216,22 @@ class Runs:
         _, again = self.run(f"Q{x}", "again", launcher=precision, model="quantized")
         plain_log, plain = self.run(x, "plain", launcher=precision, model="quantized")
         equal = [other is not None and torch.equal(quantized, other) for other in (again, plain)]
-        row["QX"] = (
-            "trains, evaluates as QX and X" if all(equal) else f"QX {equal[0]}, X {equal[1]}: {_last(plain_log)}"
-        )
-        row["unpack"] = self._unpack(precision, quantized)
+        if all(equal):
+            row["QX"] = "trains, evaluates as QX and X"
+        elif plain is not None and again is not None and torch.equal(plain, again) and self._is_random(launched):
+            row["QX"] = "trains; QX and X evaluate it with equal logits, which are random in X too"
+        else:
+            row["QX"] = f"QX {equal[0]}, X {equal[1]}: {_last(plain_log)}"
+        row["unpack"] = self._unpack(precision, quantized if plain is None else plain)
         fast_log, fast = self.run(f"Q{x}", "fast", launcher=(*precision, "--fast"))
         said = re.findall(r"^--fast: (.*)$", fast_log, re.MULTILINE)
         row["--fast"] = said[0] if said and fast is not None else _last(fast_log)
         return row
+
+    def _is_random(self, launched: torch.Tensor | None) -> bool:
+        """Return whether plain X itself evaluates its checkpoint with other logits than after training."""
+        _, logits = self.run(self.recipe.trainer, "launched_again", model="launched")
+        return launched is not None and logits is not None and not torch.equal(launched, logits)
 
     def _unpack(self, precision: tuple[str, ...], quantized: torch.Tensor) -> str:
         file = self.work / "quantized" / "prompt.qprompt"

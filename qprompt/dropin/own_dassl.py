@@ -25,7 +25,10 @@ from types import ModuleType
 
 from qprompt import engine
 
+_FIELDS = ("da", "dg", "ssl")
 _NEEDED = ("config", "data", "data.datasets", "engine", "evaluation", "metrics", "optim", "utils")
+# What the engine has in part, or as placeholders.
+_OTHER_FIELDS = ("modeling/", *(f"{part}/{field}/" for part in ("engine", "data/datasets") for field in _FIELDS))
 _PACKAGES = {"cv2": "opencv-python", "ot": "POT", "PIL": "pillow", "sklearn": "scikit-learn", "yaml": "PyYAML"}
 
 
@@ -110,7 +113,7 @@ class _Layer(importlib.abc.MetaPathFinder):
 
     def __init__(self, package: Path, changed: Iterable[str]) -> None:
         lacking = {file.relative_to(package).as_posix() for file in package.rglob("*.py")}
-        lacking = {path for path in lacking if not (engine.BUNDLED / path).exists()}
+        lacking = {path for path in lacking if path.startswith(_OTHER_FIELDS) or not (engine.BUNDLED / path).exists()}
         self.package = package
         self.files = {_module(path): path for path in lacking.union(changed) if path != "__init__.py"}
 

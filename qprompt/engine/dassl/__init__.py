@@ -3,7 +3,7 @@
 Names, signatures, log lines, random draws and learning rates are those of Dassl 0.6.3, so trainers and data sets
 written for Dassl import and run unchanged. `qprompt.engine.activate()` makes this package importable as ``dassl``.
 Not included: the domain-adaptation, domain-generalization and semi-supervised trainers, their data sets, and the
-backbones.
+networks. They can be imported, and name real Dassl when they are used.
 """
 
 from ._left_out import refuse_left_out_modules

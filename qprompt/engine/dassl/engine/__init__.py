@@ -1,6 +1,6 @@
 """The registry and the base classes of trainers."""
 
-from .._left_out import TRAINERS, module_getattr
+from .._left_out import module_getattr
 
 from .build import TRAINER_REGISTRY, build_trainer  # isort:skip
 from .trainer import SimpleNet, SimpleTrainer, TrainerBase, TrainerX, TrainerXU
@@ -15,4 +15,4 @@ __all__ = [
     "build_trainer",
 ]
 
-__getattr__ = module_getattr(__name__, TRAINERS)
+__getattr__ = module_getattr(__name__)

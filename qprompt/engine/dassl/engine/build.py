@@ -1,6 +1,6 @@
 """The registry of trainers."""
 
-from .._left_out import TRAINERS, advice
+from .._left_out import TRAINERS, LeftOut, advice
 from ..utils import Registry, check_availability
 
 TRAINER_REGISTRY = Registry("TRAINER")
@@ -15,7 +15,7 @@ def build_trainer(cfg):
     """
     name, names = cfg.TRAINER.NAME, TRAINER_REGISTRY.registered_names()
     if name in TRAINERS and name not in names:
-        raise ImportError(advice(f"trainer {name}"))
+        raise LeftOut(advice(f"trainer {name}"))
     check_availability(name, names)
     if cfg.VERBOSE:
         print(f"Loading trainer: {name}")

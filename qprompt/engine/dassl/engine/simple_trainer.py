@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 from qprompt.errors import UserError
 
-from .._left_out import advice
+from .._left_out import LeftOut, advice
 from ..data import DataManager
 from ..evaluation import build_evaluator
+from ..modeling import build_backbone, build_head
 from ..optim import build_lr_scheduler, build_optimizer
 from ..utils import AverageMeter, MetricMeter, count_num_param, load_pretrained_weights, mkdir_if_missing
 from ..utils.checkpoints import CheckpointMissing
@@ -23,10 +24,27 @@ from .trainer_base import TrainerBase
 
 
 class SimpleNet(nn.Module):
-    """Real Dassl's backbone with a classifier. The bundled engine has no backbones: it raises ImportError."""
+    """A registered backbone, a registered head if the config names one, and a linear classifier."""
 
     def __init__(self, cfg, model_cfg, num_classes, **kwargs):
-        raise ImportError(advice(f"SimpleNet with the backbone {model_cfg.BACKBONE.NAME or '(none named)'}"))
+        super().__init__()
+        backbone, head = model_cfg.BACKBONE, model_cfg.HEAD
+        if not backbone.NAME:
+            raise LeftOut(advice("SimpleNet with the backbone (none named)"))
+        self.backbone = build_backbone(backbone.NAME, verbose=cfg.VERBOSE, pretrained=backbone.PRETRAINED, **kwargs)
+        self.head, self._fdim = None, self.backbone.out_features
+        if head.NAME and head.HIDDEN_LAYERS:
+            self.head = build_head(
+                head.NAME,
+                verbose=cfg.VERBOSE,
+                in_features=self._fdim,
+                hidden_layers=head.HIDDEN_LAYERS,
+                activation=head.ACTIVATION,
+                bn=head.BN,
+                dropout=head.DROPOUT,
+            )
+            self._fdim = self.head.out_features
+        self.classifier = nn.Linear(self._fdim, num_classes) if num_classes > 0 else None
 
     @property
     def fdim(self):
@@ -34,8 +52,14 @@ class SimpleNet(nn.Module):
         return self._fdim
 
     def forward(self, x, return_feature=False):
-        """Return the logits of images, or of images and features."""
-        raise NotImplementedError
+        """Return the logits of images, or of images and features; without classes the features."""
+        features = self.backbone(x)
+        if self.head is not None:
+            features = self.head(features)
+        if self.classifier is None:
+            return features
+        logits = self.classifier(features)
+        return (logits, features) if return_feature else logits
 
 
 class SimpleTrainer(TrainerBase):

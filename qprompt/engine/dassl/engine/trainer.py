@@ -2,11 +2,10 @@
 
 import itertools
 
-from .._left_out import advice
-
 # Trainers import these from here, as from Dassl's module.
 from ..data import DataManager  # noqa: F401
 from ..evaluation import build_evaluator  # noqa: F401
+from ..modeling import build_backbone, build_head  # noqa: F401
 from ..optim import build_lr_scheduler, build_optimizer  # noqa: F401
 from ..utils import (  # noqa: F401
     AverageMeter,
@@ -77,6 +76,4 @@ def __getattr__(name):
         from torch.utils.tensorboard import SummaryWriter
 
         return SummaryWriter
-    if name in ("build_backbone", "build_head"):
-        raise ImportError(advice(f"dassl.modeling.{name}"))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,6 @@
 """The registry of data sets."""
 
-from ..._left_out import DATASETS, advice
+from ..._left_out import DATASETS, LeftOut, advice
 from ...utils import Registry, check_availability
 
 DATASET_REGISTRY = Registry("DATASET")
@@ -15,7 +15,7 @@ def build_dataset(cfg):
     """
     name, names = cfg.DATASET.NAME, DATASET_REGISTRY.registered_names()
     if name in DATASETS and name not in names:
-        raise ImportError(advice(f"data set {name}"))
+        raise LeftOut(advice(f"data set {name}"))
     check_availability(name, names)
     if cfg.VERBOSE:
         print(f"Loading dataset: {name}")
