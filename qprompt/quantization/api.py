@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from qprompt.errors import UserError
-from qprompt.quantization.batching import cache_encodings, measure_divergence
+from qprompt.quantization.batching import Counted, cache_encodings, measure_divergence
 from qprompt.quantization.config import QuantConfig, make_config
 from qprompt.quantization.fake_quantize import FakeQuantize
 from qprompt.quantization.forward_pass import all_in_forward, quantized_in, release
@@ -92,9 +92,8 @@ def refresh_(module: nn.Module) -> list[str]:
     quantized = quantized_parameters(module)
     if not quantized:  # in silence, the levels would never be fitted again
         raise UserError("the module holds no quantized tensors: pass one that qprompt.quantize_ was called on")
-    for fake, _ in quantized.values():
-        fake.cache.clear()
-    measure_divergence(pair for pair in quantized.values() if pair[0].due is None)
+    stale = [(fake, weight) for fake, weight in quantized.values() if not fake.cache.keep_ahead(weight)]
+    measure_divergence(pair for pair in stale if pair[0].due is None)
     fitted = []
     for name, (fake, weight) in quantized.items():
         due = fake.due
@@ -105,6 +104,21 @@ def refresh_(module: nn.Module) -> list[str]:
         fake.step += 1
     cache_encodings(quantized.values())
     return fitted
+
+
+@torch.no_grad()
+def count_ahead(module: nn.Module) -> Counted | None:
+    """Do the work of the next `refresh_` on the device, without waiting for it.
+
+    A training loop that reads the loss anyway reads `Counted.numbers` with it, and gives them to ``take(numbers,
+    ahead=True)``; the next `refresh_` then need not wait for the device. Between the two, change trained weights by
+    operations on them only, as between `refresh_` and the forward pass.
+
+    Returns:
+        None if the next `refresh_` measures nothing.
+    """
+    counted = Counted.of(pair for pair in quantized_parameters(module).values() if pair[0].due is None)
+    return counted if counted.batches else None
 
 
 @torch.no_grad()

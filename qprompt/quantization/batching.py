@@ -4,12 +4,13 @@ On a GPU a pass costs its launches, so all tensors of one size are encoded toget
 and large tensors have tables of their own, so only small ones are.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from qprompt.quantization.codebook import count
 from qprompt.quantization.encoding import Encoded
@@ -26,24 +27,68 @@ def cache_encodings(pairs: Iterable[Pair]) -> None:
             (fake, weight)
             for fake, weight in pairs
             if fake.active and fake.config.levels and weight.requires_grad and not fake.cache.holds(weight)
-        )
+        ),
+        ahead={},
     )
 
 
 def measure_divergence(pairs: Iterable[Pair]) -> None:
     """Set `kl` of every tensor, with one transfer to the host in all; their encodings go to their caches."""
-    batches = encode_together(pairs)
-    if not batches:
-        return
-    counts = [count(encoded.indices, encoded.levels.shape[1]) for _, encoded in batches]
-    # A divergence over k levels is less work on the host than its launches on a device.
-    on_host = torch.cat([each.flatten() for each in counts]).cpu().split([each.numel() for each in counts])
-    for (pairs_alike, _), own, each in zip(batches, on_host, counts, strict=True):
-        reference = np.concatenate([fake.host_reference() for fake, _ in pairs_alike])
-        groups = divergence(own.view(each.shape).numpy(), reference)
-        for (fake, _), kl in zip(pairs_alike, groups.reshape(len(pairs_alike), -1).max(1), strict=True):
-            fake.kl = float(kl)
-    _cache(batches)
+    counted = Counted.of(pairs)
+    if counted.batches:
+        counted.take(counted.numbers().cpu().numpy())
+
+
+@dataclass
+class Counted:
+    """Tensors that were encoded to know how many of their entries lie on each level: first on the device only.
+
+    Attributes:
+        batches: the tensors.
+        counts: of each batch, (groups, k).
+        versions: of the weights when they were encoded.
+    """
+
+    batches: list[Batch]
+    counts: list[Tensor]
+    versions: dict[FakeQuantize, tuple[int, int]]
+
+    @classmethod
+    def of(cls, pairs: Iterable[Pair]) -> "Counted":
+        """Encode and count, without waiting for the device."""
+        batches = encode_together(pairs)
+        counts = [count(encoded.indices, encoded.levels.shape[1]) for _, encoded in batches]
+        versions = {fake: fake.cache.version(weight) for alike, _ in batches for fake, weight in alike}
+        return cls(batches, counts, versions)
+
+    def numbers(self) -> Tensor:
+        """Return all counts (N,), on the device."""
+        return torch.cat([each.flatten() for each in self.counts])
+
+    def divergences(self, numbers: np.ndarray) -> Iterator[tuple[FakeQuantize, float]]:
+        """Yield the quantizer of every tensor with KL(P_now || P_ref), the largest of its groups.
+
+        Args:
+            numbers: `numbers` on the host: there a divergence over k levels is less work than its launches on a device.
+        """
+        left = np.asarray(numbers, dtype=np.float64)
+        for (pairs, _), each in zip(self.batches, self.counts, strict=True):
+            own, left = np.split(left, [each.numel()])
+            reference = np.concatenate([fake.host_reference() for fake, _ in pairs])
+            groups = divergence(own.reshape(each.shape), reference)
+            for (fake, _), kl in zip(pairs, groups.reshape(len(pairs), -1).max(1), strict=True):
+                yield fake, float(kl)
+
+    def take(self, numbers: np.ndarray, ahead: bool = False) -> None:
+        """Set `kl` of every tensor; their encodings go to their caches.
+
+        Args:
+            numbers: `numbers` on the host.
+            ahead: for the next `refresh_`, which then needs no transfer of its own.
+        """
+        for fake, kl in self.divergences(numbers):
+            fake.kl = kl
+        _cache(self.batches, self.versions if ahead else {})
 
 
 def encode_together(pairs: Iterable[Pair]) -> list[Batch]:
@@ -66,7 +111,7 @@ def _encode(batch: list[Pair]) -> Encoded:
     return encode(*normalize(x, first.config.normalize, first.large), codebook, bounds, weight.dtype)
 
 
-def _cache(batches: list[Batch]) -> None:
+def _cache(batches: list[Batch], ahead: Mapping[FakeQuantize, tuple[int, int]]) -> None:
     for pairs, encoded in batches:
         for (fake, weight), own in zip(pairs, encoded.split(len(pairs)), strict=True):
-            fake.cache.put(weight, own)
+            fake.cache.put(weight, own, ahead.get(fake))

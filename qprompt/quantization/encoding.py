@@ -33,17 +33,36 @@ class EncodingCache:
 
     def __init__(self) -> None:
         self._entry: tuple[tuple[int, int], Encoded] | None = None
+        self._ahead = False
 
-    def put(self, weight: Tensor, encoded: Encoded) -> None:
-        """Store the encoding of `weight`, unless it is not trained (moving averages change as their code likes)."""
+    @staticmethod
+    def version(weight: Tensor) -> tuple[int, int]:
+        """Return what is another one after a change of the weight."""
+        return weight._version, weight.data_ptr()
+
+    def put(self, weight: Tensor, encoded: Encoded, ahead: tuple[int, int] | None = None) -> None:
+        """Store the encoding of `weight`, unless it is not trained (moving averages change as their code likes).
+
+        Args:
+            weight: as it is now.
+            encoded: its encoding.
+            ahead: the version that was encoded, if the next `refresh_` may keep it and the divergence measured with it.
+        """
         if weight.requires_grad:
-            self._entry = (weight._version, weight.data_ptr()), encoded
+            self._entry, self._ahead = (ahead or self.version(weight), encoded), ahead is not None
+
+    def keep_ahead(self, weight: Tensor) -> bool:
+        """Return, once, whether the encoding was made ahead and is valid; otherwise empty the cache."""
+        kept, self._ahead = self._ahead and self.holds(weight), False
+        if not kept:
+            self.clear()
+        return kept
 
     def holds(self, weight: Tensor) -> bool:
         """Return whether the encoding of `weight`, as it is now, is cached."""
         if self._entry is None or not isinstance(weight, nn.Parameter):  # a replica, or the stand-in of torch.func
             return False
-        return self._entry[0] == (weight._version, weight.data_ptr())
+        return self._entry[0] == self.version(weight)
 
     def take(self, weight: Tensor) -> Encoded | None:
         """Return the encoding of `weight` and empty the cache; None if there is no valid one."""

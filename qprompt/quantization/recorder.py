@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from qprompt.errors import UserError
 from qprompt.io.files import atomic_open, parse_json
 from qprompt.quantization.api import quantized_parameters
 from qprompt.quantization.fake_quantize import FakeQuantize
+from qprompt.quantization.measuring import Measured
 
 QUANTITIES = ("mu", "sigma", "kl", "mse", "snr_db", "refit")
 BINS = 64
@@ -59,26 +60,40 @@ class Recorder:
     @torch.no_grad()
     def step(self, module: nn.Module, refitted: Iterable[str] = ()) -> None:
         """Record a step. Call it after `refresh_`, with the names that it returned."""
+        measured = self.measure(module, refitted)
+        if measured is not None:
+            self.write(measured, measured.numbers.cpu().numpy())
+
+    @torch.no_grad()
+    def measure(self, module: nn.Module, refitted: Iterable[str] = ()) -> Measured | None:
+        """Do the work of `step` on the device, without waiting for it; None if the step is not recorded.
+
+        A training loop that reads the loss anyway reads the numbers with it, and gives them to `write`.
+        """
         quantized = _recorded(module)
         number = _last_step(quantized)
         if number in self.histogram_steps:
             self.histogram(module)
         fitted = set(refitted) | {name for name, (fake, _) in quantized.items() if number == 0 and fake.fits}
         if number % self.every and not fitted:
-            return
-        measured = torch.stack([_measure(fake, weight) for fake, weight in quantized.values()]).tolist()
-        rows = {}
-        for (name, (fake, weight)), (mu, sigma, mse, power) in zip(quantized.items(), measured, strict=True):
-            kl = fake.divergence(weight) if fake.active and fake.config.levels else math.nan
-            snr = 10 * math.log10(power / mse) if mse > 0 and power > 0 else math.inf
-            rows[name] = [mu, sigma, kl, mse, snr, float(name in fitted)]
-            if name in fitted and fake.codebook.numel() <= LARGEST_CODEBOOK:
-                self._append(number, codebook={name: fake.normalized_levels().tolist()})
-            if self.writer is not None:
-                for quantity, value in zip(QUANTITIES, rows[name], strict=True):
-                    if math.isfinite(value):
-                        self.writer.add_scalar(f"quantization/{name}/{quantity}", value, number)
-        self._append(number, rows=rows)
+            return None
+        codebooks = {
+            name: fake.normalized_levels().tolist()
+            for name, (fake, _) in quantized.items()
+            if name in fitted and fake.codebook.numel() <= LARGEST_CODEBOOK
+        }
+        return Measured.of(number, quantized, fitted, codebooks)
+
+    def write(self, measured: Measured, numbers: np.ndarray) -> None:
+        """Record what `measure` returned, with its numbers on the host."""
+        for name, levels in measured.codebooks.items():
+            self._append(measured.number, codebook={name: levels})
+        rows = measured.rows(numbers)
+        for name, values in rows.items() if self.writer is not None else ():
+            for quantity, value in zip(QUANTITIES, values, strict=True):
+                if math.isfinite(value):
+                    self.writer.add_scalar(f"quantization/{name}/{quantity}", value, measured.number)
+        self._append(measured.number, rows=rows)
 
     @torch.no_grad()
     def histogram(self, module: nn.Module) -> None:
@@ -162,15 +177,6 @@ def _recorded(module: nn.Module) -> dict[str, tuple[FakeQuantize, nn.Parameter]]
 def _last_step(quantized: dict[str, Any]) -> int:
     """Return the number of the step that refresh_ counted last, from 0."""
     return max((fake.step for fake, _ in quantized.values()), default=1) - 1
-
-
-def _measure(fake: FakeQuantize, weight: nn.Parameter) -> Tensor:
-    """Return mu, sigma, mean squared error, mean square of the weights: (4,)."""
-    w = weight.detach().float().reshape(fake.groups, -1)
-    mu = w.mean(-1, keepdim=True)
-    sigma = (w - mu).square().mean(-1).sqrt()
-    error = (fake(weight).float() - weight.float()).square().mean()
-    return torch.stack([mu.mean(), sigma.mean(), error, w.square().mean()])
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -2,9 +2,11 @@
 
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from dassl.data import DataManager
@@ -35,6 +37,7 @@ from qprompt.training.precision import (
     usable_precision,
 )
 from qprompt.training.progress_guard import ProgressGuard
+from qprompt.training.tentative_step import TentativeStep, read_together
 
 log = logging.getLogger(__name__)
 
@@ -195,44 +198,54 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
             logits = self.model(image)
         loss = F.cross_entropy(logits, label)  # in fp32, except with PREC fp16-upstream
         self.optim.zero_grad()
+        step = None
         if self.scaler is None:
             loss.backward()
             self.optim.step()
         else:
             self.scaler.scale(loss).backward()
-            self.scaler.step(self.optim)
-            self.scaler.update()
+            step = TentativeStep(self.scaler, self.optim)
         if self.rounded is not None:
             self.rounded.observe()
-        accuracy = (logits.argmax(dim=1) == label).float().mean() * 100
-        weights = torch.stack([p.detach().sum(dtype=torch.float32) for _, p in self.learned()]).sum()
-        # The scale stays on the device until here: its public name, get_scale, would synchronize once more.
-        scale = [] if self.scaler is None or self.scaler._scale is None else [self.scaler._scale.float()]
-        numbers = torch.stack([loss.detach().float(), accuracy, weights, *scale]).tolist()  # one synchronization
-        loss_value, accuracy_value, weight_sum = numbers[:3]
-        stuck = self.guard is not None and self.guard.observe(numbers[3] if scale else None)
-        self.stop_unless_finite(image, loss_value, weight_sum, stuck)
+        correct = (logits.argmax(dim=1) == label).mean(dtype=torch.float32) * 100
+        largest = torch.stack(torch._foreach_norm([p.detach() for _, p in self.learned()], math.inf))
+        more = self.also_read()
+        scaling = [] if step is None else [step.overflow, step.scale]
+        numbers = read_together([loss, correct, largest, *scaling, *(tensor for tensor, _ in more)])
+        loss_value, accuracy_value = float(numbers[0][0]), float(numbers[1][0])
+        overflow, scale = (bool(numbers[3][0]), float(numbers[4][0])) if step else (False, None)
+        if step is not None and overflow:
+            step.take_back()
+        for (_, take), given in zip(more, numbers[len(numbers) - len(more) :], strict=True):
+            take(given)
+        stuck = self.guard is not None and self.guard.observe(scale)
+        finite = overflow or bool(np.isfinite(numbers[2]).all())
+        self.stop_unless_finite(image, loss_value, finite, stuck)
         if (self.batch_idx + 1) == self.num_batches:
             self.update_lr()
         return {"loss": loss_value, "acc": accuracy_value}
+
+    def also_read(self) -> list[tuple[Tensor, Callable[[np.ndarray], None]]]:
+        """Hook: return what to read from the device with the numbers of a step, each with what to do with it then."""
+        return []
 
     def learned(self) -> list[tuple[str, Tensor]]:
         """Return name and tensor of everything that is trained."""
         return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
 
-    def stop_unless_finite(self, image: Tensor, loss: float, weights: float, stuck: bool = False) -> None:
+    def stop_unless_finite(self, image: Tensor, loss: float, weights: bool, stuck: bool = False) -> None:
         """Stop on NaN or inf and name the tensor; earlier checkpoints stay.
 
         Args:
             image: pixels or features of the batch.
             loss: of the batch.
-            weights: the sum over all learned weights after the step.
+            weights: whether all learned weights are finite after the step.
             stuck: whether the gradient scaler skips every step.
 
         Raises:
             UserError: one of them is not finite.
         """
-        if math.isfinite(loss) and math.isfinite(weights) and not stuck:
+        if math.isfinite(loss) and weights and not stuck:
             return
         precision = f"TRAINER.{self.method.node}.PREC fp32"
         hint = f"Type OPTIM.LR {self.cfg.OPTIM.LR / 10:g}" + ("" if self.precision == "fp32" else f" or {precision}")
@@ -264,9 +277,14 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
         image, label = batch["img"], batch["label"]  # pinned on a GPU: it need not wait for the copies
         return image.to(self.device, non_blocking=True), label.to(self.device, non_blocking=True)
 
+    def parse_batch_test(self, batch):
+        """Return the images on the device, and the labels where they are: on the host, as the logits."""
+        return batch["img"].to(self.device, non_blocking=True), batch["label"]
+
     def model_inference(self, image):
+        """Return the logits on the host; nothing else of an evaluated batch waits for the device."""
         with self.autocast():
-            logits = self.model(image)
+            logits = self.model(image).cpu()
         if not bool(logits.isfinite().all()):
             raise UserError(
                 "the logits hold NaN or infinite values: the backbone or the prompts overflow in this precision. "

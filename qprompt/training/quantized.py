@@ -10,21 +10,23 @@ The trainer itself is not changed. Parameters keep their identity when they are 
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import os.path as osp
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from qprompt.data.preprocessing import Preprocessing
 from qprompt.errors import UserError
 from qprompt.io.logs import show_logs
 from qprompt.prompt_files import accounting, packing
 from qprompt.prompts import Method, methods
-from qprompt.quantization.api import finish_, quantize_, quantized_parameters, refresh_
+from qprompt.quantization.api import count_ahead, finish_, quantize_, quantized_parameters, refresh_
 from qprompt.quantization.config import QuantConfig
 from qprompt.quantization.parameters import match_parameters
 from qprompt.quantization.recorder import Recorder
@@ -66,6 +68,7 @@ class QuantizedPrompts(ThirdPartyPrompts):
     tested: dict[str, Any] | None = None
     preprocessing: Preprocessing | None = None
     _finished = False
+    _measured: Any = None
 
     def __init__(self, *args, **options):
         self.run = Run(type(self).__name__)
@@ -159,14 +162,28 @@ class QuantizedPrompts(ThirdPartyPrompts):
 
     def forward_backward(self, *batch, **options):
         refitted = self._refresh()  # before the forward pass that uses the codebook
-        self._record(lambda recorder: recorder.step(self.prompted, refitted))
+        self._measured = None
+        self._record(lambda recorder: setattr(self, "_measured", recorder.measure(self.prompted, refitted)))
         outer, self._in_step = self._in_step, True
         try:
             # Code that averages state dicts in here averages the full-precision prompts.
             with unquantized_view(), self._watch.step() if self._watch is not None else contextlib.nullcontext():
-                return super().forward_backward(*batch, **options)
+                result = super().forward_backward(*batch, **options)
         finally:
             self._in_step = outer
+        if self._measured is not None:  # the trainer did not ask `also_read`
+            self._write_measured(self._measured.numbers.cpu().numpy())
+        return result
+
+    def also_read(self) -> list[tuple[Tensor, Callable[[np.ndarray], None]]]:
+        """Return what to read from the device with the loss: for the record, and for the next `refresh_`."""
+        counted = count_ahead(self.prompted)
+        found = [] if counted is None else [(counted.numbers(), functools.partial(counted.take, ahead=True))]
+        return found if self._measured is None else [*found, (self._measured.numbers, self._write_measured)]
+
+    def _write_measured(self, numbers: np.ndarray) -> None:
+        measured, self._measured = self._measured, None
+        self._record(lambda recorder: recorder.write(measured, numbers))
 
     def _record(self, entry: Callable[[Recorder], None]) -> None:
         """Make an entry in the record, which is a diagnostic: no failure of it ends a run."""
