@@ -101,6 +101,15 @@ def test_a_trainer_computes_what_it_computes_on_a_cpu(reports, trainer, precisio
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_the_host_waits_once_a_step_and_once_an_evaluated_batch(reports, trainer, precision):
+    segments = reports[f"{trainer} {precision} cuda"]["segments"]
+    assert {each["label"] for each in segments} == {"step", "evaluated batch"}
+    for each in segments:
+        assert sum(each["synchronizations"].values()) == 1, each
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_nan_gradients_end_a_run(reports, precision):
     report = reports[f"spoiled {precision}"]
     assert report["code"] == 2

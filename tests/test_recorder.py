@@ -8,7 +8,7 @@ import torch
 from quantized import NAMES, Learner, one, weights
 
 from qprompt.errors import UserError
-from qprompt.quantization.api import quantize_, quantized_parameters, refresh_
+from qprompt.quantization.api import count_ahead, quantize_, quantized_parameters, refresh_
 from qprompt.quantization.recorder import Recorder, read
 
 
@@ -153,3 +153,49 @@ def test_a_name_that_no_file_can_hold_is_refused(tmp_path):
     with pytest.raises(UserError, match="damaged"):
         Recorder(tmp_path / "r.npz").close()
     assert not (tmp_path / "r.npz").exists()
+
+
+def test_what_is_read_together_at_the_end_of_a_step_is_what_is_read_at_once(tmp_path):
+    """A training loop that waits for the device once a step: same record, same levels, no transfer in `refresh_`."""
+    fields = {"names": NAMES, "bits": 2, "min_interval": 2, "kl_threshold": 1e-3}
+    modules, recorders = [Learner(), Learner()], [Recorder(tmp_path / f"{n}.npz", every=2) for n in "ab"]
+    for module in modules:
+        quantize_(module, **fields)
+    fits = []
+    for _ in range(12):
+        fits.append(refresh_(modules[0]))
+        recorders[0].step(modules[0], fits[-1])
+        drift(modules[0])
+
+        assert refresh_(modules[1]) == fits[-1]
+        measured = recorders[1].measure(modules[1], fits[-1])
+        drift(modules[1])
+        counted = count_ahead(modules[1])
+        numbers = [each.numbers if each is measured else each.numbers() for each in (counted, measured) if each]
+        numbers = [each.numpy() for each in numbers]
+        if counted is not None:
+            counted.take(numbers[0], ahead=True)
+        if measured is not None:
+            recorders[1].write(measured, numbers[-1])
+    assert sum(map(bool, fits)) > 1
+    for recorder in recorders:
+        recorder.close()
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    assert all(torch.equal(value, modules[1].state_dict()[key]) for key, value in modules[0].state_dict().items())
+
+
+def test_a_count_ahead_is_used_once_and_only_for_the_weight_that_was_counted():
+    module, fake, original = one(weights(4, 64), bits=2, min_interval=1, kl_threshold=math.inf)
+    refresh_(module)
+    for change, used in ((None, True), (lambda: original.add_(0.5), False)):
+        counted = count_ahead(module)
+        if change is not None:
+            with torch.no_grad():
+                change()
+        counted.take(counted.numbers().numpy(), ahead=True)
+        fake.kl = -1.0  # as if it had been measured
+        refresh_(module)
+        assert (fake.kl == -1.0) is used
+        assert torch.equal(module.ctx.detach(), fake.encode(original).values.view(4, 64))
+        refresh_(module)
+        assert fake.kl == fake.divergence(original)

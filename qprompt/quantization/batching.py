@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from qprompt.io.transfer import joined
 from qprompt.quantization.codebook import count
 from qprompt.quantization.encoding import Encoded
 from qprompt.quantization.fake_quantize import FakeQuantize, divergence, encode, normalize
@@ -47,11 +48,13 @@ class Counted:
         batches: the tensors.
         counts: of each batch, (groups, k).
         versions: of the weights when they were encoded.
+        unknown: the quantizers whose P_ref is not on the host yet.
     """
 
     batches: list[Batch]
     counts: list[Tensor]
     versions: dict[FakeQuantize, tuple[int, int]]
+    unknown: list[FakeQuantize]
 
     @classmethod
     def of(cls, pairs: Iterable[Pair]) -> "Counted":
@@ -59,11 +62,11 @@ class Counted:
         batches = encode_together(pairs)
         counts = [count(encoded.indices, encoded.levels.shape[1]) for _, encoded in batches]
         versions = {fake: fake.cache.version(weight) for alike, _ in batches for fake, weight in alike}
-        return cls(batches, counts, versions)
+        return cls(batches, counts, versions, [fake for fake in versions if not fake.host_reference_is_known])
 
     def numbers(self) -> Tensor:
-        """Return all counts (N,), on the device."""
-        return torch.cat([each.flatten() for each in self.counts])
+        """Return what `take` needs on the host, flat, on the device: the counts, and P_ref after a fit."""
+        return joined([*(fake.reference for fake in self.unknown), *self.counts])
 
     def divergences(self, numbers: np.ndarray) -> Iterator[tuple[FakeQuantize, float]]:
         """Yield the quantizer of every tensor with KL(P_now || P_ref), the largest of its groups.
@@ -72,6 +75,9 @@ class Counted:
             numbers: `numbers` on the host: there a divergence over k levels is less work than its launches on a device.
         """
         left = np.asarray(numbers, dtype=np.float64)
+        for fake in self.unknown:
+            own, left = np.split(left, [fake.reference.numel()])
+            fake.know_host_reference(own.reshape(fake.reference.shape))
         for (pairs, _), each in zip(self.batches, self.counts, strict=True):
             own, left = np.split(left, [each.numel()])
             reference = np.concatenate([fake.host_reference() for fake, _ in pairs])

@@ -176,6 +176,15 @@ class FakeQuantize(QuantizerState):
             self._host_reference = self.reference.cpu().numpy().astype(np.float64)
         return self._host_reference
 
+    @property
+    def host_reference_is_known(self) -> bool:
+        """Whether `host_reference` needs no transfer."""
+        return self._host_reference is not None
+
+    def know_host_reference(self, reference: np.ndarray) -> None:
+        """Take P_ref (G, k), float64, which was read from the device with other numbers."""
+        self._host_reference = reference
+
     def normalized_levels(self) -> Tensor:
         """Return c: (G, k) float32; with a learned step size s it is s times a grid."""
         if self.step_size is None:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from qprompt.io.transfer import joined
 from qprompt.quantization.batching import Batch, Counted
 from qprompt.quantization.fake_quantize import FakeQuantize
 
@@ -22,16 +23,16 @@ class Measured:
         number: of the step.
         quantized: name -> (its `FakeQuantize`, its full-precision parameter).
         fitted: names of the tensors whose levels were fitted in this step.
-        codebooks: name -> (G, k) the levels of each fit that is recorded.
+        codebooks: names of those whose levels are recorded.
         counted: the tensors with levels, encoded.
         names: of the tensors in the order of the statistics.
-        numbers: statistics (tensors, STATISTICS) and counts, flat, in fp64 where the device has it.
+        numbers: statistics (tensors, STATISTICS), levels of the codebooks and numbers of `counted`, joined.
     """
 
     number: int
     quantized: Mapping[str, tuple[FakeQuantize, nn.Parameter]]
     fitted: set[str]
-    codebooks: dict[str, list[list[float]]]
+    codebooks: list[str]
     counted: Counted
     names: list[str]
     numbers: Tensor
@@ -42,40 +43,48 @@ class Measured:
         number: int,
         quantized: Mapping[str, tuple[FakeQuantize, nn.Parameter]],
         fitted: set[str],
-        codebooks: dict[str, list[list[float]]],
+        codebooks: list[str],
     ) -> "Measured":
         """Measure tensors, those that are alike in one pass."""
         with_levels = {name: (f, w) for name, (f, w) in quantized.items() if f.active and f.config.levels}
         counted = Counted.of(with_levels.values())
         by_id = {id(fake): name for name, (fake, _) in quantized.items()}
         names = [by_id[id(fake)] for pairs, _ in counted.batches for fake, _ in pairs]
-        parts = [_statistics_of_batch(batch).flatten() for batch in counted.batches]
+        parts = [_statistics_of_batch(batch) for batch in counted.batches]
         for name, (fake, weight) in quantized.items():
             if name in with_levels:
                 continue
             names.append(name)
             parts.append(_statistics(weight.detach()[None], fake(weight)[None], fake.groups)[0])
+        parts += [quantized[name][0].normalized_levels() for name in codebooks]
         parts += [counted.numbers()] if counted.batches else []
-        exact = torch.float64 if parts[0].device.type in ("cpu", "cuda") else torch.float32
-        return cls(number, quantized, fitted, codebooks, counted, names, torch.cat([part.to(exact) for part in parts]))
+        return cls(number, quantized, fitted, codebooks, counted, names, joined(parts))
 
-    def rows(self, numbers: np.ndarray) -> dict[str, list[float]]:
-        """Return name -> [mu, sigma, KL, mse, SNR in dB, whether the levels were fitted], in the order of the module.
+    def on_host(self, numbers: np.ndarray) -> tuple[dict[str, list[float]], dict[str, list[list[float]]]]:
+        """Return the rows and the codebooks of the record.
 
         Args:
             numbers: `numbers` on the host.
+
+        Returns:
+            name -> [mu, sigma, KL, mse, SNR in dB, whether the levels were fitted], in the order of the module, and
+            name -> (G, k).
         """
-        split = STATISTICS * len(self.names)
-        statistics = dict(zip(self.names, numbers[:split].reshape(-1, STATISTICS).tolist(), strict=True))
-        kl = dict.fromkeys(self.names, math.nan)
+        own, left = np.split(numbers, [STATISTICS * len(self.names)])
+        statistics = dict(zip(self.names, own.reshape(-1, STATISTICS).tolist(), strict=True))
+        codebooks = {}
+        for name in self.codebooks:
+            shape = self.quantized[name][0].codebook.shape
+            own, left = np.split(left, [shape.numel()])
+            codebooks[name] = own.reshape(shape).tolist()
         by_id = {id(fake): name for name, (fake, _) in self.quantized.items()}
-        kl |= {by_id[id(fake)]: value for fake, value in self.counted.divergences(numbers[split:])}
+        kl = {by_id[id(fake)]: value for fake, value in self.counted.divergences(left)}
         rows = {}
         for name in self.quantized:
             mu, sigma, mse, power = statistics[name]
             snr = 10 * math.log10(power / mse) if mse > 0 and power > 0 else math.inf
-            rows[name] = [mu, sigma, kl[name], mse, snr, float(name in self.fitted)]
-        return rows
+            rows[name] = [mu, sigma, kl.get(name, math.nan), mse, snr, float(name in self.fitted)]
+        return rows, codebooks
 
 
 def _statistics_of_batch(batch: Batch) -> Tensor:

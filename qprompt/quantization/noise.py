@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from qprompt.errors import UserError
+from qprompt.io.transfer import pinned
 from qprompt.quantization.parameters import match_parameters, owner_of, parametrizations, remove_parametrization
 
 
@@ -36,7 +37,8 @@ class GaussianNoise(nn.Module):
 
     def draw(self) -> None:
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.step) % 2**63)
-        self.noise.copy_(torch.randn(self.noise.shape, generator=generator))
+        noise = torch.randn(self.noise.shape, generator=generator)
+        self.noise.copy_(pinned(noise, self.noise.device), non_blocking=True)
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor([self.seed, self.step])

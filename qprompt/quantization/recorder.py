@@ -77,18 +77,15 @@ class Recorder:
         fitted = set(refitted) | {name for name, (fake, _) in quantized.items() if number == 0 and fake.fits}
         if number % self.every and not fitted:
             return None
-        codebooks = {
-            name: fake.normalized_levels().tolist()
-            for name, (fake, _) in quantized.items()
-            if name in fitted and fake.codebook.numel() <= LARGEST_CODEBOOK
-        }
+        recorded = [name for name in fitted if name in quantized]
+        codebooks = [name for name in recorded if quantized[name][0].codebook.numel() <= LARGEST_CODEBOOK]
         return Measured.of(number, quantized, fitted, codebooks)
 
     def write(self, measured: Measured, numbers: np.ndarray) -> None:
         """Record what `measure` returned, with its numbers on the host."""
-        for name, levels in measured.codebooks.items():
+        rows, codebooks = measured.on_host(numbers)
+        for name, levels in codebooks.items():
             self._append(measured.number, codebook={name: levels})
-        rows = measured.rows(numbers)
         for name, values in rows.items() if self.writer is not None else ():
             for quantity, value in zip(QUANTITIES, values, strict=True):
                 if math.isfinite(value):

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from qprompt.errors import UserError
 from qprompt.io.random_state import RandomState
+from qprompt.io.transfer import pinned, send
 from qprompt.training.feature_store import FeatureFiles, description, key_of
 
 # Entries of INPUT.TRANSFORMS that draw no random number. What is not listed counts as random.
@@ -112,11 +113,11 @@ class _Features(Dataset):
         if self.tensors is None:
             self._load()
         assert self.tensors is not None
-        index = torch.as_tensor(indices, device=self.device)
-        row = index
+        index = row = torch.as_tensor(indices)
         if self.views > 1:
-            row = index + len(self) * torch.randint(self.views, (len(indices),)).to(self.device)
-        batch: dict[str, Any] = {key: value[row if key == "img" else index] for key, value in self.tensors.items()}
+            row = index + len(self) * torch.randint(self.views, (len(indices),))
+        batch: dict[str, Any] = {"img": self.tensors["img"].index_select(0, send(row, self.device))}
+        batch |= {key: pinned(value[index], self.device) for key, value in self.tensors.items() if key != "img"}
         return batch | {key: [value[i] for i in indices] for key, value in self.lists.items()}
 
     def _load(self) -> None:
@@ -131,7 +132,8 @@ class _Features(Dataset):
             if self.store and key:
                 self.store.files.write(key, kept)
         self.lists = {name: value for name, value in kept.items() if not isinstance(value, Tensor)}
-        self.tensors = {name: value.to(self.device) for name, value in kept.items() if isinstance(value, Tensor)}
+        self.tensors = {name: value for name, value in kept.items() if isinstance(value, Tensor)}
+        self.tensors["img"] = self.tensors["img"].to(self.device)
 
     @torch.no_grad()
     def _encode_all(self, generator: torch.Generator) -> dict[str, Any]:
@@ -149,10 +151,10 @@ class _Features(Dataset):
         )
         parts: dict[str, list[Any]] = {}
         for batch in ordered:
-            batch["img"] = self.encode(batch["img"].to(self.device))
+            batch["img"] = self.encode(batch["img"].to(self.device, non_blocking=True))
             for key, value in batch.items():
-                parts.setdefault(key, []).append(value.cpu() if isinstance(value, Tensor) else list(value))
-        return {key: torch.cat(v) if isinstance(v[0], Tensor) else sum(v, []) for key, v in parts.items()}
+                parts.setdefault(key, []).append(value if isinstance(value, Tensor) else list(value))
+        return {key: torch.cat(v).cpu() if isinstance(v[0], Tensor) else sum(v, []) for key, v in parts.items()}
 
 
 class EpochLoader:
@@ -182,10 +184,13 @@ class EpochLoader:
             batches = []
             for batch in loader:
                 with torch.no_grad():
-                    batches.append(batch | {"img": self.encode(batch["img"].to(self.device)).cpu()})
+                    batches.append(batch | {"img": self.encode(batch["img"].to(self.device, non_blocking=True))})
+            features = torch.cat([batch["img"] for batch in batches]).cpu().split([len(b["img"]) for b in batches])
+            batches = [batch | {"img": part.clone()} for batch, part in zip(batches, features, strict=True)]
             kept = {"batches": batches, "state": RandomState.current(cuda=False).to_numbers()}
             if self.store and key:
                 self.store.files.write(key, kept)
         RandomState.from_numbers(kept["state"]).restore()
         for batch in kept["batches"]:
-            yield batch | {"img": batch["img"].to(self.device)}
+            label = pinned(batch["label"], self.device)
+            yield batch | {"img": send(batch["img"], self.device), "label": label}

@@ -7,15 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Loss and counts are exact in it; other devices may not have it.
-_EXACT = {"cpu": torch.float64, "cuda": torch.float64}
+from qprompt.io.transfer import joined
 
 
 def read_together(tensors: Sequence[Tensor]) -> list[np.ndarray]:
     """Copy tensors to the host in one transfer: flat, float64."""
-    dtype = _EXACT.get(tensors[0].device.type, torch.float32)
-    flat = torch.cat([tensor.detach().flatten().to(dtype) for tensor in tensors])
-    host = flat.cpu().numpy().astype(np.float64, copy=False)
+    host = joined(tensors).cpu().numpy().astype(np.float64, copy=False)
     return np.split(host, np.cumsum([tensor.numel() for tensor in tensors])[:-1])
 
 

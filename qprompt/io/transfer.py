@@ -1,0 +1,30 @@
+"""Copies between the host and a device, with as little waiting as possible."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, device
+
+WITH_FP64 = ("cpu", "cuda")  # other devices may not have it
+
+
+def pinned(tensor: "Tensor", target: "device") -> "Tensor":
+    """Return `tensor` in pinned memory if `target` is a GPU: the host waits for a copy from other memory."""
+    return tensor.pin_memory() if target.type == "cuda" and tensor.device.type == "cpu" else tensor
+
+
+def send(tensor: "Tensor", target: "device") -> "Tensor":
+    """Return `tensor` on `target`, without waiting for the copy. The device uses the result only after it."""
+    return pinned(tensor, target).to(target, non_blocking=True)
+
+
+def joined(tensors: Sequence["Tensor"]) -> "Tensor":
+    """Return all entries of the tensors, flat, to be read in one transfer.
+
+    They are float64 where the device has it, which holds counts of any size and every value of a smaller type.
+    """
+    import torch
+
+    dtype = torch.float64 if tensors[0].device.type in WITH_FP64 else torch.float32
+    return torch.cat([tensor.detach().flatten().to(dtype) for tensor in tensors])
