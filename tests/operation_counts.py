@@ -1,45 +1,39 @@
-"""Count what a training step asks of a GPU, without a GPU: operations, and waits of the host for the device.
+"""Operations and host synchronizations of a training step in the shapes of ViT-B/16, counted without a GPU.
 
-    python tests/operation_counts.py             # the table, in Markdown
-    python tests/operation_counts.py --kinds     # also how often each kind of operation occurs
+    python tests/operation_counts.py             # the table of docs/internals/performance.md
+    python tests/operation_counts.py --kinds     # also how often each operation occurs
     python tests/operation_counts.py --json      # for the test
 
-The real training step of the real trainers runs on fake tensors in the shapes of ViT-B/16: they have a device, a type
-and a shape, but no values. PyTorch's own dispatch decides about casts and attention as on a GPU. Needs the libraries
-of `cuda_stub`, which let autograd believe in one GPU.
+The real step of the real trainers runs on fake tensors: they have a device, a type and a shape, but no values.
+PyTorch's own dispatch decides about casts and attention, as on a GPU. `cuda_standin` computes values too, which takes
+too long in these shapes; its library lets autograd believe in a GPU here too.
 """
 
 import argparse
 import json
-import math
 import os
+import subprocess
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from fnmatch import filter as matching
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest import mock
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from unittest.mock import patch
 
 import torch
+from cuda_standin import library, record
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.optim import optimizer as torch_optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-aten = torch.ops.aten
+ROOT = Path(__file__).resolve().parents[1]
 GPU = torch.device("cuda", 0)
-# Launches no kernel, and is not marked as a view.
-FREE = {
-    *("detach", "alias", "lift_fresh", "_unsafe_view", "_reshape_alias", "empty", "empty_like", "empty_strided"),
-    *("new_empty", "new_empty_strided", "is_same_size", "set_", "device", "resize_"),
-}
 
 
 class Case(NamedTuple):
@@ -72,83 +66,40 @@ CASES = (
 )
 
 
-class DeviceLog(TorchDispatchMode):
-    """Runs operations on fake tensors of the GPU, and counts them.
+class FakeGpu(TorchDispatchMode):
+    """Runs operations of the GPU on fake tensors and records them. Operations of the CPU compute real values."""
 
-    Operations on tensors of the CPU compute real values.
-
-    Attributes:
-        operations: name -> how often a kernel was launched.
-        waits: (what, where) -> how often the host waited for the device.
-    """
-
-    def __init__(self, fake: FakeTensorMode):
+    def __init__(self) -> None:
         super().__init__()
-        self.fake, self.operations, self.waits = fake, Counter[str](), Counter[tuple[str, str]]()
+        self.fake = FakeTensorMode(allow_non_fake_inputs=True)
 
-    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
-        keywords = keywords or {}
-        leaves = tree_leaves((arguments, keywords))
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        asked = keywords.get("device")
-        on_device = any(isinstance(tensor, FakeTensor) for tensor in tensors)
-        if not on_device and (asked is None or torch.device(asked).type != "cuda"):
-            return function(*arguments, **keywords)
-        self._count(function, arguments, keywords, tensors)
-        if function is aten._local_scalar_dense.default:
-            return torch.ones((), dtype=arguments[0].dtype).item()
-        if function is aten._to_copy.default and asked is not None and torch.device(asked).type == "cpu":
-            return torch.ones(arguments[0].shape, dtype=keywords.get("dtype") or arguments[0].dtype)
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        asked = kwargs.get("device")
+        target = None if asked is None else torch.device(asked).type
+        if target != "cuda" and not any(isinstance(each, FakeTensor) for each in tree_leaves((args, kwargs))):
+            return func(*args, **kwargs)
+        if func.namespace == "aten":  # not prim.device, which asks for an attribute
+            record.note(func, args, kwargs, lambda each: isinstance(each, FakeTensor), target)
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return torch.ones((), dtype=args[0].dtype).item()
+        if func is torch.ops.aten._to_copy.default and target == "cpu":
+            return torch.ones(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
         with self.fake:
-            return function(*arguments, **keywords)
-
-    def _count(self, function: Any, arguments: Any, keywords: Any, tensors: list[Tensor]) -> None:
-        name = function.overloadpacket.__name__
-        if not function.is_view and name not in FREE:
-            self.operations[name] += 1
-        what = _wait(function, arguments, keywords)
-        if what:
-            self.waits[what, _place()] += 1
+            return func(*args, **kwargs)
 
 
-def _wait(function: Any, arguments: Any, keywords: Any) -> str:
-    """Say why the host waits for the device in this operation; "" if it does not."""
-    name = function.overloadpacket.__name__
-    blocking = not keywords.get("non_blocking", False)
-    if name == "_local_scalar_dense":
-        return "read of a number"
-    if name in ("nonzero", "masked_select", "_unique2", "unique_consecutive", "unique_dim", "bincount", "equal"):
-        return name
-    if name == "_to_copy" and keywords.get("device") is not None:
-        source, target = arguments[0].device.type, torch.device(keywords["device"]).type
-        if source == "cuda" and target == "cpu":
-            return "copy to the host"
-        return "blocking copy to the device" if source == "cpu" and target == "cuda" and blocking else ""
-    if name == "copy_":
-        target, source = (tensor.device.type for tensor in arguments[:2])
-        if source == "cuda" and target == "cpu":
-            return "copy to the host"
-        waits = source == "cpu" and target == "cuda" and not (len(arguments) > 2 and arguments[2])
-        return "blocking copy to the device" if waits else ""
-    if name in ("index", "index_put_", "_index_put_impl_", "index_put"):
-        indices = [index for index in arguments[1] if isinstance(index, Tensor)]
-        if any(index.dtype in (torch.bool, torch.uint8) for index in indices):
-            return "boolean index"
-        return "index of the host" if any(index.device.type == "cpu" for index in indices) else ""
-    return "repeat_interleave" if name == "repeat_interleave" and keywords.get("output_size") is None else ""
-
-
-def _place() -> str:
-    """Return the line of this project, or of GradScaler, that is being run."""
-    frame, root = sys._getframe(2), str(ROOT)
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if file.startswith(f"{root}/qprompt"):
-            return f"{file.removeprefix(root + '/')}:{frame.f_lineno}"
-        if file.endswith("grad_scaler.py"):
-            return "GradScaler"
-        frame = frame.f_back  # type: ignore[assignment]
-    return "torch"
+@contextmanager
+def a_fake_gpu() -> Iterator[FakeGpu]:
+    """Within the context, tensors on the GPU are fake."""
+    gpu = FakeGpu()
+    foreach = [*torch_optimizer._foreach_supported_types, FakeTensor]
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(torch.cuda, "_lazy_init", lambda: None))
+        stack.enter_context(patch.object(torch_optimizer, "_foreach_supported_types", foreach))
+        stack.enter_context(patch.object(FakeTensor, "data_ptr", lambda tensor: id(tensor)))
+        stack.enter_context(gpu)
+        yield gpu
 
 
 def to_device_(module: nn.Module, fake: FakeTensorMode) -> None:
@@ -190,6 +141,7 @@ def build_trainer(case: Case, fake: FakeTensorMode, folder: str) -> Any:
     from qprompt.quantization.recorder import Recorder
     from qprompt.training.defaults import default_cfg, quant_config
     from qprompt.training.progress_guard import ProgressGuard
+    from qprompt.training.third_party import Run
 
     kind = TRAINER_REGISTRY.get(case.trainer)
     cfg = default_cfg(case.trainer)
@@ -201,19 +153,18 @@ def build_trainer(case: Case, fake: FakeTensorMode, folder: str) -> Any:
     names = [f"{'large ' * (number % 3)}object {number}" for number in range(case.classes)]
     trainer.model = trainer.method.build(clip_model, names, trainer.settings, 100.0)
     if case.trainer.startswith("Q"):
-        from fnmatch import filter as matching
-
         trainer.prompted = trainer.model
         known = [name for name, _ in trainer.model.named_parameters()]
         chosen = [name for pattern in trainer.method.quantized_parameters for name in matching(known, pattern)]
         trainer.recorder = Recorder(Path(folder) / "record.npz")
-        trainer._in_forward, trainer._watch, trainer._in_step, trainer.copies = False, None, False, ()
+        trainer.run = Run(case.trainer)
+        trainer._watch, trainer._in_step, trainer.copies = None, False, ()
         trainer._quantize(quant_config(cfg), chosen)
         for quantizer, _ in quantized_parameters(trainer.model).values():
             quantizer.step = 8 if case.recorded else 1
             quantizer.last_fit = quantizer.step - quantizer.config.min_interval
             quantizer.table = None  # of the CPU
-            quantizer.config = type(quantizer.config)(**{**asdict(quantizer.config), "kl_threshold": math.inf})
+            quantizer.config = type(quantizer.config)(**{**asdict(quantizer.config), "kl_threshold": inf})
     to_device_(clip_model, fake)
     to_device_(trainer.model, fake)
     trainer.optim = build_optimizer(trainer.method.checkpoint_module(trainer.model), cfg.OPTIM)
@@ -223,56 +174,54 @@ def build_trainer(case: Case, fake: FakeTensorMode, folder: str) -> Any:
     return trainer
 
 
-@contextmanager
-def a_fake_gpu() -> Iterator[DeviceLog]:
-    """Within the context, tensors on the GPU are fake."""
-    log, tolist = DeviceLog(FakeTensorMode(allow_non_fake_inputs=True)), Tensor.tolist
-    foreach = [*torch_optimizer._foreach_supported_types, FakeTensor]
-    with (
-        mock.patch.object(torch.cuda, "_lazy_init", lambda: None),
-        mock.patch.object(torch_optimizer, "_foreach_supported_types", foreach),
-        mock.patch.object(Tensor, "tolist", lambda x: tolist(x.cpu() if isinstance(x, FakeTensor) else x)),
-        log,
-    ):
-        yield log
-
-
-def count(case: Case) -> DeviceLog:
+def count(case: Case) -> dict[str, Any]:
     """Return what the third step of a case does: by then the optimizer and the scaler have their state."""
-    with tempfile.TemporaryDirectory() as folder, a_fake_gpu() as log:
-        trainer = build_trainer(case, log.fake, folder)
+    with tempfile.TemporaryDirectory() as folder, a_fake_gpu() as gpu:
+        trainer = build_trainer(case, gpu.fake, folder)
         clip_model = trainer.model.clip_model
         pixels = clip_model.visual.input_resolution
         shape = (clip_model.text_projection.shape[1],) if case.features else (3, pixels, pixels)
-        with log.fake:
+        with gpu.fake:
             image = torch.empty(case.batch, *shape, device=GPU)
             label = torch.zeros(case.batch, dtype=torch.int64, device=GPU)
         for _ in range(3):
-            log.operations.clear()
-            log.waits.clear()
-            trainer.forward_backward({"img": image, "label": label})
-    return log
+            with record.recording(record.Segment(str(case))) as segment:
+                trainer.forward_backward({"img": image, "label": label})
+    return segment.to_json()
+
+
+def count_in_new_process(folder: Path, *options: str, sm: int = 90) -> subprocess.CompletedProcess[str]:
+    """Run this program on a simulated GPU of compute capability `sm`."""
+    command = [sys.executable, __file__, *options]
+    return subprocess.run(command, env=library.environment(folder, sm), capture_output=True, text=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", action="store_true")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--only", type=int)
+    parser.add_argument("--only", type=int, nargs="+", default=range(len(CASES)), help="numbers of cases")
     args = parser.parse_args()
+    if "STANDIN_SM" not in os.environ:
+        with tempfile.TemporaryDirectory() as folder:
+            done = count_in_new_process(Path(folder), *sys.argv[1:])
+        print(done.stdout, done.stderr, sep="", end="")
+        sys.exit(done.returncode)
     from qprompt.engine import activate
     from qprompt.training.project import register_project
 
     activate()
     register_project(ROOT)
-    for case in CASES if args.only is None else CASES[args.only : args.only + 1]:
-        log = count(case)
-        print(f"| {case} | {log.operations.total()} | {log.waits.total()} |", flush=True)
-        if args.kinds:
-            for name, number in log.operations.most_common():
-                print(f"    {number:5} {name}")
-            for (what, where), number in log.waits.items():
-                print(f"    {number:5} {what}: {where}")
+    counts = [count(CASES[number]) for number in args.only]
+    if args.json:
+        print(json.dumps(counts))
+        return
+    print("| training step | operations | waits |\n|---|---|---|")
+    for each in counts:
+        waits = each["synchronizations"]
+        print(f"| {each['label']} | {sum(each['operations'].values()):,} | {sum(waits.values())} |")
+        for name, number in sorted({**each["operations"], **waits}.items(), key=lambda kind: -kind[1]):
+            print(f"|    {name} | {number} |") if args.kinds else None
 
 
 if __name__ == "__main__":

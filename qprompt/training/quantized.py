@@ -178,8 +178,12 @@ class QuantizedPrompts(ThirdPartyPrompts):
     def also_read(self) -> list[tuple[Tensor, Callable[[np.ndarray], None]]]:
         """Return what to read from the device with the loss: for the record, and for the next `refresh_`."""
         counted = count_ahead(self.prompted)
-        found = [] if counted is None else [(counted.numbers(), functools.partial(counted.take, ahead=True))]
-        return found if self._measured is None else [*found, (self._measured.numbers, self._write_measured)]
+        found: list[tuple[Tensor, Callable[[np.ndarray], None]]] = []
+        if counted is not None:
+            found.append((counted.numbers(), functools.partial(counted.take, ahead=True)))
+        if self._measured is not None:
+            found.append((self._measured.numbers, self._write_measured))
+        return found
 
     def _write_measured(self, numbers: np.ndarray) -> None:
         measured, self._measured = self._measured, None
