@@ -1,6 +1,7 @@
 """``python -m qprompt train.py`` in a miniature third-party checkout; each run is a separate process."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,16 @@ from dassl.config import get_cfg_default
 from yacs.config import CfgNode
 
 from qprompt.__main__ import main
-from qprompt.dropin import compat, config_keys, launcher, local_clip, names, second_derivatives
+from qprompt.dropin import (
+    compat,
+    config_keys,
+    ending,
+    launcher,
+    local_clip,
+    names,
+    plain_runs,
+    second_derivatives,
+)
 from qprompt.errors import UserError
 from qprompt.prompt_files import packing
 from qprompt.prompts import starting_bits
@@ -217,6 +227,45 @@ def test_a_quantized_name_is_the_plain_one_to_the_script(tmp_path):
     )
     for other in ("QOwn", "QMissing", "CoOp"):  # defined there; not defined; not quantized
         assert names.as_plain(["train.py", "--trainer", other], str(tmp_path))[1] == ""
+
+
+def test_a_script_that_makes_the_plain_trainer_is_refused_at_its_first_step(monkeypatch):
+    monkeypatch.setattr(plain_runs, "made", set())
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1)
+    plain_runs.refuse_plain_training("")
+    optimizer.step()
+    plain_runs.refuse_plain_training("QMine")
+    renamed = types.ModuleType("my_dassl.engine")
+    renamed.TRAINER_REGISTRY = {}
+    monkeypatch.setitem(sys.modules, "my_dassl.engine", renamed)
+    said = "did not make QMine, but Mine, which is not quantized.*It imports my_dassl, which is not dassl: write dassl"
+    with pytest.raises(UserError, match=said):
+        optimizer.step()
+    assert re.search(said, str(ending.swallowed()))
+    with pytest.raises(UserError, match=said):
+        plain_runs.require("QMine")
+    plain_runs.made.add("QMine")
+    optimizer.step()
+    plain_runs.require("QMine")
+
+
+def test_workers_of_a_data_loader_end_without_a_word(tmp_path):
+    program = """
+import os, sys
+from qprompt.dropin import ending
+from qprompt.errors import UserError
+def check():
+    raise UserError("not made")
+ending.report_before_exit(check)
+if os.fork() == 0:
+    os._exit(0)
+assert os.wait()[1] == 0
+sys.stdout.close()
+os._exit(0)
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "qprompt: not made\n")
 
 
 def test_local_clip_is_checked_and_given_to_the_loader(monkeypatch, clip_file, clip_weights, tmp_path):

@@ -120,6 +120,12 @@ RECIPES = [
         before=("TRAINER.DAPT.PROTOTYPE_GEN", "True", "DATASET.SUBSAMPLE_CLASSES", "all"),
     ),
     Recipe("2024-AAAI-HPT", "HPT", "HPT/b2n.yaml", ()),
+    Recipe("TextRefiner", "TextRefiner", "TextRefiner/vit_b16_ep10_ctxv1.yaml", _prec("COCOOP")),
+    Recipe(
+        "MMRL", "MMRLpp", "MMRLpp/vit_b16.yaml", _prec("MMRLpp", "TRAINER.MMRLpp.REP_LAYERS", "[1,2]", "TASK", "B2N")
+    ),
+    Recipe("KDPL", "CoOp_KDPL", "CoOp_KDPL/vit_b16.yaml", folder="src"),
+    Recipe("BlackVIP", "CoOp", "CoOp/vit_b16.yaml", _prec("COOP")),
     Recipe("NLPrompt", "NLPrompt", "NLPrompt/vit_b16.yaml", _prec("NLPROMPT", "DATASET.num_class", "2")),
 ]
 

@@ -39,21 +39,24 @@ def swallowed() -> UserError | None:
 
 def missing_prompts() -> list[str]:
     """Return a line for each quantized trainer that trained and has not stored what it trained."""
-    from qprompt.training.third_party import runs
-
+    third_party = sys.modules.get("qprompt.training.third_party")
     lines = []
-    for run in runs:
+    for run in third_party.runs if third_party is not None else ():
         if run.trained and not run.stored:
             what = "its prompt file is of an earlier step" if run.written else "no prompt file was written"
             lines.append(f"{run.trainer} trained, but {what}: after the last step, call trainer.write_prompt()")
     return lines
 
 
-def report_before_exit() -> None:
-    """Make ``os._exit`` print what would be lost with the process."""
-    end = os._exit
+def report_before_exit(check: Callable[[], None]) -> None:
+    """Make ``os._exit`` print what would be lost with the process, and the error of `check`."""
+    end, process = os._exit, os.getpid()
 
     def _exit(status: int) -> NoReturn:
+        if os.getpid() != process:  # a worker of a data loader
+            end(status)
+        with contextlib.suppress(UserError):
+            remembered(check)()
         for line in missing_prompts():
             print(f"qprompt: {line}", file=sys.stderr)
         error = swallowed()

@@ -5,6 +5,7 @@ registered trainer X, and ``TRAINER.QUANT.*`` are config keys. The script runs a
 and modules. See docs/dropin.md.
 """
 
+import functools
 import os
 import runpy
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from qprompt import __version__, engine
-from qprompt.dropin import compat, config_keys, ending, local_clip, names, second_derivatives
+from qprompt.dropin import compat, config_keys, ending, local_clip, names, plain_runs, second_derivatives
 from qprompt.dropin.own_dassl import use_own_dassl
 from qprompt.dropin.registry import offer_quantized
 from qprompt.errors import UserError, did_you_mean
@@ -68,7 +69,8 @@ def launch(argv: list[str]) -> int | None:
     _extend_dassl(bits_of, Requests(wanted, clip, "--fast" in flags))
     for note in notes:
         print(note)
-    ending.report_before_exit()
+    plain_runs.refuse_plain_training(wanted)
+    ending.report_before_exit(functools.partial(plain_runs.require, wanted))
     try:
         runpy.run_path(script, run_name="__main__")
     except UserError as error:
@@ -95,6 +97,7 @@ def launch(argv: list[str]) -> int | None:
             print(f"qprompt: {line}", file=sys.stderr)
     if (ours := ending.swallowed()) is not None:  # the script caught it and went on
         raise ours
+    plain_runs.require(wanted)
     return None
 
 

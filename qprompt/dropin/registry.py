@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from qprompt.dropin import config_keys, ending
+from qprompt.dropin import config_keys, ending, plain_runs
 from qprompt.errors import UserError
 
 
@@ -45,6 +45,7 @@ def quantized_class(trainer: type) -> type:
         )
 
     def __init__(self, cfg):
+        plain_runs.made.add(name)
         cfg = cfg.clone()
         cfg.defrost()
         cfg.TRAINER.NAME = trainer.__name__
