@@ -15,7 +15,7 @@ from qprompt.prompts import Method, find_method, get_method, method, methods, re
 from qprompt.prompts.initial import require, restore_
 from qprompt.quantization import quantizers
 from qprompt.training.arguments import parse_args
-from qprompt.training.quantized import register_methods
+from qprompt.training.registration import register_methods
 from qprompt.training.settings import setup_cfg
 
 WORDS = "a photo of a"

@@ -7,7 +7,7 @@ from pkgutil import iter_modules
 
 from qprompt.errors import UserError, did_you_mean
 from qprompt.runs.project import PACKAGES
-from qprompt.training.quantized import register_methods
+from qprompt.training.registration import register_methods
 
 
 def register_project(folder: Path) -> None:
