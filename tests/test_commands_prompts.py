@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from commands import python
 from PIL import Image
 from torch import nn
 
@@ -269,7 +270,7 @@ def test_predict_without_a_readable_image(named_prompt, clip_file, folder, capfd
 
 
 def in_shell(script, *arguments):
-    command = ["bash", "-o", "pipefail", "-c", script, sys.executable, *map(str, arguments)]
+    command = ["bash", "-o", "pipefail", "-c", script, python(), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True)
 
 

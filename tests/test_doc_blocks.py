@@ -9,12 +9,12 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import trees
+from commands import python
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,7 +73,7 @@ def checkout(tmp_path):
     programs = {"python": '"$@"', "qprompt": '-m qprompt "$@"'}
     (tmp_path / "bin").mkdir()
     for name, words in programs.items():
-        write_program(tmp_path / "bin" / name, f"exec {sys.executable} {words}")
+        write_program(tmp_path / "bin" / name, f"exec {python()} {words}")
     write_program(tmp_path / "bin/pip", '[ "$1" = install ]')
     return clone
 
@@ -95,7 +95,7 @@ def run_page(page, checkout, slow=False):
     for block in blocks(page):
         if not runs(block, slow):
             continue
-        command = ["bash", "-euo", "pipefail", "-c"] if block["language"] == "bash" else [sys.executable, "-c"]
+        command = ["bash", "-euo", "pipefail", "-c"] if block["language"] == "bash" else [python(), "-c"]
         done = subprocess.run([*command, block["code"]], cwd=checkout, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{block['code']}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
 

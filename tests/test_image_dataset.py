@@ -4,12 +4,12 @@ import importlib
 import pickle
 import pkgutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import trees
+from commands import python
 from dassl.data.data_manager import DatasetWrapper
 from dassl.data.datasets import Datum
 from dassl.data.transforms import build_transform
@@ -55,7 +55,7 @@ print(len(before) > 40, changed)
 
 
 def test_imports_change_no_attribute_of_dassl():
-    done = subprocess.run([sys.executable, "-c", SNAPSHOT], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([python(), "-c", SNAPSHOT], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "True []"
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import python
 from dassl.config import get_cfg_default
 from yacs.config import CfgNode
 
@@ -50,7 +51,7 @@ def run(checkout, output, trainer, *arguments, launch=("-m", "qprompt"), code=0)
     paths = [ROOT] if launch else [ROOT, BUNDLED]  # without the launcher, `import dassl` must work by itself
     variables = {"PYTHONPATH": os.pathsep.join(map(str, paths)), "QPROMPT_ENGINE": "bundled"}
     done = subprocess.run(
-        [sys.executable, *words],
+        [python(), *words],
         cwd=checkout,
         env={**os.environ, **variables, "CUDA_VISIBLE_DEVICES": ""},
         text=True,
@@ -272,6 +273,7 @@ def test_local_clip_is_checked_and_given_to_the_loader(monkeypatch, clip_file, c
     loader = types.ModuleType("somebodys.clip")
     loader._MODELS, loader._download = {"ViT-B/16": "https://nowhere"}, lambda url, root="": "downloaded"
     own = local_clip._is_loader
+    monkeypatch.setattr(sys, "executable", python())  # weights are converted in a process of its own
     monkeypatch.setattr(local_clip, "_is_loader", lambda module: module is loader and own(module))
     with pytest.raises(UserError, match="imports no package with a loader like OpenAI's"):
         local_clip.use_local_clip(str(clip_file))
@@ -309,7 +311,7 @@ assert torch.load("t.pt", map_location="cuda:0").device == cpu
 assert torch.load("t.pt", "cuda").device == cpu
 torch.cuda.set_device(0)
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run([python(), "-c", program], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import python
 from sweep_project import HERE, make_project, write
 
 import qprompt
@@ -96,14 +97,14 @@ def test_reproduce_from_checkpoints_and_from_a_prompt_file(project):
         assert record(project / f"output/base2new/{part}/{tail}")["model_dir"] == f"{theirs}/seed1"
 
     qprompt.pack({"ctx": torch.randn(4, 8)}, project / "pets.qprompt")
-    code, out = bash(project, "qcoop/reproduce.sh", "pets", "1", "pets.qprompt", OUTPUT="again")
+    code, out = bash(project, "qcoop/reproduce.sh", "pets", "1", "pets.qprompt", OUTPUT="again", PYTHON=python())
     assert code == 0, out
     model_dir = record(project / f"again/base2new/test_new/{tail}")["model_dir"]
     saved = torch.load(project / model_dir / "prompt_learner/model.pth.tar-1", weights_only=True)
     assert torch.equal(saved["state_dict"]["ctx"], qprompt.unpack(project / "pets.qprompt", "coop")["ctx"])
 
     (project / "broken.qprompt").write_bytes(b"no prompt")
-    code, out = bash(project, "qcoop/reproduce.sh", "pets", "2", "broken.qprompt")
+    code, out = bash(project, "qcoop/reproduce.sh", "pets", "2", "broken.qprompt", PYTHON=python())
     assert code == 2
     assert out.startswith("qprompt: ")
 

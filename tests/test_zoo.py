@@ -3,10 +3,10 @@
 import functools
 import os
 import subprocess
-import sys
 
 import pytest
 import torch
+from commands import python
 
 from qprompt.dropin import config_keys, fast_text
 from qprompt.errors import UserError
@@ -267,7 +267,7 @@ def test_kin_of_maple_starts_at_four_bits(build, monkeypatch):
 def launch(folder, name, *words):
     common = ["-m", "qprompt", "train.py", "--root", str(folder), "--output-dir", str(folder / "out"), "--trainer"]
     return subprocess.run(
-        [sys.executable, *common, name, *words],
+        [python(), *common, name, *words],
         cwd=miniature.FOLDER,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "QPROMPT_ENGINE": "bundled"},
         text=True,
