@@ -275,6 +275,113 @@ def test_gamma_of_png_is_applied(folder, gamma):
     assert np.abs(seen(path)[..., 0] - expected).max() <= 1
 
 
+# x, y of white, red, green and blue
+P3 = (0.3127, 0.3290, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060)
+ADOBE = (0.3127, 0.3290, 0.640, 0.330, 0.210, 0.710, 0.150, 0.060)
+CODE = {"P3": 12, "sRGB": 1}
+
+
+def stated(folder, image, name="image.png", **chunks):
+    info = PngImagePlugin.PngInfo()
+    for kind, content in chunks.items():
+        info.add(kind.encode(), content)
+    path = folder / name
+    image.save(path, pnginfo=info)
+    return path
+
+
+def chromaticities(values):
+    return struct.pack(">8I", *(round(value * 100_000) for value in values))
+
+
+def srgb_light(pixels):
+    level = np.asarray(pixels) / 255
+    return np.where(level <= 0.04045, level / 12.92, ((level + 0.055) / 1.055) ** 2.4)
+
+
+def shown_p3(pixels):
+    light = (srgb_light(pixels) @ (np.linalg.inv(SRGB) @ DISPLAY_P3).T).clip(0, 1)
+    return 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
+@pytest.mark.parametrize("gamma", [0.45455, 1.0])
+@pytest.mark.parametrize("values", [P3, ADOBE], ids=["P3", "Adobe"])
+def test_chromaticities_of_png_are_converted(folder, values, gamma):
+    pixels = noise(1)
+    path = stated(
+        folder, Image.fromarray(pixels), cHRM=chromaticities(values), gAMA=struct.pack(">I", round(gamma * 1e5))
+    )
+    primaries = DISPLAY_P3 if values is P3 else ADOBE_RGB
+    if gamma == 1.0:
+        light = ((pixels / 255) @ (np.linalg.inv(SRGB) @ primaries).T).clip(0, 1)
+        expected = 255 * light ** (1 / 2.2)
+    else:
+        light = (srgb_light(pixels) @ (np.linalg.inv(SRGB) @ primaries).T).clip(0, 1)
+        expected = 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    assert np.abs(seen(path) - expected).max() <= 3
+    assert np.abs(seen(path) - pixels).max() > 8
+    assert read_with_notes(path)[1] == ("converted from gamma and chromaticities of the file to sRGB",)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L"])
+def test_cicp_of_png_precedes_everything(folder, mode):
+    image = Image.fromarray(noise(2)).convert(mode)
+    others = {"gAMA": struct.pack(">I", 100_000), "cHRM": chromaticities(ADOBE), "sRGB": b"\0"}
+    for name, code in CODE.items():
+        path = stated(folder, image, f"{name}.png", cICP=bytes([code, 13, 0, 1]), **others)
+        pixels = np.asarray(image.convert("RGB"))
+        expected = shown_p3(pixels) if name == "P3" and mode != "L" else pixels
+        assert np.abs(seen(path) - expected).max() <= 3, name
+        notes = ("converted from its colour tag to sRGB",)
+        assert read_with_notes(path)[1] == (notes if name == "P3" and mode != "L" else ())
+
+
+@pytest.mark.parametrize("changed", [{"sRGB": b"\0"}, {"gAMA": b""}, {"cHRM": bytes(32)}], ids=str)
+def test_chromaticities_that_do_not_count(folder, changed):
+    pixels = noise(1)
+    chunks = {"cHRM": chromaticities(P3), "gAMA": struct.pack(">I", 45455)} | changed
+    path = stated(folder, Image.fromarray(pixels), **{kind: content for kind, content in chunks.items() if content})
+    assert np.array_equal(seen(path), pixels)
+    damaged = changed == {"cHRM": bytes(32)}
+    assert read_with_notes(path)[1] == (("damaged chromaticities not used",) if damaged else ())
+
+
+@pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
+@pytest.mark.parametrize("suffix", ["png", "avif", "heic"])
+def test_high_dynamic_range_is_refused_by_name(folder, suffix, transfer, name):
+    path = coloured(folder, blocks(1), suffix, 9, transfer)
+    with pytest.raises(ImageError, match=rf"image.{suffix} has a high dynamic range \({name}\): convert it to sRGB"):
+        read_image(path)
+    assert read_image(path, "upstream").size == (48, 32)
+
+
+def coloured(folder, pixels, suffix, primaries, transfer):
+    """An image whose file states its primaries and transfer function by code points."""
+    image = Image.fromarray(pixels)
+    if suffix == "png":
+        return stated(folder, image, cICP=bytes([primaries, transfer, 0, 1]))
+    path = folder / f"image.{suffix}"
+    if suffix == "heic":
+        pytest.importorskip("pillow_heif").from_pillow(image).save(path, quality=95)
+    else:
+        image.save(path, quality=95)
+    content = bytearray(path.read_bytes())
+    start = content.index(b"colrnclx") + 8
+    content[start : start + 4] = struct.pack(">HH", primaries, transfer)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["avif", "heic"])
+def test_nclx_of_avif_and_heic_is_converted(folder, suffix):
+    pixels = blocks(3)
+    plain = seen(coloured(folder, pixels, suffix, 1, 13))
+    assert read_with_notes(folder / f"image.{suffix}")[1] == ()
+    path = coloured(folder, pixels, suffix, 12, 13)
+    assert np.abs(seen(path) - shown_p3(plain)).max() <= 3 and np.abs(seen(path) - plain).max() > 8
+    assert read_with_notes(path)[1] == ("converted from its colour tag to sRGB",)
+
+
 @pytest.mark.parametrize("suffix", ["tiff", "jpg"])
 def test_colours_of_cmyk_ycbcr_hsv_and_lab_are_those_of_rgb(folder, suffix):
     rgb = blocks(4)

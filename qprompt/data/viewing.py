@@ -2,11 +2,14 @@
 
 import functools
 import io
+import struct
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms
+
+from qprompt.data.stated_colours import SRGB, Stated, UnknownColours, profile_of, stated_colours
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT, _ORIENTATION = 258, 262, 339, 274  # tags of TIFF and EXIF
 _TURNS = {
@@ -19,7 +22,6 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SPACES = {"RGB": "RGB ", "L": "GRAY", "CMYK": "CMYK", "LAB": "Lab "}  # mode -> colour space in a profile
-_DISPLAY_GAMMA = 2.2
 _NO_INTERPOLATION = 0x0100  # cmsFLAGS_NOOPTIMIZE of Little CMS
 
 
@@ -38,16 +40,20 @@ def as_viewed(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
         palette images without tags.
 
     Raises:
-        NotShown: A float image holds NaN or infinite values.
+        NotShown: A float image holds NaN or infinite values, or the image has a high dynamic range.
     """
     notes: list[str] = []
     if getattr(image, "is_animated", False):
         notes.append("first of several frames or pages")
-    tagged = _orientation(image)
+    try:
+        stated = stated_colours(image)
+    except UnknownColours as error:
+        raise NotShown(str(error)) from None
+    tagged = _orientation(image)  # loads a PNG
     image.load()
     turn = _orientation(image)  # Pillow itself turns a TIFF while it is loaded
     colours, alpha = _without_alpha(_eight_bits(image, notes))
-    colours = _gamma_removed(_in_srgb(colours, image.info.get("icc_profile"), notes), image.info, notes)
+    colours = _in_srgb(colours, image.info.get("icc_profile"), stated, notes)
     if alpha is not None:
         colours = _on_white(colours, alpha, image.format, notes)
     if turn is not None:
@@ -155,11 +161,20 @@ def _on_white(colours: Image.Image, alpha: Image.Image, format_name: str | None,
 # ---- colour
 
 
-def _in_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:
+def _in_srgb(image: Image.Image, profile: bytes | None, stated: Stated | None, notes: list[str]) -> Image.Image:
     """Return an L, RGB, CMYK or LAB image as RGB in sRGB."""
-    convert, name = _conversion(profile, image.mode) if profile else (None, "")
+    convert, name, target, by = None, "", b"", "its colour profile"
+    if stated and image.mode in ("L", "RGB"):
+        by = stated.by
+        target = profile_of(SRGB, stated.display, image.mode == "L") if stated.display else b""
+        try:
+            profile = profile_of(stated.primaries, stated.gamma, image.mode == "L")
+        except (ValueError, OverflowError, struct.error):
+            profile, name = None, "damaged chromaticities not used"
+    if profile:
+        convert, name = _conversion(profile, image.mode, target)
     if convert:
-        notes.append("converted from its colour profile to sRGB")
+        notes.append(f"converted from {by} to sRGB")
         return convert(image)
     if name:
         notes.append(name)
@@ -172,13 +187,15 @@ def _in_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Ima
 
 
 @functools.lru_cache(maxsize=16)
-def _conversion(profile: bytes, mode: str) -> tuple[Callable[[Image.Image], Image.Image] | None, str]:
-    """The conversion of a profile to sRGB; None if it changes nothing, or with the note that it cannot be used."""
+def _conversion(
+    profile: bytes, mode: str, target: bytes = b""
+) -> tuple[Callable[[Image.Image], Image.Image] | None, str]:
+    """The conversion of a profile to sRGB, or to `target`; None if it changes nothing, or with a note why not."""
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if opened.profile.xcolor_space != _SPACES[mode]:
             return None, "colour profile of another colour space not used"
-        convert = _transform(opened, mode)
+        convert = _transform(opened, mode, target=target)
     except (ImageCms.PyCMSError, OSError, ValueError, KeyError, ImportError):
         return None, "damaged colour profile not used"
     if mode == "RGB":
@@ -186,7 +203,7 @@ def _conversion(profile: bytes, mode: str) -> tuple[Callable[[Image.Image], Imag
     elif mode == "L":
         # One table of all levels: Little CMS interpolates between 33 of them otherwise.
         steps = np.arange(256, dtype=np.uint8)[None]
-        levels = np.asarray(_transform(opened, mode, _NO_INTERPOLATION)(Image.fromarray(steps)))[0]
+        levels = np.asarray(_transform(opened, mode, _NO_INTERPOLATION, target)(Image.fromarray(steps)))[0]
         convert = functools.partial(_looked_up, levels.T.ravel().tolist())
     else:
         return convert, ""
@@ -200,18 +217,14 @@ def _looked_up(levels: list[int], grey: Image.Image) -> Image.Image:
     return Image.merge("RGB", [grey] * 3).point(levels)
 
 
-def _transform(profile: Any, mode: str, flags: int = 0) -> Callable[[Image.Image], Image.Image]:
-    transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB", flags=flags)  # type: ignore[arg-type]
-    return lambda image: ImageCms.applyTransform(image, transform)  # type: ignore[return-value]
+def _transform(profile: Any, mode: str, flags: int = 0, target: bytes = b"") -> Callable[[Image.Image], Image.Image]:
+    shown: Any = ImageCms.ImageCmsProfile(io.BytesIO(target)) if target else ImageCms.createProfile("sRGB")
+    # A grey target is made of one channel.
+    result = "L" if target and mode == "L" else "RGB"
+    transform = ImageCms.buildTransform(profile, shown, mode, result, flags=flags)  # type: ignore[arg-type]
 
+    def convert(image: Image.Image) -> Image.Image:
+        done: Any = ImageCms.applyTransform(image, transform)
+        return done.convert("RGB")
 
-def _gamma_removed(image: Image.Image, info: dict[Any, Any], notes: list[str]) -> Image.Image:
-    """Apply the gamma of a PNG file, which counts if it has neither a profile nor says that it is sRGB."""
-    gamma = info.get("gamma")
-    if not isinstance(gamma, float) or gamma <= 0 or "icc_profile" in info or "srgb" in info:
-        return image
-    exponent = 1 / (_DISPLAY_GAMMA * gamma)
-    if abs(exponent - 1) < 0.05:
-        return image
-    notes.append("gamma of the file applied")
-    return image.point([round(255 * (level / 255) ** exponent) for level in range(256)] * 3)
+    return convert

@@ -13,6 +13,7 @@ from torch import Tensor
 from qprompt.backbones import Identity
 from qprompt.data.decode_cache import MB
 from qprompt.data.images import pixels_of, read_image
+from qprompt.data.stated_colours import stated_colours
 from qprompt.data.viewing import as_viewed
 from qprompt.prompted_clip import PromptedCLIP, Prompts
 from qprompt.prompted_clip.onednn_linear import onednn_is_faster
@@ -81,7 +82,7 @@ class CachedFeatures(TrainerX):
         files = FeatureFiles(Path(self.cfg.DATASET.ROOT).expanduser() / ".features", self.cfg.FEATURE_CACHE_MB * MB)
         packages = torch.__version__, torchvision.__version__, PIL.__version__
         library = self.device.type == "cpu" and onednn_is_faster()
-        reader = pixels_of(self.cfg.DATASET.NAME), description((read_image, as_viewed))
+        reader = pixels_of(self.cfg.DATASET.NAME), description((read_image, as_viewed, stated_colours))
         how = self.precision, self.device.type, use_reference(), library, reader
         return Store(files, self.backbone_identity.sha256, dict(self.cfg.INPUT), how, packages)
 
