@@ -10,7 +10,9 @@ from typing import Any
 
 from PIL import Image, ImageFile, UnidentifiedImageError, features
 
-from qprompt.data.viewing import NotShown, as_viewed
+from qprompt.data.file_kinds import kind_of
+from qprompt.data.not_shown import NotShown
+from qprompt.data.viewing import as_viewed
 from qprompt.errors import UserError
 
 # Pillow supports formats that start other programs (EPS) or that no data set needs. Only these are opened.
@@ -21,19 +23,6 @@ PIXELS_PER_BYTE = 10_000  # the best compression of a blank image
 _PIXELS_PER_BYTE_OF_VIDEO_CODECS = 1_000_000  # AVIF and HEIC
 # How pixels are read: as a viewer shows them, or as CoOp and MaPLe read them, which ignore tags and transparency.
 PIXELS = ("viewer", "upstream")
-# Formats that are not read, by their first bytes.
-_REFUSED = (
-    (b"II*\0", "a TIFF of a kind that Pillow cannot read (several float channels, for example)"),
-    (b"MM\0*", "a TIFF of a kind that Pillow cannot read (several float channels, for example)"),
-    (b"\xff\x0a", "a JPEG XL image"),
-    (b"\0\0\0\x0cJXL ", "a JPEG XL image"),
-    (b"8BPS", "a Photoshop file"),
-    (b"%PDF", "a PDF file"),
-    (b"%!PS", "a PostScript file"),
-    (b"<svg", "an SVG drawing"),
-    (b"\0\0\1\0", "an icon"),
-    (b"DDS ", "a DDS texture"),
-)
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
@@ -163,5 +152,5 @@ def _why_unknown(data: bytes) -> str:
         return f"is an AVIF image, which this Pillow cannot read: {command}"
     if brand in _HEIC_BRANDS and (command := missing_decoder("heic")):
         return f"is a HEIC image, which needs pillow-heif: {command}"
-    known = next((name for start, name in _REFUSED if data.startswith(start)), "")
-    return "is not an image of a known format" + (f" but {known}: convert it to PNG" if known else "")
+    kind = kind_of(data)
+    return "is not an image of a known format" + (f" but {kind}" if kind else "")

@@ -6,7 +6,8 @@ from typing import Any
 
 from PIL import Image
 
-from qprompt.data.viewing import NotShown, as_viewed
+from qprompt.data.not_shown import NotShown
+from qprompt.data.viewing import as_viewed
 from qprompt.errors import UserError
 
 # Of CLIP's training images (Radford et al., 2021); CoOp's and MaPLe's config files have the same numbers.

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from qprompt.data.not_shown import NotShown
+
 # Code points of ITU-T H.273: primaries and white in x, y. 2 stands for "unspecified", which viewers take for 1.
 _D65, _CENTRE_C = (0.3127, 0.3290), (0.310, 0.316)
 SRGB = ((0.640, 0.330), (0.300, 0.600), (0.150, 0.060), _D65)
@@ -46,10 +48,6 @@ class Stated(NamedTuple):
     by: str
 
 
-class UnknownColours(ValueError):
-    """A file states colours that cannot be shown; the message says which."""
-
-
 def stated_colours(image: Image.Image) -> Stated | None:
     """Return the colours that the file of an opened image states; None if it states none, or has a profile.
 
@@ -57,13 +55,13 @@ def stated_colours(image: Image.Image) -> Stated | None:
         image: As Pillow opens it, before its pixels are loaded.
 
     Raises:
-        UnknownColours: The picture has a high dynamic range (PQ, HLG), which has no one right version in sRGB.
+        NotShown: The picture has a high dynamic range (PQ, HLG), which has no one right version in sRGB.
     """
     codes = _cicp(image) if image.format == "PNG" else _nclx(image) if image.format in ("AVIF", "HEIF") else None
     if codes:
         primaries, transfer = codes
         if transfer in _HDR:
-            raise UnknownColours(f"has a high dynamic range ({_HDR[transfer]}): convert it to sRGB")
+            raise NotShown(f"has a high dynamic range ({_HDR[transfer]}): convert it to sRGB")
         if primaries in _PRIMARIES and transfer in _TRANSFERS and "icc_profile" not in image.info:
             return Stated(_PRIMARIES[primaries], _TRANSFERS[transfer], 0.0, "its colour tag")
         if image.format == "PNG":  # cICP precedes the others

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms
 
-from qprompt.data.stated_colours import SRGB, Stated, UnknownColours, profile_of, stated_colours
+from qprompt.data import tiff
+from qprompt.data.depth import eight_bits
+from qprompt.data.stated_colours import SRGB, Stated, profile_of, stated_colours
 
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT, _ORIENTATION = 258, 262, 339, 274  # tags of TIFF and EXIF
+_ORIENTATION = 274  # tag of TIFF and EXIF
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -23,10 +25,6 @@ _TURNS = {
 }
 _SPACES = {"RGB": "RGB ", "L": "GRAY", "CMYK": "CMYK", "LAB": "Lab "}  # mode -> colour space in a profile
 _NO_INTERPOLATION = 0x0100  # cmsFLAGS_NOOPTIMIZE of Little CMS
-
-
-class NotShown(ValueError):
-    """An image for which there is no one right picture; the message says why."""
 
 
 def as_viewed(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
@@ -45,14 +43,15 @@ def as_viewed(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     notes: list[str] = []
     if getattr(image, "is_animated", False):
         notes.append("first of several frames or pages")
-    try:
-        stated = stated_colours(image)
-    except UnknownColours as error:
-        raise NotShown(str(error)) from None
+    stated = stated_colours(image)
+    if image.format == "TIFF":
+        tiff.check(image)
+    stored = next((str(tile[3]) for tile in getattr(image, "tile", ())), "")  # Pillow's name of how pixels are stored
     tagged = _orientation(image)  # loads a PNG
     image.load()
     turn = _orientation(image)  # Pillow itself turns a TIFF while it is loaded
-    colours, alpha = _without_alpha(_eight_bits(image, notes))
+    given = tiff.mended(image) if image.format == "TIFF" else image
+    colours, alpha = _without_alpha(eight_bits(given, image, stored, notes))
     colours = _in_srgb(colours, image.info.get("icc_profile"), stated, notes)
     if alpha is not None:
         colours = _on_white(colours, alpha, image.format, notes)
@@ -71,69 +70,6 @@ def _orientation(image: Image.Image) -> Image.Transpose | None:
     except Exception:  # viewers ignore damaged tags, for which Pillow raises nearly any exception
         return None
     return _TURNS.get(value) if isinstance(value, int) else None
-
-
-# ---- depth
-
-
-def _eight_bits(image: Image.Image, notes: list[str]) -> Image.Image:
-    """Return `image` with 8 bits per channel; a transparent colour becomes an alpha channel."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        values = np.asarray(image)
-        grey = Image.fromarray(_scaled(values, image, notes))
-        clear = image.info.get("transparency")
-        if isinstance(clear, int):
-            grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
-        return grey
-    if image.mode == "La":
-        return image.convert("LA")
-    if image.mode in ("P", "PA"):
-        palette = image.palette.mode if image.palette else ""
-        clear = image.mode == "PA" or "transparency" in image.info or palette.endswith("A")
-        return image.convert("RGBA" if clear else "RGB")
-    if "transparency" in image.info and image.mode in ("1", "L", "RGB"):
-        return image.convert("RGBA")
-    if image.mode == "RGBa":
-        return image.convert("RGBA")
-    if image.mode in ("YCbCr", "HSV"):
-        notes.append(f"converted from {image.mode}")
-    return image if image.mode in ("L", "LA", "RGB", "RGBA", "CMYK", "LAB") else image.convert("RGB")
-
-
-def _scaled(values: np.ndarray, image: Image.Image, notes: list[str]) -> np.ndarray:
-    """Return grey values of 16 or 32 bits as uint8.
-
-    16 bits are scaled by the range of the format. No rule says what is white in 32 bits: values up to 1, 255 or 65535
-    are scaled by that range, others by the least and largest value of the image.
-    """
-    tags: Any = getattr(image, "tag_v2", {})
-    if values.dtype.kind == "f":
-        if not np.isfinite(values).all():
-            raise NotShown("holds NaN or infinite values: convert it to 8 bits")
-    elif values.dtype.itemsize == 4 and image.format == "TIFF" and tags.get(_SAMPLE_FORMAT, (1,))[0] == 1:
-        values = values.view(np.uint32)
-    low, high = float(values.min()), float(values.max())
-    depth = "float" if values.dtype.kind == "f" else f"{8 * values.dtype.itemsize}-bit"
-    white = 0.0
-    if values.dtype.itemsize == 2:
-        bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
-        white = float(2 ** (bits if 8 < bits < 16 else 16) - 1)
-    elif values.dtype.kind != "f" and image.format in ("PNG", "PPM"):
-        depth, white = "16-bit", 65535.0
-    elif values.dtype.kind == "f" and low >= -0.1 and high <= 2:  # sharpening leaves values a little beyond 0 and 1
-        white = 1.0
-    elif low >= 0:
-        white = next((w for w in (255.0, 65535.0) if high <= w), 0.0)
-    if white:
-        notes.append(f"{depth} grey scaled to 8 bits")
-        black = 0.0
-    else:
-        notes.append(f"{depth} grey scaled to 8 bits by its own least and largest value")
-        black, white = low, max(high, low + np.finfo(np.float32).tiny)
-    result = np.rint(np.clip((values.astype(np.float64) - black) / (white - black), 0, 1) * 255).astype(np.uint8)
-    if tags.get(_PHOTOMETRIC) == 0:  # white is 0; Pillow inverts only smaller depths
-        result = 255 - result
-    return result
 
 
 # ---- transparency
