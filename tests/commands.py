@@ -30,7 +30,8 @@ from typing import NoReturn
 PROGRAM = "QPROMPT_TEST_PYTHON"  # the variable with the path of the program, which workers inherit
 # Third-party packages that most programs import, slow ones first.
 PRELOADED = ("torch", "torchvision", "yaml", "safetensors.torch")
-FOLLOWED = {"PYTHONPATH", "PYTHONIOENCODING", "PYTHONDONTWRITEBYTECODE"}  # other PYTHON* variables cannot change
+# Other PYTHON* variables must be those of the tests, or missing.
+FOLLOWED = {"PYTHONPATH", "PYTHONIOENCODING", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"}
 
 
 def python() -> str:
@@ -151,7 +152,7 @@ def run(words: list[str], folder: str, environment: dict[str, str]) -> None:
     import numpy
     import torch
 
-    changed = {name for name, _ in environment.items() ^ os.environ.items() if name.startswith("PYTHON")} - FOLLOWED
+    changed = {name for name, _ in environment.items() - os.environ.items() if name.startswith("PYTHON")} - FOLLOWED
     if changed:
         sys.exit(f"{__file__}: {', '.join(changed)}: use sys.executable")
     os.environ.clear()
@@ -164,6 +165,7 @@ def run(words: list[str], folder: str, environment: dict[str, str]) -> None:
     reopened = functools.partial(open, encoding=encoding or None, closefd=False)
     sys.stdin = sys.__stdin__ = reopened(0, errors=errors or None)
     sys.stdout = sys.__stdout__ = reopened(1, "w", errors=errors or None)
+    sys.stdout.reconfigure(write_through=bool(environment.get("PYTHONUNBUFFERED")))
     sys.stderr = sys.__stderr__ = reopened(2, "w", errors="backslashreplace", buffering=1)
     sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
     paths = environment.get("PYTHONPATH", "").split(os.pathsep)
