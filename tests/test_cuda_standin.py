@@ -22,14 +22,14 @@ PRECISIONS = ("fp32", "fp16", "amp", "bf16")
 TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3, "amp": 5e-3, "bf16": 4e-2}
 
 
-def train_argv(trainer, precision, folder, output, clip_file, *options, epochs=2):
-    """Return the command of a run of 2 steps an epoch on 5 classes, 4 shots."""
+def train_argv(trainer, precision, folder, output, clip_file, *options, epochs=1):
+    """Return the command of a run of 3 steps an epoch on 5 classes, 4 shots."""
     node = TRAINERS[trainer]
     argv = ["train.py", "--root", str(folder / "data"), "--output-dir", str(folder / output), "--trainer", trainer]
     argv += ["--seed", "0", "--dataset-config-file", "configs/datasets/eurosat.yaml", "--backbone", "ViT-B/16"]
     argv += ["MODEL.BACKBONE.PATH", str(clip_file), "MODEL.LOGIT_SCALE", "10", f"TRAINER.{node}.PREC", precision]
     argv += ["INPUT.SIZE", "(32, 32)", "INPUT.TRANSFORMS", "['normalize']", "DATASET.SUBSAMPLE_CLASSES", "base"]
-    argv += ["DATASET.NUM_SHOTS", "4", "DATALOADER.NUM_WORKERS", "0", "DATALOADER.TRAIN_X.BATCH_SIZE", "8"]
+    argv += ["DATASET.NUM_SHOTS", "4", "DATALOADER.NUM_WORKERS", "0", "DATALOADER.TRAIN_X.BATCH_SIZE", "6"]
     argv += ["OPTIM.NAME", "sgd", "OPTIM.MAX_EPOCH", str(epochs)]
     argv += [word for key in DEPTHS.get(node, []) for word in (f"TRAINER.{node}.{key}", "2")]
     return [*argv, *options]
@@ -75,6 +75,12 @@ def commands(folder, clip_file):
         name = f"spoiled {precision}"
         argv = train_argv("QCoOp", precision, folder, name.replace(" ", "-"), clip_file, epochs=30)
         runs.append({"name": name, "argv": argv, "device": "cuda", "spoil_gradients": True})
+    for trainer in ("QCoOp", "QMaPLe"):
+        gate = ["TRAINER.QUANT.MIN_INTERVAL", "1", "TRAINER.QUANT.KL_THRESHOLD", "100", "TRAINER.QUANT.BITS", "4"]
+        for precision in ("fp32", "fp16"):
+            name = f"{trainer} gated {precision}"
+            argv = train_argv(trainer, precision, folder, name.replace(" ", "-"), clip_file, *gate, epochs=2)
+            runs.append({"name": name, "argv": argv, "device": "cuda"})
     trained = folder / "QCoOp-fp16-cuda"
     for device in ("cuda", "cpu"):
         argv = train_argv("QCoOp", "fp32", folder, f"evaluated-{device}", clip_file)
@@ -91,12 +97,17 @@ def commands(folder, clip_file):
     return runs
 
 
+def waits(segments):
+    """Return the number of host synchronizations of each segment, and where they are."""
+    return [(sum(each["synchronizations"].values()), each["synchronizations"]) for each in segments]
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_a_trainer_computes_what_it_computes_on_a_cpu(reports, trainer, precision):
     on_gpu, on_cpu = (reports[f"{trainer} {precision} {device}"] for device in ("cuda", "cpu"))
     assert (on_gpu["code"], on_cpu["code"]) == (0, 0), on_gpu["err"] + on_cpu["err"]
-    assert len(on_gpu["losses"]) == 4
+    assert len(on_gpu["losses"]) == 3
     assert on_gpu["losses"] == pytest.approx(on_cpu["losses"], rel=TOLERANCE[precision])
 
 
@@ -105,8 +116,24 @@ def test_a_trainer_computes_what_it_computes_on_a_cpu(reports, trainer, precisio
 def test_the_host_waits_once_a_step_and_once_an_evaluated_batch(reports, trainer, precision):
     segments = reports[f"{trainer} {precision} cuda"]["segments"]
     assert {each["label"] for each in segments} == {"step", "evaluated batch"}
-    for each in segments:
-        assert sum(each["synchronizations"].values()) == 1, each
+    for number, places in waits(segments):
+        assert number <= 1, places
+
+
+@pytest.mark.parametrize("trainer", ["QCoOp", "QMaPLe"])
+def test_the_divergence_that_decides_about_a_fit_costs_no_wait_of_its_own(reports, trainer):
+    steps = [each for each in reports[f"{trainer} gated fp32"]["segments"] if each["label"] == "step"]
+    assert len(steps) == 4
+    for number, places in waits(steps):
+        assert number <= 1, places
+
+
+@pytest.mark.parametrize("trainer", ["QCoOp", "QMaPLe"])
+def test_what_was_measured_before_a_step_was_taken_back_is_not_used(reports, trainer):
+    """The first steps in fp16 overflow here until the scaler has found a scale."""
+    report = reports[f"{trainer} gated fp16"]
+    assert report["code"] == 0, report["err"]
+    assert "steps were skipped" in report["out"] + report["err"]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

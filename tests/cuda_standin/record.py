@@ -1,6 +1,7 @@
 """What a stretch of a program asked of the device: operations, and places where the host waits for it."""
 
 import contextlib
+import functools
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -104,6 +105,7 @@ def _upload(tensor: torch.Tensor, non_blocking: bool) -> str:
     return "" if tensor.is_pinned() else "copy to the device from memory that is not pinned"
 
 
+@functools.cache
 def is_view(func: Any) -> bool:
     """Return whether the operation only returns views of its arguments."""
     infos = [result.alias_info for result in func._schema.returns]

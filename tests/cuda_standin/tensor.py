@@ -1,6 +1,7 @@
 """Tensors that say ``cuda:0`` and hold their values on the CPU."""
 
 import contextlib
+import functools
 import os
 import types
 from collections.abc import Callable, Iterator
@@ -9,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim.optimizer import _foreach_supported_types
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cuda_standin import record
@@ -99,7 +99,7 @@ def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """
     if func is torch.ops.prim.device.default:
         return CUDA
-    flat, spec = pytree.tree_flatten((args, kwargs))
+    flat = list(_flat((args, tuple(kwargs.values()))))
     asked = kwargs.get("device")
     target = None if asked is None else torch.device(asked).type
     if target != "cuda" and not any(map(on_device, flat)):
@@ -107,7 +107,8 @@ def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     initialize()
     record.note(func, args, kwargs, on_device, target)
     _check(func, flat)
-    args_inside, kwargs_inside = pytree.tree_unflatten([x.inner if on_device(x) else x for x in flat], spec)
+    args_inside = _inside(args)
+    kwargs_inside = {name: _inside(value) for name, value in kwargs.items()}
     if target == "cuda":
         kwargs_inside["device"] = CPU
     out = KERNELS.get(func, func)(*args_inside, **kwargs_inside)
@@ -119,10 +120,35 @@ def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if written and all(r.alias_info is not None and r.alias_info.is_write for r in func._schema.returns):
         names = [argument.name for argument in func._schema.arguments]
         given = [args[i] if (i := names.index(a.name)) < len(args) else kwargs[a.name] for a in written]
+        if func._opname.startswith("_foreach_"):
+            torch.autograd.graph.increment_version(given[0])  # as the kernels themselves do (not those of _fused_)
         if isinstance(out, Tensor):
             return given[0]
         return None if out is None else type(out)(given)
-    return pytree.tree_map(lambda x: StandinTensor(x) if isinstance(x, Tensor) and not on_device(x) else x, out)
+    return _outside(out)
+
+
+def _flat(x: Any) -> Iterator[Any]:
+    """Yield what nested tuples and lists hold (arguments of operations have nothing else; quicker than pytree)."""
+    if isinstance(x, (tuple, list)):
+        for each in x:
+            yield from _flat(each)
+    else:
+        yield x
+
+
+def _inside(x: Any) -> Any:
+    """Return `x` with the CPU tensors that stand-ins hold."""
+    if isinstance(x, StandinTensor):
+        return x.inner
+    return type(x)(map(_inside, x)) if type(x) in (tuple, list) else x
+
+
+def _outside(x: Any) -> Any:
+    """Return `x` with CPU tensors in stand-ins."""
+    if isinstance(x, Tensor):
+        return x if on_device(x) else StandinTensor(x)
+    return type(x)(map(_outside, x)) if type(x) in (tuple, list) else x
 
 
 def _check(func: Any, flat: list[Any]) -> None:
@@ -133,9 +159,14 @@ def _check(func: Any, flat: list[Any]) -> None:
             "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! "
             f"({func}, on the CPU: {shapes}) at {record.place()}"
         )
-    keys = ("CUDA", "CompositeExplicitAutograd", "CompositeImplicitAutograd", "CompositeExplicitAutogradNonFunctional")
-    if not any(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key) for key in keys):
+    if not _has_kernel(func):
         raise RuntimeError(f"{func} has no CUDA kernel, at {record.place()}")
+
+
+@functools.cache
+def _has_kernel(func: Any) -> bool:
+    keys = ("CUDA", "CompositeExplicitAutograd", "CompositeImplicitAutograd", "CompositeExplicitAutogradNonFunctional")
+    return any(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key) for key in keys)
 
 
 class _Mode(TorchDispatchMode):
