@@ -13,10 +13,12 @@ from pathlib import Path
 
 from qprompt import __version__
 from qprompt.errors import UserError, did_you_mean
+from qprompt.io.device_errors import device_errors_named
 from qprompt.io.files import disk_errors_named
 from qprompt.io.logs import accept_any_name, discard_output, show_logs
 
 COMMANDS = Path(__file__).parent / "commands"
+LESS_MEMORY = "type a smaller --batch (qprompt predict), or --device cpu"
 LAUNCHER = "qprompt.dropin.launcher"
 
 
@@ -72,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(parser)
-        with disk_errors_named():
+        with disk_errors_named(), device_errors_named(lambda: LESS_MEMORY):
             code = module.run(parser.parse_args(argv[1:])) or 0
             sys.stdout.flush()
             return code

@@ -172,7 +172,7 @@ def main() -> None:
     asset = args.asset or args.work_dir / "tiny_clip.safetensors"
     step, spent = 0, 0.0
     if checkpoint.exists():
-        saved = torch.load(checkpoint, map_location=args.device, weights_only=True)
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
         if saved["settings"] != settings:
             sys.exit(f"{checkpoint} is of another run: it has {saved['settings']}, asked for was {settings}")
         model.load_state_dict(saved["model"])

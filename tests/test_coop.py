@@ -277,7 +277,7 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(clip_file, tmp_path):
 @pytest.mark.parametrize("name", ["CoOp", "CoCoOp"])
 def test_a_bound_on_text_memory_changes_no_result(clip_file, tmp_path, monkeypatch, capsys, name):
     ends = []
-    monkeypatch.setattr("qprompt.training.prompt_trainer.MB", 1)
+    monkeypatch.setattr("qprompt.training.text_memory.MB", 1)
     monkeypatch.setattr("qprompt.prompted_clip.memory.BLOCK_ROWS", 1)
     for bound in (-1, 1):
         options = ("TRAINER.COOP.N_CTX", 4, "TRAINER.COCOOP.N_CTX", 4, "TEXT_MEMORY_MB", bound)

@@ -135,7 +135,7 @@ def test_complete_runs_are_equal(clip_file, tmp_path, name, options):
 
 def test_incompatible_settings_are_refused(clip_file, tmp_path):
     for options, words in (
-        (("INPUT.AUGMENT", "gpu"), "cpu or device; got 'gpu'"),
+        (("INPUT.AUGMENT", "gpu"), "auto, cpu or device; got 'gpu'"),
         (("INPUT.AUGMENT", "device", "INPUT.TRANSFORMS", "['cutout']"), "Cutout"),
         (("INPUT.AUGMENT", "device", "DATALOADER.K_TRANSFORMS", 2), "one view per image"),
     ):

@@ -200,3 +200,30 @@ def test_help_shows_an_example(capsys):
         train.main(["--help"])
     assert end.value.code == 0
     assert "--eval-only --model-dir" in capsys.readouterr().out
+
+
+def test_a_full_gpu_ends_a_run_in_one_line_and_a_record_says_how_it_computed(run, tmp_path, monkeypatch):
+    from trainers.coop import CoOp
+
+    def full(self, batch):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total ...")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CoOp, "forward_backward", full)
+        code, _, err = run("CoOp", "full")
+    assert code == 2 and err.splitlines()[-1].startswith(
+        "train.py: the memory of the GPU is full (tried to get 2.00 GiB more): type TEXT_MEMORY_MB 500"
+    )
+    code, _, err = run("CoOp", "full", "--deterministic", "TEXT_MEMORY_MB", "500")
+    assert code == 0, err
+    assert not torch.are_deterministic_algorithms_enabled()
+    record = json.loads((tmp_path / "full" / "metrics.json").read_text())
+    assert record["computed"] == {
+        "augment": "cpu",
+        "precision": "fp32",
+        "deterministic": True,
+        "text_memory_bytes": 500_000_000,
+        "text_parts": 1,
+    }
+    assert record["changed"]["DETERMINISTIC"] is True
+    assert json.loads((tmp_path / "full" / "config.json").read_text())["chosen"] == {"augment": "cpu"}

@@ -59,7 +59,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="accept other backbone weights than those that the prompt was learned with",
     )
-    add("--device", default="cpu", help="device to compute on: cpu (default), cuda, ...")
+    add("--device", default="cpu", help="device to compute on: cpu (default), cuda or cuda:N")
 
 
 def check_model_arguments(args: argparse.Namespace) -> None:

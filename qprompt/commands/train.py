@@ -38,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="no random crops and flips: image features are computed once, which is much faster on a CPU",
     )
     add("--device", default="", metavar="cuda|cpu", help="default: a GPU if there is one")
+    add(
+        "--deterministic",
+        action="store_true",
+        help="compute with kernels that repeat their bits on a GPU, which is slower",
+    )
     volume = parser.add_mutually_exclusive_group()
     volume.add_argument("-v", "--verbose", action="store_true", help="show the log")
     volume.add_argument("-q", "--quiet", action="store_true", help="show no progress")

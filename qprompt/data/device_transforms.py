@@ -182,13 +182,18 @@ def transform_on_device_(loader: DataLoader) -> None:
         UserError: The transform is not supported, or an item has several images.
     """
     data: Any = loader.dataset
+    check_one_view(data)
+    data.transform = CropTransform(data.transform)
+    loader.collate_fn = functools.partial(_collate, data.transform)
+
+
+def check_one_view(data: Any) -> None:
+    """Raise UserError if an item of a data set has several images."""
     if getattr(data, "k_tfm", 1) > 1 or getattr(data, "return_img0", False):
         raise UserError(
             "INPUT.AUGMENT device supports one view per image (no DATALOADER.K_TRANSFORMS, no RETURN_IMG0): "
             "type INPUT.AUGMENT cpu."
         )
-    data.transform = CropTransform(data.transform)
-    loader.collate_fn = functools.partial(_collate, data.transform)
 
 
 def _collate(transform: CropTransform, items: list[dict[str, Any]]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[
     return content, state
 
 
-def read_torch_file(path: str | os.PathLike[str] | bytes, map_location: Any = None) -> Any:
+def read_torch_file(path: str | os.PathLike[str] | bytes, map_location: Any = "cpu") -> Any:
     """Return the content of a file of `torch.save`, or of its bytes.
 
     Args:

@@ -36,8 +36,8 @@ def quantized_costs(module: nn.Module, half: Collection[str] = ()) -> list[Tenso
             continue
         bits, n = fake.config.bits, weight.numel()
         payload = 2 * n if bits == 16 else -(-bits * n // 8) + 2 * fake.groups * 2**bits
-        w = weight.detach().double()
-        mse = (fake(weight).double() - w).square().mean().item()
+        w = weight.detach().cpu().double()  # some devices have no float64
+        mse = (fake(weight).cpu().double() - w).square().mean().item()
         snr = 10 * math.log10(w.square().mean().item() / mse) if mse > 0 else math.inf
         rows.append(TensorCost(name, tuple(weight.shape), bits, payload, 2 * n, mse, snr, max(fake.fits - 1, 0)))
     return rows
@@ -99,7 +99,7 @@ def summary(module: nn.Module, half: Collection[str] = ()) -> dict[str, Any]:
 
 
 def _square_sum(weight: Tensor) -> float:
-    return weight.detach().double().square().sum().item()
+    return weight.detach().cpu().double().square().sum().item()
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -19,6 +19,7 @@ from qprompt.prompt_files.format import PromptFile, read_prompt_file, write_prom
 from qprompt.prompt_files.model import prompted_clip
 from qprompt.prompt_files.pictures import batches
 from qprompt.prompted_clip import PromptedCLIP, describe_same_prompts, normalize
+from qprompt.runs.devices import check_device
 
 log = logging.getLogger(__name__)
 BATCH = 100  # CoOp's and MaPLe's test batch: the same batches give the same bits as the run's own evaluation
@@ -136,7 +137,7 @@ class Classifier:
 
     def to(self, device: str | torch.device) -> "Classifier":
         """Move the model; return this classifier. UserError if there is no such device."""
-        self.model.to(_usable(device))
+        self.model.to(check_device(device))
         return self
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -201,7 +202,7 @@ def load_classifier(
     Raises:
         UserError: The file holds no class names and none are given, or file and backbone do not belong together.
     """
-    _usable(device)
+    check_device(device)
     file = read_prompt_file(path)
     names = class_names(classnames) if classnames is not None else file.about.get("classnames")
     if not names:
@@ -242,16 +243,6 @@ def _preprocessing(file: PromptFile, clip_model: ClipModel, other_backbone: bool
         "Pictures are resized to %d x %d pixels, not to %s as in training", resolution, resolution, preprocess.size
     )
     return replace(preprocess, size=(resolution, resolution), resize=resolution)
-
-
-def _usable(device: str | torch.device) -> str | torch.device:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
-        usable = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise UserError(f"device {str(device)!r} cannot be used ({reason}): type one of {', '.join(usable)}.") from None
-    return device
 
 
 def read_images(paths: Sequence[str | os.PathLike[str]], clip_model: ClipModel) -> Tensor:

@@ -15,7 +15,8 @@ or 4 per level (every cut is a candidate in step 1). Elsewhere it is close to th
 has the excess that was measured. Costs are float64: differences below about 1e-16 of the sum of squared distances to
 the mean are not seen, such as those among values near 1 beside an outlier of 1e9.
 
-Every step runs on all rows of a (B, n) batch at once, in float64, on the device of the data and without a host sync.
+Every step runs on all rows of a (B, n) batch at once, in float64, on the device of the data and without a host sync;
+`sort` moves the data to the host where the device cannot do that (`needs_host`).
 Shapes: B problems, n values each, k levels; a cut c separates the values [0, c) from [c, n).
 """
 
@@ -70,7 +71,7 @@ def kmeans(x: Tensor, k: int, init: Tensor | None = None, sample: int | None = N
     rows = sort(rows)
     _require_finite(rows[:, :: max(1, rows.shape[-1] - 1)])  # first and last: NaN sorts last
     start = None if init is None else init.reshape(-1, k).to(rows)
-    return fit_sorted(rows, k, start).reshape(*x.shape[:-1], k).to(rows.dtype)
+    return fit_sorted(rows, k, start).reshape(*x.shape[:-1], k).to(x.device, rows.dtype)
 
 
 def _require_finite(values: Tensor) -> None:
@@ -88,9 +89,21 @@ def spread(n: int, m: int) -> Tensor:
     return ((part + (part * ((5**0.5 - 1) / 2)).frac()) * (n / m)).long().clamp_(max=n - 1)
 
 
+def needs_host(device: torch.device) -> bool:
+    """Return whether K-Means runs on the CPU for data on this device.
+
+    Some have no float64. On a GPU, PyTorch has no prefix sum that repeats its bits, and refuses it if asked for that.
+    """
+    return device.type not in ("cpu", "cuda") or (
+        device.type == "cuda" and torch.are_deterministic_algorithms_enabled()
+    )
+
+
 def sort(x: Tensor) -> Tensor:
-    """Sort along the last axis, in float32 or float64."""
+    """Sort along the last axis, in float32 or float64; on the CPU if K-Means runs there."""
     x = x if x.dtype == torch.float64 else x.float()
+    if needs_host(x.device):
+        x = x.cpu()
     if x.device.type == "cpu":
         return torch.from_numpy(np.sort(x.numpy(), axis=-1))  # vectorized: ten times faster than torch.sort
     return x.sort(dim=-1).values

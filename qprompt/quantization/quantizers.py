@@ -65,7 +65,7 @@ def grid(k: int, device: torch.device | None = None) -> Tensor:
 @register("kmeans")
 def kmeans(x: Tensor, k: int) -> Tensor:
     """Levels of least squared error (arXiv 2407.10704, section 3.3); see `qprompt.quantization.kmeans`."""
-    return fit_sorted(sort(x), k).to(x.dtype)
+    return fit_sorted(sort(x), k).to(x.device, x.dtype)
 
 
 @register("uniform")

@@ -35,6 +35,22 @@ def hardware(device: str) -> dict[str, Any]:
     return found
 
 
+def decides_bits(device: torch.device) -> tuple[Any, ...]:
+    """Return what the same program may compute other bits with: the processor, its threads, libraries and switches.
+
+    Two results with equal values are equal, except where kernels add in any order.
+    """
+    if device.type != "cuda":
+        return _cpu_name(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
+    backends = torch.backends
+    built_for = torch.version.cuda, getattr(torch.version, "hip", None), backends.cudnn.version()
+    gpu = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
+    tf32 = backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32
+    kernels = backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
+    attention = backends.cuda.flash_sdp_enabled(), backends.cuda.mem_efficient_sdp_enabled()
+    return gpu, built_for, tf32, kernels, attention
+
+
 def _cpu_name() -> str:
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
         for line in file:

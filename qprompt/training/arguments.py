@@ -52,6 +52,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         choices=("wandb", "mlflow"),
         help="log scalars, settings and results there too, besides TensorBoard (repeatable)",
     )
+    add(
+        "--deterministic",
+        action="store_true",
+        help="compute with kernels that repeat their bits on a GPU, which is slower; an operation that has none stops "
+        "the run (config key DETERMINISTIC)",
+    )
     add("--skip-finished", action="store_true", help="exit 0 if --output-dir holds this run, finished")
     add("--no-train", action="store_true", help="build everything, train nothing")
     add(

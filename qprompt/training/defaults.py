@@ -32,12 +32,16 @@ def extend_cfg(cfg: CfgNode) -> None:
     cfg.DATASET.TEMPLATE = ""  # another zero-shot template, with one {}
     cfg.DATASET.WRITE_CACHE = True  # store few-shot draws beside the data; --eval-only turns it off
     cfg.DATASET.DRAW = 0  # TinyWorld only: the number of the draw
-    # Where images are resized, flipped and normalized: by the workers ("cpu"), or in batches on the "device".
-    cfg.INPUT.AUGMENT = "cpu"
+    # Where images are resized, flipped and normalized: by the workers ("cpu"), or in batches on the "device". "auto":
+    # on a GPU, if its pixels are Pillow's.
+    cfg.INPUT.AUGMENT = "auto"
     cfg.DATALOADER.DECODE_CACHE_MB = -1  # decoded training images in memory: -1 a quarter of what is free; 0 off
     cfg.MODEL.BACKBONE.PATH = ""  # a file with a CLIP state dict or TorchScript archive
     cfg.MODEL.LOGIT_SCALE = 0.0  # 0: the model's own
     cfg.TEXT_MEMORY_MB = -1  # bound on what text encoding stores for backward: -1 half of the free GPU memory; 0 none
+    cfg.DETERMINISTIC = False  # kernels that repeat their bits, where PyTorch has slower ones for that
+    cfg.CUDNN_BENCHMARK = True  # cuDNN times its algorithms and takes the fastest; not with DETERMINISTIC
+    cfg.TF32 = "default"  # of fp32 on a GPU: always, never, or default: in convolutions only, as PyTorch does
     cfg.FEATURE_CACHE = "auto"  # features of a frozen image branch: off, auto, epochs or "8 views"; docs/performance.md
     cfg.FEATURE_CACHE_MB = 2000  # of them on disk, beside the data; 0 none
 

@@ -15,9 +15,11 @@ from qprompt.data.decode_cache import MB
 from qprompt.data.images import pixels_of, read_image
 from qprompt.data.stated_colours import stated_colours
 from qprompt.data.viewing import as_viewed
-from qprompt.prompted_clip import PromptedCLIP, Prompts
-from qprompt.prompted_clip.onednn_linear import onednn_is_faster
+from qprompt.prompted_clip import PromptedCLIP, Prompts, encode_image
+from qprompt.prompted_clip.onednn_linear import linear, onednn_is_faster
 from qprompt.prompted_clip.text import use_reference
+from qprompt.prompted_clip.transformer_layer import transformer_layer
+from qprompt.runs.environment import decides_bits
 from qprompt.training.feature_loaders import (
     EpochLoader,
     Store,
@@ -37,6 +39,7 @@ class CachedFeatures(TrainerX):
     model: PromptedCLIP
     backbone_identity: Identity
     precision: str
+    computed: dict[str, Any]  # how, where the config leaves it open; metrics.json records it
     train_loader_x: Any
     deviations: list[str] = []  # from the published protocol; metrics.json records them
 
@@ -83,8 +86,10 @@ class CachedFeatures(TrainerX):
         packages = torch.__version__, torchvision.__version__, PIL.__version__
         library = self.device.type == "cpu" and onednn_is_faster()
         reader = pixels_of(self.cfg.DATASET.NAME), description((read_image, as_viewed, stated_colours))
-        how = self.precision, self.device.type, use_reference(), library, reader
-        return Store(files, self.backbone_identity.sha256, dict(self.cfg.INPUT), how, packages)
+        encoder = description((encode_image, transformer_layer, linear, type(self.model.clip_model)))  # their files
+        how = self.precision, self.device.type, use_reference(), library, reader, encoder, decides_bits(self.device)
+        inputs = {**self.cfg.INPUT, "AUGMENT": self.computed["augment"]}
+        return Store(files, self.backbone_identity.sha256, inputs, how, packages)
 
     def encode_images(self, image: Tensor) -> Tensor:
         """Return the features (B, E) of images (B, 3, H, W)."""

@@ -39,6 +39,7 @@ class PictureRun:
         augment: crop and flip the training pictures at random, as published. Without it, the features of the frozen
             image branch are computed once, which is much faster.
         device: "cuda", "cpu", or "" for a GPU if there is one.
+        deterministic: compute with kernels that repeat their bits on a GPU.
         settings: further ``KEY VALUE KEY VALUE ...``, which win.
     """
 
@@ -52,6 +53,7 @@ class PictureRun:
     root: str = ""
     augment: bool = True
     device: str = ""
+    deterministic: bool = False
     settings: Sequence[str] = field(default_factory=tuple)
 
     @property
@@ -78,7 +80,7 @@ class PictureRun:
         if self.shots < 0:
             raise UserError(f"--shots is {self.shots}, expected a number of pictures per class, or 0 for all.")
         if self.device not in ("", "cpu", "cuda"):
-            raise UserError(f"--device is {self.device!r}, expected cpu or cuda.")
+            raise UserError(f"--device is {self.device!r}, expected cpu or cuda (mps and xpu are not supported).")
         self.dataset_file()
 
     def dataset_file(self) -> str:
@@ -133,6 +135,8 @@ class PictureRun:
             options["MODEL.BACKBONE.PATH"] = self.backbone_path
         if self.device == "cpu":
             options["USE_CUDA"] = False
+        if self.deterministic:
+            options["DETERMINISTIC"] = True
         if not self.augment:
             options["INPUT.TRANSFORMS"] = "['normalize']"
         if self.backbone_path or self.backbone != config.value_in_file(file, "MODEL.BACKBONE.NAME"):

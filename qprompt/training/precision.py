@@ -9,6 +9,7 @@ from torch import Tensor
 from qprompt.backbones import ClipModel, convert_weights_
 from qprompt.prompted_clip import PromptedCLIP
 from qprompt.prompts import Method
+from qprompt.runs.devices import check_precision, idle_gpu
 
 log = logging.getLogger(__name__)
 FP16_UPSTREAM = "fp16-upstream"
@@ -17,9 +18,16 @@ _BACKBONE = {"fp16": torch.float16, "bf16": torch.bfloat16, FP16_UPSTREAM: torch
 
 
 def usable_precision(precision: str, device: torch.device) -> str:
-    """Return `precision`, or fp32 where half precision has no hardware."""
+    """Return `precision`, or fp32 where half precision has no hardware. UserError if the GPU cannot be used."""
+    check_precision(device, precision)
     if device.type != "cpu":
+        (torch.zeros(1, device=device) + 1).item()  # a GPU without kernels fails here, before any long work
+        if (count := torch.cuda.device_count()) > 1:
+            more = "'qprompt sweep' spreads runs over all of them"
+            log.info("%d GPUs are visible: a run uses one (%s). %s.", count, device, more)
         return precision
+    if unused := idle_gpu():
+        log.info("%s is not supported: this run computes on the CPU", unused)
     if precision in ("fp16", "amp"):
         log.info("PREC %s needs a GPU: this run computes in fp32 on the CPU (bf16 works there too)", precision)
         return "fp32"

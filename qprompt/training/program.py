@@ -6,12 +6,14 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from yacs.config import CfgNode
 
 from qprompt.errors import AlreadyFinished, UserError
+from qprompt.io.device_errors import device_errors_named
 from qprompt.io.files import disk_errors_named
 from qprompt.io.logs import accept_any_name, discard_output, show_logs
 from qprompt.runs.project import find_project
@@ -79,8 +81,10 @@ def execute(
     engine = activate()
     from qprompt.runs.folder import claim
     from qprompt.runs.identity import RunSettings
+    from qprompt.training.arithmetic import arithmetic
     from qprompt.training.project import register_project
     from qprompt.training.settings import check, setup_cfg
+    from qprompt.training.text_memory import less_memory
 
     register_project(project)
     cfg, defaults = setup_cfg(args)
@@ -90,7 +94,13 @@ def execute(
         args.load_epoch = last_epoch(args.model_dir)
     mode = "eval" if args.eval_only else "train"
     settings = RunSettings.of(cfg, defaults, mode, args.model_dir, args.load_epoch)
-    with disk_errors_named(), claim(cfg.OUTPUT_DIR, settings), logging_to(cfg.OUTPUT_DIR, quiet):
+    with (
+        disk_errors_named(),
+        device_errors_named(partial(less_memory, cfg), "type PREC fp32"),
+        claim(cfg.OUTPUT_DIR, settings),
+        logging_to(cfg.OUTPUT_DIR, quiet),
+        arithmetic(cfg),
+    ):
         return _run(args, cfg, defaults, f"{engine}\ntrainers and data sets: {project}", str(engine), watch)
 
 
@@ -102,19 +112,17 @@ def _run(
     engine: str,
     watch: Callable[[Any], None] | None,
 ) -> Path | None:
-    import torch
     from dassl.engine import build_trainer
     from dassl.utils import set_random_seed
 
     from qprompt.runs.finish import Evaluations, finish
+    from qprompt.training.arithmetic import in_effect
     from qprompt.training.project import learns
     from qprompt.training.trackers import tracked
 
     started = time.monotonic()
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)
-    if torch.cuda.is_available() and cfg.USE_CUDA:
-        torch.backends.cudnn.benchmark = True
     _print_run(args, cfg, heading)
     trainer = build_trainer(cfg)
     evaluations = Evaluations(trainer)
@@ -132,7 +140,7 @@ def _run(
     if getattr(getattr(trainer, "guard", None), "skipped", 0):
         more["skipped_steps"] = trainer.guard.skipped
     if computed := getattr(trainer, "computed", None):
-        more["computed"] = computed
+        more["computed"] = {**computed, **in_effect()}
     if deviations := getattr(trainer, "deviations", None):
         more["deviations"] = deviations
     path = finish(cfg.OUTPUT_DIR, trainer, mode, evaluations.last, started, engine, defaults=defaults, **more)

@@ -14,8 +14,6 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from torch import Tensor
 
 from qprompt.backbones import ClipModel, Identity, load_clip
-from qprompt.data.decode_cache import MB
-from qprompt.data.device_transforms import transform_on_device_
 from qprompt.data.layouts import LAYOUTS
 from qprompt.errors import UserError, did_you_mean
 from qprompt.prompted_clip import PromptedCLIP, describe_same_prompts
@@ -23,6 +21,7 @@ from qprompt.prompted_clip.memory import bound_text_memory_, training_memory
 from qprompt.prompts.initial import check_words
 from qprompt.runs import identity
 from qprompt.runs.folder import has_checkpoint
+from qprompt.training.augmentation import place_transforms_
 from qprompt.training.checkpointing import PromptCheckpoints
 from qprompt.training.feature_caching import CachedFeatures
 from qprompt.training.feature_loaders import parse_feature_cache
@@ -38,6 +37,7 @@ from qprompt.training.precision import (
 )
 from qprompt.training.progress_guard import ProgressGuard
 from qprompt.training.tentative_step import TentativeStep, read_together
+from qprompt.training.text_memory import text_memory_bytes
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,6 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
     same_setting = staticmethod(identity.alike)
     guard: ProgressGuard | None = None
     rounded: RoundedAway | None = None
-    computed: dict[str, Any]  # how, where the config leaves it open; metrics.json records it
 
     @property
     def prompts_images(self) -> bool:
@@ -90,12 +89,8 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
         for name in ("num_classes", "num_source_domains", "lab2cname"):
             setattr(self, name, getattr(self.dm, name))
         self.check_class_names()
-        where = self.cfg.INPUT.AUGMENT
-        if where not in ("cpu", "device"):
-            raise UserError(f"INPUT.AUGMENT is cpu or device; got {where!r}.")
-        for loader in (self.train_loader_x, self.train_loader_u, self.val_loader, self.test_loader):
-            if where == "device" and loader is not None:
-                transform_on_device_(loader)
+        loaders = self.train_loader_x, self.train_loader_u, self.val_loader, self.test_loader
+        self.computed = {"augment": place_transforms_(self.cfg, loaders, self.device)}
 
     def check_class_names(self):
         """Refuse classes with the same prompt; the benchmark has some, and contexts of their own tell classes apart."""
@@ -108,7 +103,7 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
 
     def build_model(self):
         self.precision = self.usable_precision(self.settings.PREC)
-        self.computed = {"precision": self.precision}
+        self.computed["precision"] = self.precision
         clip_model = self.load_backbone()
         log.info("Building custom CLIP")
         self.model = self.build_prompted_clip(clip_model, self.dm.dataset.classnames)
@@ -131,14 +126,12 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
         for leak in leaks(self.cfg, self.dm.dataset):
             log.warning("%s", leak[0].upper() + leak[1:])
             self.deviations = [*self.deviations, leak]
-        batch, allowed = self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE, self.cfg.TEXT_MEMORY_MB * MB
-        if allowed < 0 and self.device.type == "cuda":
-            index = self.device.index  # torch 2.4 needs it
-            allowed = torch.cuda.mem_get_info(torch.cuda.current_device() if index is None else index)[0] // 2
+        batch, allowed = self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE, text_memory_bytes(self.cfg, self.device)
         contexts = batch if self.method.conditional else 1
         layout, clip_model = self.model.layout, self.model.clip_model
         if allowed > 0:
             bound_text_memory_(layout, clip_model, allowed, contexts)
+            self.computed |= {"text_memory_bytes": allowed, "text_parts": len(layout.parts) or 1}
         image = self.model.prompts().image if self.prompts_images else None
         n_image = 0 if image is None else len(image)
         log.info("Memory of a training step: %s", training_memory(clip_model, layout, batch, n_image, contexts))
@@ -165,13 +158,7 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
         super().after_train()
 
     def usable_precision(self, precision: str) -> str:
-        """Return `precision`, or fp32 where half precision has no hardware."""
-        if torch.cuda.device_count() > 1:
-            log.info(
-                "%d GPUs are visible: a run uses one (%s). 'qprompt sweep' spreads runs over all of them.",
-                torch.cuda.device_count(),
-                self.device,
-            )
+        """Return the precision that this device computes in."""
         return usable_precision(precision, self.device)
 
     def load_backbone(self) -> ClipModel:

@@ -38,6 +38,7 @@ def setup_cfg(args: argparse.Namespace) -> tuple[CfgNode, CfgNode]:
         "TRAINER.NAME": args.trainer,
         "MODEL.BACKBONE.NAME": args.backbone,
         "MODEL.HEAD.NAME": args.head,
+        "DETERMINISTIC": args.deterministic or None,
     }
     for key, value in flags.items():
         if value not in (None, ""):

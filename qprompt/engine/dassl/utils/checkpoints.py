@@ -86,7 +86,7 @@ def save_checkpoint(state, save_dir, is_best=False, remove_module_from_keys=True
 
 
 def load_checkpoint(fpath):
-    """Return the content of a checkpoint file, on the CPU if there is no CUDA.
+    """Return the content of a checkpoint file, on the CPU: it may come from a GPU that is not here.
 
     Nothing in the file is executed. Live objects, which checkpoints of real Dassl contain, become inert placeholders.
 
@@ -98,7 +98,7 @@ def load_checkpoint(fpath):
     if not os.path.isfile(fpath):
         raise CheckpointMissing(f'File is not found at "{fpath}"')
     try:
-        return read_torch_file(fpath, map_location=None if torch.cuda.is_available() else "cpu")
+        return read_torch_file(fpath, map_location="cpu")
     except ValueError as error:
         raise BadFile(f"{fpath} is not a readable checkpoint: {error}") from error
 
