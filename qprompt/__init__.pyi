@@ -2,8 +2,8 @@ from .errors import UserError as UserError
 from .prompt_files.classifier import Classifier as Classifier
 from .prompt_files.classifier import Prediction as Prediction
 from .prompt_files.classifier import load_classifier as load_classifier
+from .prompt_files.inspection import inspect as inspect
 from .prompt_files.loading import load_ as load_
-from .prompt_files.packing import inspect as inspect
 from .prompt_files.packing import load as load
 from .prompt_files.packing import pack as pack
 from .prompt_files.packing import save as save

@@ -6,7 +6,8 @@ from quantized import weights
 from torch import nn
 
 from qprompt.errors import UserError
-from qprompt.prompt_files.packing import inspect, load, pack, unpack
+from qprompt.prompt_files.inspection import inspect
+from qprompt.prompt_files.packing import load, pack, unpack
 from qprompt.prompt_files.upstream import find_prompts
 from qprompt.quantization.api import quantize_
 from qprompt.quantization.config import QuantConfig

@@ -19,7 +19,8 @@ from qprompt.__main__ import main
 from qprompt.backbones import backbone_hash
 from qprompt.errors import UserError
 from qprompt.prompt_files.classifier import load_classifier, read_images
-from qprompt.prompt_files.packing import inspect, load, save, unpack
+from qprompt.prompt_files.inspection import inspect
+from qprompt.prompt_files.packing import load, save, unpack
 from qprompt.prompted_clip import (
     ConditionalCLIP,
     PromptedCLIP,

@@ -27,6 +27,7 @@ from qprompt.io.text import decode
 from qprompt.prompt_files.class_names import class_names
 from qprompt.prompted_clip import same_prompts
 from qprompt.prompts.initial import check_words
+from qprompt.training.picture_run import PictureRun
 from qprompt.training.prompt_trainer import PromptTrainer
 
 NAMES = {
@@ -424,7 +425,15 @@ def test_run_on_names_of_any_bytes_to_its_end(tmp_path, monkeypatch, capfdbinary
     assert r"r\xe9p" in (tmp_path / "report/report.md").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))["root"] == root
     assert main([*train[:4], "--out", os.fsdecode(b"o\xe9")]) == 2
-    assert rb"'o\udce9', is not UTF-8: type another --output-dir" in capfdbinary.readouterr().err
+    assert rb"'o\udce9', is not UTF-8: type --output-dir o_." in capfdbinary.readouterr().err
+
+
+def test_output_folder_of_pictures_in_any_bytes_has_a_name_in_utf_8(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, expected in ((b"pets\xe9", "pets\ufffd"), (b"pets.v1", "pets.v1"), (b"pets.v1.csv", "pets.v1")):
+        if not name.endswith(b"csv"):
+            os.mkdir(name)
+        assert PictureRun(os.fsdecode(name)).output == Path("output") / expected / "QCoOp"
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1", "cp1252"])

@@ -17,9 +17,11 @@ from torch import nn
 
 import qprompt
 from qprompt.errors import UserError
-from qprompt.prompt_files import format as prompt_file
-from qprompt.prompt_files.bits import pack_bits, packed_size, unpack_bits
-from qprompt.prompt_files.packing import inspect, load, pack, save
+from qprompt.prompt_files import format as prompt_format
+from qprompt.prompt_files import parsing
+from qprompt.prompt_files.bits import pack_bits, unpack_bits
+from qprompt.prompt_files.inspection import inspect
+from qprompt.prompt_files.packing import load, pack, save
 from qprompt.quantization.api import quantize_
 
 ABOUT = {
@@ -36,7 +38,7 @@ ABOUT = {
 def test_bits_round_trip(bits, n, seed):
     indices = torch.randint(0, 2**bits, (n,), generator=torch.Generator().manual_seed(seed))
     packed = pack_bits(indices, bits)
-    assert packed.dtype == torch.uint8 and len(packed) == packed_size(n, bits)
+    assert packed.dtype == torch.uint8 and len(packed) == parsing.packed_size(n, bits)
     assert torch.equal(unpack_bits(packed, bits, n).long(), indices)
 
 
@@ -78,7 +80,7 @@ def test_load_equals_what_the_module_computed_with(tmp_path):
 @settings(max_examples=60, deadline=None)
 @given(
     hnp.arrays("float32", hnp.array_shapes(max_dims=4, max_side=7), elements=st.floats(-1e4, 1e4, width=32)),
-    st.sampled_from(list(prompt_file.DTYPES.values())),
+    st.sampled_from(list(prompt_format.DTYPES.values())),
     st.sampled_from([1, 2, 3, 7, 8, 16]),
     st.sampled_from(["kmeans", "uniform", "normal", "lsq"]),
 )
@@ -126,7 +128,7 @@ def parts(data):
 def forged(header, about, payload):
     """A file with a right checksum."""
     about = {key: value for key, value in about.items() if key != "checksum"}
-    about["checksum"] = prompt_file._checksum(about, header, payload)
+    about["checksum"] = parsing.checksum(about, header, payload)
     text = json.dumps({"__metadata__": {"qprompt": json.dumps(about)}, **header}).encode()
     return struct.pack("<Q", len(text)) + text + payload
 
@@ -274,8 +276,8 @@ def read_all(valid, seed, number):
     read = 0
     for _, data in zip(range(number), mutations(valid, seed), strict=False):
         try:
-            file = prompt_file._parse(data)
-        except prompt_file._Invalid:
+            file = prompt_format.as_tensors(parsing.parse(data))
+        except parsing.Invalid:
             continue
         read += 1
         assert sum(t.tensor().numel() for t in file.tensors.values()) <= 8 * len(data)
@@ -294,8 +296,8 @@ def test_a_hundred_thousand_mutated_files(valid):
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=200))
 def test_random_bytes(data):
-    with pytest.raises(prompt_file._Invalid):
-        prompt_file._parse(data)
+    with pytest.raises(parsing.Invalid):
+        parsing.parse(data)
 
 
 def test_reading_does_not_allocate_what_is_claimed(tmp_path, valid, monkeypatch):
@@ -315,7 +317,7 @@ def test_public_functions():
 
 def stored(**changes):
     values = torch.zeros(2, 4, dtype=torch.float16)
-    return prompt_file.StoredTensor(**{"shape": (2, 4), "dtype": "float32", "bits": 16, "values": values, **changes})
+    return prompt_format.StoredTensor(**{"shape": (2, 4), "dtype": "float32", "bits": 16, "values": values, **changes})
 
 
 @pytest.mark.parametrize(
@@ -341,7 +343,7 @@ def stored(**changes):
 )
 def test_nothing_is_written_that_would_be_refused(tmp_path, tensors, about, words):
     with pytest.raises(UserError, match=words):
-        prompt_file.write_prompt_file(tmp_path / "p", tensors, about)
+        prompt_format.write_prompt_file(tmp_path / "p", tensors, about)
     assert not list(tmp_path.iterdir())
 
 

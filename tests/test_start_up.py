@@ -44,6 +44,23 @@ def test_a_typing_mistake_is_answered_without_torch(typed):
     assert MISTAKES[typed] in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_a_prompt_file_is_inspected_without_torch(tmp_path):
+    import torch
+
+    import qprompt
+
+    module = torch.nn.Linear(8, 8)
+    qprompt.quantize_(module, names=["weight"], bits=2)
+    qprompt.save(module, tmp_path / "a.qprompt", method="QCoOp", backbone="tiny")
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "inspect", str(tmp_path / "a.qprompt")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.endswith("False\n") and "method           QCoOp" in done.stdout, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     ("typed", "completed"),
     [("qprompt tra", "train"), ("qprompt train . --trainer QMa", "QMaPLe"), ("qprompt predict --js", "--json")],

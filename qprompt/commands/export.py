@@ -140,7 +140,7 @@ def write_features(classifier: Any, path: str) -> None:
 def write_projected(source: str, path: str, bits: int) -> None:
     """Write the projected prompts of `source` to `path` and print the size."""
     from qprompt.prompt_files.format import read_prompt_file, write_prompt_file
-    from qprompt.prompt_files.packing import inspect
+    from qprompt.prompt_files.inspection import inspect
     from qprompt.prompt_files.projection import project
 
     file = read_prompt_file(source)

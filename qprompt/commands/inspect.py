@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> None:
     from qprompt.prompt_files.paths import check_prompt_file
 
     check_prompt_file(args.file)
-    from qprompt.prompt_files.packing import inspect
+    from qprompt.prompt_files.inspection import inspect
 
     about = inspect(args.file)
     if args.json:

@@ -38,7 +38,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"{out} already exists: name another file with --out, or type --overwrite to replace it.")
 
     from qprompt.io.torch_files import read_checkpoint
-    from qprompt.prompt_files.packing import inspect, pack
+    from qprompt.prompt_files.inspection import inspect
+    from qprompt.prompt_files.packing import pack
     from qprompt.prompt_files.upstream import find_prompts
     from qprompt.quantization.config import QuantConfig
 

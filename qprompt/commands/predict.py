@@ -68,8 +68,8 @@ def check_model_arguments(args: argparse.Namespace) -> None:
     from qprompt.prompt_files.paths import check_prompt_file
 
     check_prompt_file(args.file)
-    if args.backbone_path and not Path(args.backbone_path).is_file():
-        raise UserError(f"no file of backbone weights {args.backbone_path!r}.")
+    if args.backbone_path and not Path(args.backbone_path).expanduser().exists():
+        raise UserError(f"no file of backbone weights {args.backbone_path!r}, nor a folder.")
     if args.classes is not None:
         class_names(args.classes)
 

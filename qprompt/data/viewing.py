@@ -27,6 +27,11 @@ _SPACES = {"RGB": "RGB ", "L": "GRAY", "CMYK": "CMYK", "LAB": "Lab "}  # mode ->
 _NO_INTERPOLATION = 0x0100  # cmsFLAGS_NOOPTIMIZE of Little CMS
 
 
+def reading_code() -> tuple[Callable[..., Any], ...]:
+    """Return functions whose files decide what is seen, for keys of what is kept."""
+    return as_viewed, eight_bits, tiff.mended, stated_colours
+
+
 def as_viewed(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     """Return the pixels that a viewer shows.
 

@@ -5,11 +5,6 @@ import torch
 from torch import Tensor
 
 
-def packed_size(n: int, bits: int) -> int:
-    """Return the number of bytes of n indices of `bits` bits."""
-    return -(-n * bits // 8)
-
-
 def pack_bits(indices: Tensor, bits: int) -> Tensor:
     """Pack indices below 2^bits (any shape, 1 to 8 bits) into `packed_size` bytes; unused bits at the end are 0."""
     flat = indices.detach().cpu().reshape(-1).to(torch.uint8).numpy()

@@ -1,4 +1,4 @@
-"""Learned prompts in and out of prompt files: `save`, `load`, `pack`, `unpack`, `inspect`."""
+"""Learned prompts in and out of prompt files: `save`, `load`, `pack`, `unpack`."""
 
 import os
 from collections.abc import Collection, Mapping
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from qprompt import __version__
 from qprompt.errors import UserError
 from qprompt.prompt_files.class_names import class_names
-from qprompt.prompt_files.format import DTYPES, WHOLE, StoredTensor, read_prompt_file, write_prompt_file
+from qprompt.prompt_files.format import DTYPES, StoredTensor, read_prompt_file, write_prompt_file
 from qprompt.prompt_files.upstream import checkpoint_tensors, find_prompts, original_checkpoints
 from qprompt.prompts import get_method
 from qprompt.quantization.api import check_finite, quantized_parameters
@@ -53,32 +53,6 @@ def load(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Tensors that were not quantized are rounded to half precision.
     """
     return {name: stored.tensor() for name, stored in read_prompt_file(path).tensors.items()}
-
-
-def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the metadata of a prompt file, a row per tensor, and sizes in bytes.
-
-    ``payload_bytes`` counts indices and levels (arXiv 2407.10704, section 3.4), ``half_bytes`` and ``full_bytes`` the
-    tensors that are stored in half and in full precision.
-    """
-    file = read_prompt_file(path)
-    rows = [
-        {
-            "name": name,
-            "shape": list(t.shape),
-            "dtype": t.dtype,
-            "bits": t.bits,
-            "groups": t.groups,
-            "payload_bytes": t.payload_bytes,
-        }
-        for name, t in file.tensors.items()
-    ]
-    whole = {
-        f"{entry}_bytes": sum(t.payload_bytes for t in file.tensors.values() if t.bits == bits)
-        for bits, (entry, _) in WHOLE.items()
-    }
-    quantized = sum(t.payload_bytes for t in file.tensors.values() if t.bits not in WHOLE)
-    return {**file.about, "file_bytes": file.file_bytes, "payload_bytes": quantized, **whole, "tensors": rows}
 
 
 @torch.no_grad()

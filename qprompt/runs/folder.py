@@ -1,6 +1,8 @@
 """The output folder of a run: which run lives in it, and who may write to it."""
 
 import contextlib
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,7 +61,8 @@ def claim(output_dir: str, settings: RunSettings) -> Iterator[None]:
     """
     folder = Path(output_dir)
     if any("\ud800" <= character <= "\udfff" for character in output_dir):  # TensorBoard's writer takes no such name
-        raise UserError(f"the name of the output folder, {ascii(output_dir)}, is not UTF-8: type another --output-dir.")
+        other = shlex.quote(re.sub("[\ud800-\udfff]", "_", output_dir))
+        raise UserError(f"the name of the output folder, {ascii(output_dir)}, is not UTF-8: type --output-dir {other}.")
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(hold(folder / _LOCK))

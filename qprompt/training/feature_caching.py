@@ -13,8 +13,7 @@ from torch import Tensor
 from qprompt.backbones import Identity
 from qprompt.data.decode_cache import MB
 from qprompt.data.images import pixels_of, read_image
-from qprompt.data.stated_colours import stated_colours
-from qprompt.data.viewing import as_viewed
+from qprompt.data.viewing import reading_code
 from qprompt.prompted_clip import PromptedCLIP, Prompts, encode_image
 from qprompt.prompted_clip.onednn_linear import linear, onednn_is_faster
 from qprompt.prompted_clip.text import use_reference
@@ -85,7 +84,7 @@ class CachedFeatures(TrainerX):
         files = FeatureFiles(Path(self.cfg.DATASET.ROOT).expanduser() / ".features", self.cfg.FEATURE_CACHE_MB * MB)
         packages = torch.__version__, torchvision.__version__, PIL.__version__
         library = self.device.type == "cpu" and onednn_is_faster()
-        reader = pixels_of(self.cfg.DATASET.NAME), description((read_image, as_viewed, stated_colours))
+        reader = pixels_of(self.cfg.DATASET.NAME), description((read_image, *reading_code()))
         encoder = description((encode_image, transformer_layer, linear, type(self.model.clip_model)))  # their files
         how = self.precision, self.device.type, use_reference(), library, reader, encoder, decides_bits(self.device)
         inputs = {**self.cfg.INPUT, "AUGMENT": self.computed["augment"]}

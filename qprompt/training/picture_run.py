@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from qprompt.data.spelling import readable
 from qprompt.errors import AlreadyFinished, UserError, did_you_mean
 from qprompt.runs import config
 from qprompt.runs.metrics import Metrics, read_metrics
@@ -58,8 +59,9 @@ class PictureRun:
 
     @property
     def name(self) -> str:
-        """The name of the folder, list or data set."""
-        return Path(self.pictures).absolute().stem or "pictures"
+        """The name of the folder, list or data set, as text."""
+        path = Path(self.pictures).expanduser().absolute()
+        return readable(path.name if path.is_dir() else path.stem) or "pictures"
 
     @property
     def output(self) -> Path:
@@ -72,8 +74,10 @@ class PictureRun:
         check_installed(project)
         config.check_pairs(self.settings)
         check_name(self.trainer, trainer_names(project), "trainer", "--trainer")
-        if self.backbone_path and not Path(self.backbone_path).expanduser().is_file():
-            raise UserError(f"no file {self.backbone_path!r}: --backbone-path expects a file with CLIP weights.")
+        if self.backbone_path and not Path(self.backbone_path).expanduser().exists():
+            raise UserError(
+                f"no file {self.backbone_path!r}: --backbone-path expects CLIP weights: a file, or a folder of them."
+            )
         if not self.backbone_path and ":" not in self.backbone and self.backbone not in BACKBONES:
             close = did_you_mean(self.backbone, BACKBONES)
             raise UserError(f"no backbone {self.backbone!r}.{close} There are: {', '.join(BACKBONES)}.")

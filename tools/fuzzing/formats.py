@@ -8,7 +8,7 @@ import random
 import zipfile
 
 from fuzzing.damage import damage, edit_json
-from qprompt.prompt_files import format as prompt_file
+from qprompt.prompt_files import parsing
 
 
 def in_json(data: bytes, others: list[bytes], random_: random.Random) -> bytes:
@@ -47,7 +47,7 @@ def in_prompt_file(data: bytes, others: list[bytes], random_: random.Random) -> 
     else:
         body = damage(body, others, random_)
     if isinstance(about, dict) and isinstance(outer, dict):
-        about["checksum"] = prompt_file._checksum(about, outer, body)
+        about["checksum"] = parsing.checksum(about, outer, body)
         outer = {**outer, "__metadata__": {"qprompt": json.dumps(about)}}
     text = json.dumps(outer).encode()
     return len(text).to_bytes(8, "little") + text + body
