@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from qprompt import engine
+from qprompt.dropin import own_dassl
 from qprompt.dropin.own_dassl import changed_files, fingerprint, use_own_dassl
 from tests import miniature
 from tests.test_engine_activate import clean  # noqa: F401 (a fixture)
@@ -105,6 +106,13 @@ def test_a_fork_that_fails_is_named_and_leaves_no_trace(clean, tmp_path, text, s
     assert "QPROMPT_ENGINE=dassl uses all of it" in str(own)
     assert [f for f in sys.meta_path if f not in finders and type(f).__name__ == "_Layer"] == []
     assert bundled("dassl.engine.build")
+
+
+def test_an_unchanged_dassl_that_fails_is_no_layer(clean, tmp_path, monkeypatch):  # noqa: F811
+    fork(tmp_path / "Dassl.pytorch", {"modeling/__init__.py": "import nowhere_to_be_found"})
+    monkeypatch.setattr(own_dassl, "changed_files", lambda package: ())
+    assert str(use_own_dassl(str(tmp_path))) == ""
+    assert bundled("dassl.modeling") and bundled("dassl.engine")
 
 
 def test_a_changed_schedule_that_fails_is_found(clean, tmp_path):  # noqa: F811

@@ -231,7 +231,7 @@ class Runs:
         row["unpack"] = self._unpack(precision, quantized if plain is None else plain)
         fast_log, fast = self.run(f"Q{x}", "fast", launcher=(*precision, "--fast"))
         said = re.findall(r"^--fast: (.*)$", fast_log, re.MULTILINE)
-        row["--fast"] = said[0] if said and fast is not None else _last(fast_log)
+        row["--fast"] = _fast(said[0]) if said and fast is not None else _last(fast_log)
         return row
 
     def _is_random(self, launched: torch.Tensor | None) -> bool:
@@ -260,6 +260,12 @@ def _last(log: str) -> str:
     errors = [line for line in lines if re.match(r"(qprompt: |\w*(Error|Exception): )", line)]
     lines = errors or lines
     return lines[-1].strip()[:300] if lines else "no output"
+
+
+def _fast(said: str) -> str:
+    """Return what `--fast` said, in short: the token at which text ends, the difference, and that in noise."""
+    found = re.search(r"token (\d+ of \d+),.* differ by (\S+) of the largest, (\S+) times the noise", said)
+    return f"token {found[1]}; {found[2]}, {found[3]} noise" if found else said
 
 
 def _tensors(log: str) -> str:

@@ -143,7 +143,7 @@ def _put_over(package: Path, changed: Sequence[str]) -> str:
     position = next((i for i, finder in enumerate(before) if finder is importlib.machinery.PathFinder), 0)
     engine.stand_in_for_optional_packages()
     sys.meta_path.insert(position, layer)
-    fault = _fault(layer.files, changed) if changed else ""
+    fault = _fault(layer.files, changed)
     if fault:
         sys.meta_path[:] = before
         engine.forget_dassl()
