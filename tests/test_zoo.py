@@ -195,6 +195,20 @@ def test_what_a_script_saves_by_itself_is_quantized(build, tmp_path, monkeypatch
     assert torch.equal(torch.load(out / "plain.pt", weights_only=True), plain.model.prompt_learner.ctx)
 
 
+def test_a_test_of_untrained_prompts_is_said_aloud(build, capsys):
+    said = "tests the prompts as they were initialized"
+    trainer = build("QPrompted")
+    trainer.test()
+    trainer.test()
+    assert capsys.readouterr().out.count(said) == 1
+    trained = build("QPrompted")
+    trained.train()
+    loaded = build("QPrompted", output="loaded")
+    loaded.model.load_state_dict(trained.model.state_dict())
+    loaded.test()
+    assert said not in capsys.readouterr().out
+
+
 def test_functional_call_quantizes_the_weights_it_is_given(build):
     trainer = build("QPrompted")
     images, other = torch.rand(5, 3, 8, 8), 3 * torch.randn(4, 8)

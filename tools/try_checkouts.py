@@ -219,13 +219,15 @@ class Runs:
         if quantized is None:
             return {**row, "QX": _last(log)}
         row["tensors"] = _tensors(log)
-        _, again = self.run(f"Q{x}", "again", launcher=precision, model="quantized")
+        again_log, again = self.run(f"Q{x}", "again", launcher=precision, model="quantized")
         plain_log, plain = self.run(x, "plain", launcher=precision, model="quantized")
         equal = [other is not None and torch.equal(quantized, other) for other in (again, plain)]
         if all(equal):
             row["QX"] = "trains, evaluates as QX and X"
         elif plain is not None and again is not None and torch.equal(plain, again) and self._is_random(launched):
             row["QX"] = "trains; QX and X evaluate it with equal logits, which are random in X too"
+        elif "as they were initialized" in again_log:
+            row["QX"] = "trains; its --eval-only loads no checkpoint, and a line says so"
         else:
             row["QX"] = f"QX {equal[0]}, X {equal[1]}: {_last(plain_log)}"
         row["unpack"] = self._unpack(precision, quantized if plain is None else plain)

@@ -59,6 +59,7 @@ class QuantizedPrompts(RecordedSteps, OwnPrompts, StoredPrompt):
             self.copies = tuple(selection.quantized_copies(self, self.prompted))
             with contextlib.suppress(InferenceFails):  # some models are complete only when training starts
                 self._prove()
+            self._as_initialized = self._sums()
             self._watch = StepWatch(self.prompted, type(self).__name__)
 
     def check_cfg(self, cfg):

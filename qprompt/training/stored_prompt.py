@@ -41,6 +41,8 @@ class StoredPrompt(ThirdPartyPrompts):
         """
         if self._in_forward and self._finished and not self.run.stored:
             self.write_prompt()
+        if self._in_forward:
+            self._warn_if_as_initialized()
         result = super().test(*args, **options)
         split = (args[0] if args else options.get("split")) or self.cfg.TEST.SPLIT
         on_test_images = split != "val" or self.val_loader is None

@@ -66,6 +66,7 @@ class ThirdPartyPrompts(_Trainer):
     _watch: StepWatch | None = None
     _in_step = False
     _proven = False
+    _as_initialized: list[tuple[float, float]] | None = None
     _source = 0  # position in `modules_in_use` of the module whose prompts inference uses
 
     @property
@@ -124,6 +125,20 @@ class ThirdPartyPrompts(_Trainer):
     def _refresh(self) -> list[str]:
         """Count a step and fit the levels that are due; see `qprompt.refresh_`."""
         raise NotImplementedError
+
+    def _sums(self) -> list[tuple[float, float]]:
+        weights = [weight.detach().double() for _, weight in quantized_parameters(self.prompted).values()]
+        return [(float(weight.sum()), float(weight.abs().sum())) for weight in weights]
+
+    def _warn_if_as_initialized(self) -> None:
+        """Say so, once, if a script tests prompts that it neither trained nor loaded: some load nothing to evaluate."""
+        before, self._as_initialized = self._as_initialized, None
+        if before is not None and not self.run.trained and not self.cfg.MODEL.INIT_WEIGHTS and before == self._sums():
+            log.warning(
+                "%s tests the prompts as they were initialized: the script neither trained them nor loaded a "
+                "checkpoint (does it call load_model for --eval-only?)",
+                type(self).__name__,
+            )
 
     def _check_again(self) -> None:
         """Say so if training changed which prompt inference uses, e.g. by a moving average that it started."""
