@@ -101,6 +101,28 @@ def test_no_gpu_hides_those_that_are_there(gpus):
     assert [slot.environment()["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["", ""]
 
 
+def test_amds_gpus_are_chosen_by_their_own_variable(monkeypatch, gpus):
+    gpus(2)
+    monkeypatch.setattr("torch.version.hip", "6.4")
+    for variables, names in (
+        ({}, ["0", "1"]),
+        ({"CUDA_VISIBLE_DEVICES": "4,5"}, ["4", "5"]),
+        ({"CUDA_VISIBLE_DEVICES": "4,5", "HIP_VISIBLE_DEVICES": "2,3"}, ["2", "3"]),
+        ({"ROCR_VISIBLE_DEVICES": "6,7", "CUDA_VISIBLE_DEVICES": "6,7"}, ["0", "1"]),  # as Slurm sets them
+        ({"ROCR_VISIBLE_DEVICES": "6,7", "HIP_VISIBLE_DEVICES": "1,0"}, ["1", "0"]),
+    ):
+        with monkeypatch.context() as patch:
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            slots = local_slots()
+        assert [slot.gpu for slot in slots] == names
+        for slot in slots:
+            found = slot.environment()
+            assert found["HIP_VISIBLE_DEVICES"] == found["CUDA_VISIBLE_DEVICES"] == slot.gpu
+    hidden = local_slots(1, "none")[0].environment()
+    assert hidden["HIP_VISIBLE_DEVICES"] == hidden["CUDA_VISIBLE_DEVICES"] == ""
+
+
 def test_slots(monkeypatch, gpus):
     gpus(3)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

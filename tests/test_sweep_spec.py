@@ -46,6 +46,8 @@ def test_base_to_new_folders_and_order(project):
         f"configs/trainers/CoOp/tiny.yaml --output-dir {new.folder} --eval-only --model-dir {train.folder} "
         "--load-epoch 7 FEATURE_CACHE epochs DATASET.NUM_SHOTS 16 DATASET.SUBSAMPLE_CLASSES new"
     )
+    repeatable = runs_of(BASE2NEW, "settings={DETERMINISTIC: true}")[0]
+    assert "DETERMINISTIC True" in " ".join(repeatable.argv) and repeatable.settings.config["DETERMINISTIC"] is True
     own = runs_of(BASE2NEW, "settings={FEATURE_CACHE: auto}")[0]
     assert "FEATURE_CACHE auto" in " ".join(own.argv) and own.settings.config["FEATURE_CACHE"] == "auto"
 

@@ -12,7 +12,7 @@ class Slot:
     """Resources of one process.
 
     Attributes:
-        gpu: Its GPU as CUDA_VISIBLE_DEVICES names it; empty for no GPU; None for whatever there is.
+        gpu: Its GPU as CUDA_VISIBLE_DEVICES names it (on AMD's HIP_VISIBLE_DEVICES); empty for no GPU; None for any.
         threads: Its share of the CPU cores.
     """
 
@@ -23,7 +23,7 @@ class Slot:
         """Return environment variables for the process. A number of threads that the user has set is kept."""
         found = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(self.threads))}
         if self.gpu is not None:
-            found["CUDA_VISIBLE_DEVICES"] = self.gpu
+            found |= dict.fromkeys(_variables(), self.gpu)
         return found
 
 
@@ -55,7 +55,7 @@ def chosen_gpus(gpus: str) -> list[str]:
         return []
     visible = visible_gpus()
     # Names such as GPU-8932f937 are CUDA's own; what is allocated may be listed by them.
-    visible += [w for w in words if not w.isdecimal() and not os.environ.get("CUDA_VISIBLE_DEVICES")]
+    visible += [w for w in words if not w.isdecimal() and not _allocation()]
     number = {
         **{str(i): name for i, name in enumerate(visible)},
         **{name: name for name in visible if not name.isdecimal()},
@@ -72,5 +72,21 @@ def visible_gpus() -> list[str]:
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    named = [name.strip() for name in _allocation().split(",") if name.strip()]
     return named[:count] if named else [str(i) for i in range(count)]
+
+
+def _variables() -> tuple[str, ...]:
+    """Return the environment variables that choose GPUs; on AMD's the first one goes before CUDA's."""
+    import torch
+
+    amd = ("HIP_VISIBLE_DEVICES",) if getattr(torch.version, "hip", None) else ()
+    return (*amd, "CUDA_VISIBLE_DEVICES")
+
+
+def _allocation() -> str:
+    """Return the GPUs that this process was given by name; "" if they are numbered from 0."""
+    variables = _variables()
+    if len(variables) > 1 and "ROCR_VISIBLE_DEVICES" in os.environ:
+        variables = variables[:1]  # a driver's choice, within which HIP numbers from 0
+    return next((os.environ[name] for name in variables if name in os.environ), "")
