@@ -19,6 +19,7 @@ TRAINERS = {name: node for method, node in NODES.items() for name in (method, f"
 DEVICES = ("cuda", "cpu")
 PRECISIONS = ("fp32", "fp16", "amp", "bf16")
 # The fused attention of the stand-in computes in fp32, that of the CPU in the given precision.
+VIEWS = ("INPUT.TRANSFORMS", "['random_resized_crop', 'random_flip', 'normalize']")
 TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3, "amp": 5e-3, "bf16": 4e-2}
 
 
@@ -81,6 +82,10 @@ def commands(folder, clip_file):
             name = f"{trainer} gated {precision}"
             argv = train_argv(trainer, precision, folder, name.replace(" ", "-"), clip_file, *gate, epochs=2)
             runs.append({"name": name, "argv": argv, "device": "cuda"})
+    for device in DEVICES:  # upstream's fp16, with random views, on switches that repeat bits
+        name = f"upstream {device}"
+        argv = train_argv("QMaPLe", "fp16-upstream", folder, name.replace(" ", "-"), clip_file, *VIEWS, epochs=1)
+        runs.append({"name": name, "argv": [*argv[:1], "--deterministic", *argv[1:]], "device": device})
     trained = folder / "QCoOp-fp16-cuda"
     for device in ("cuda", "cpu"):
         argv = train_argv("QCoOp", "fp32", folder, f"evaluated-{device}", clip_file)
@@ -155,3 +160,18 @@ def test_predictions_on_a_gpu_equal_those_on_a_cpu(reports):
     for on_gpu, on_cpu in zip(*tables, strict=True):
         for ours, other in zip(on_gpu, on_cpu, strict=True):
             assert ours == other or float(ours) == pytest.approx(float(other), abs=2e-6)
+
+
+def test_a_gpu_transforms_images_and_trains_fp16_as_upstream_does(reports):
+    on_gpu, on_cpu = (reports[f"upstream {device}"] for device in DEVICES)
+    assert (on_gpu["code"], on_cpu["code"]) == (0, 0), on_gpu["err"] + on_cpu["err"]
+    assert on_gpu["losses"] == pytest.approx(on_cpu["losses"], rel=5e-3) and on_gpu["losses"]
+    assert "INPUT.AUGMENT auto: device (its pixels equal Pillow's" in on_gpu["out"]
+    assert "INPUT.AUGMENT auto: cpu (there is no GPU" in on_cpu["out"]
+    for report, augment in ((on_gpu, "device"), (on_cpu, "cpu")):
+        path = report["out"].rpartition("Wrote ")[2].split()[0]
+        with open(path, encoding="utf-8") as file:
+            computed = json.load(file)["computed"]
+        assert computed["augment"] == augment and computed["precision"] == "fp16-upstream"
+        assert computed["deterministic"] and 0 <= computed["unchanged_share"] < 1
+    assert computed.keys().isdisjoint({"tf32_matmul", "text_memory_bytes"})
