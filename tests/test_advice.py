@@ -189,6 +189,8 @@ TREES = {
     "images beside classes in a split": ["train/cat/", "train/dog/", "train/loose.jpg", "test/cat/"],
     "empty class": ["cat/", "dog/", "owl/readme.txt"],
     "root too high": ["data/cat/", "data/dog/"],
+    "root much too high": ["data/data/train/cat/", "data/data/train/dog/"],
+    "boxes": ["images/cat/", "images/dog/", "labels/cat/a.txt"],
     "class without training images": ["train/cat/", "train/dog/", "test/cat/", "test/cow/"],
     "class with one image": ["cat/", "dog/", "owl/a.jpg"],
     "two forms": ["cat/", unicodedata.normalize("NFC", "é/a.jpg"), unicodedata.normalize("NFD", "é/b.jpg")],
@@ -201,6 +203,17 @@ def test_advice_on_folders_is_enough(tmp_path, capsys, name):
     root = make(tmp_path / "my data", *TREES[name])
     assert findings(capsys, "check-data", root, "ImageFolder")[0] == 1
     assert satisfied(capsys, ["check-data", root, "ImageFolder"])
+
+
+def test_images_without_folders_and_a_list_of_their_classes(tmp_path, capsys):
+    make(tmp_path, *(f"{k}.jpg" for k in range(8)))
+    write(
+        tmp_path / "labels.csv",
+        "filename,class\n" + "".join(f"{k}.jpg,{'cat' if k % 2 else 'dog'}\n" for k in range(8)),
+    )
+    (finding,) = findings(capsys, "check-data", tmp_path, "ImageFolder")[1]
+    assert "0 class folders and 8 images without one" in finding["message"]
+    assert satisfied(capsys, ["check-data", tmp_path, "ImageFolder"], rounds=2)
 
 
 def test_all_faults_of_a_tree_are_found_at_once(tmp_path, capsys):

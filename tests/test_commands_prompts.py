@@ -246,7 +246,7 @@ def test_predict_streams_folders(named_prompt, clip_file, folder, capfd, batch):
         assert main([*command, *more]) == 1  # for the broken one
         error = capfd.readouterr()
         assert "broken.jpg" in error.err and "1 of 4 images could not be read" in error.err
-        assert "skipped 1 files without the suffix of an image: .txt (1)" in error.err
+        assert "not read: files that are not pictures: 1 (" in error.err and ".txt)" in error.err
         return error.out
 
     found = [json.loads(line) for line in run("--jsonl").splitlines()]

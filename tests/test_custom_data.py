@@ -65,7 +65,7 @@ def test_val_is_used_for_testing_without_test_images(tmp_path, caplog):
     ("paths", "reason"),
     [
         ([], "0 class folders, expected at least 2"),
-        (["a.jpg", "b.jpg"], "images next to folders"),
+        (["a.jpg", "b.jpg"], "0 class folders and 2 images without one, expected at least 2"),
         (classes("cat"), "1 class folders"),
         (classes("cat", "dog", below="data/"), r"one level too high"),
         ([*classes("cat", "dog"), "empty/readme.txt"], "empty holds no images"),

@@ -13,6 +13,7 @@ from qprompt.data import tree
 from qprompt.data.folder_layout import LAYOUTS, Ambiguous, part_of
 from qprompt.data.image_folder import read_image_folder, survey
 from qprompt.data.item_list import read_item_list
+from qprompt.data.picture_paths import picture_paths
 from qprompt.errors import UserError
 
 
@@ -115,6 +116,14 @@ UNCLEAR = {
     "split in each class": (
         ("cat/train/", "cat/test/", "dog/train/", "dog/test/"),
         {"class": ["cat", "dog"], "class/split": ["cat", "dog"]},
+    ),
+    "split in some classes": (
+        ("cat/train/", "cat/test/", "dog/", "owl/train/", "owl/test/"),
+        {"class": ["cat", "dog", "owl"], "class/split": ["cat", "owl"]},
+    ),
+    "groups with a folder between": (
+        ("amazon/images/bike/", "amazon/images/mug/", "dslr/images/bike/", "dslr/images/mug/"),
+        {"class": ["amazon", "dslr"]},
     ),
     "folder beside a split": (
         (*CAT_DOG["train"], *CAT_DOG["test"], "extra/"),
@@ -296,3 +305,27 @@ def test_list_takes_the_same_names_of_parts(tmp_path, value):
     (tmp_path / "l.csv").write_text(f"path,classname,split\na.jpg,x,train\nb.jpg,x,train\nc.jpg,x,{value}\n")
     split = read_item_list(tmp_path / "l.csv", tmp_path)
     assert [item.path for item in split.test] == ["c.jpg"] or value == "Training"
+
+
+def test_prediction_and_training_find_the_same_images(tmp_path, monkeypatch):
+    make(
+        tmp_path,
+        "dog/",
+        "cat/a.JPG",
+        "cat/b.heic",
+        "cat/c.jxl",
+        "cat/d.txt",
+        "cat/.e.jpg",
+        "@eaDir/f.jpg",
+        "cat/g/h.png",
+    )
+    (tmp_path / "cat/no_suffix").write_bytes(trees.jpeg())
+    split = read_image_folder(tmp_path)
+    trained = sorted(str(tmp_path / item.path) for part in split for item in part)
+    assert sorted(picture_paths([tmp_path])) == trained and len(trained) == 8
+    monkeypatch.chdir(tmp_path)
+    assert picture_paths(["dog/*.jpg"]) == [f"dog/{k}.jpg" for k in range(4)]
+    (tmp_path / "[1].jpg").touch()
+    assert picture_paths(["[1].jpg"]) == ["[1].jpg"]
+    with pytest.raises(UserError, match="https://x.org/a.jpg does not exist. Download images first"):
+        picture_paths(["https://x.org/a.jpg"])

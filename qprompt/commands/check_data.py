@@ -97,7 +97,7 @@ def _check(name: str, root: Path, args: argparse.Namespace) -> dict[str, Any]:
     renamed = 0
     while True:
         if custom:
-            list_file = _list_file(args) if name.lower() == "imagelist" else None
+            list_file = _list_file(args, root) if name.lower() == "imagelist" else None
             whence, image_dir = Whence("ImageList" if list_file else "ImageFolder", root, list_file), root
             findings, split, remarks = own_checks.check_own(whence, args.layout, args.classnames)
         else:
@@ -133,12 +133,16 @@ def _check(name: str, root: Path, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _list_file(args: argparse.Namespace) -> Path:
+def _list_file(args: argparse.Namespace, root: Path) -> Path:
     if not args.list:
         raise UserError(
             f"ImageList needs a list: type qprompt check-data {shlex.quote(args.root)} ImageList --list FILE"
         )
-    return Path(args.list).expanduser()
+    file = Path(args.list).expanduser()
+    found = next((path for path in (file, root / file) if path.is_file()), None)  # as train.py looks for it
+    if found is None:
+        raise UserError(f"no list {args.list!r}, nor one in {root}: --list expects a .csv, .tsv, .json or .jsonl file.")
+    return found
 
 
 def _rename(split: Any, image_dir: Path) -> int:

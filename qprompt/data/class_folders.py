@@ -1,5 +1,7 @@
 """The class folders of a tree, the items in them, and everything that is wrong with them."""
 
+import os
+import shlex
 from pathlib import Path
 
 from qprompt.data.faults import Fault
@@ -74,7 +76,10 @@ class ClassFolders:
         """Return everything that is wrong; images without a class and empty class folders only if `strict`."""
         root, layout = self.root, self.layout
         leave = f"To leave them out, type DATASET.LAYOUT {layout}."
-        faults = []
+        few = self._few_classes()
+        faults = list(few)
+        if not self.paths:
+            return few  # there is nothing beside which images or folders could be left out
         # A part without any class folder holds images whose class is unknown; they are left out, and a line says so.
         loose: dict[str, list[str]] = {}
         for path in self.left_out.paths.get(NO_CLASS, []) if strict else []:
@@ -83,7 +88,7 @@ class ClassFolders:
         for folder, paths in loose.items():
             text = f"{root / folder} holds {len(paths)} images next to folders, for example {printable(paths[0])}:"
             faults.append(Fault(f"{text} put each image into the folder of its class.", leave))
-        for path in self.left_out.paths.get(EMPTY, []) if strict else []:
+        for path in self.left_out.paths.get(EMPTY, []) if strict and not few else []:
             faults.append(Fault(f"{root / path} holds no images.", leave))
         for one, other in self.twice:
             text = f"{root} has two folders for the class {readable(one.rpartition('/')[2])!r}, whose names differ in"
@@ -97,7 +102,7 @@ class ClassFolders:
                     text = f"{root / place}: class {printable(folder)!r} has no folder of training images."
                     hide = f"Add training images, or hide it: {hide_command(root / place)}"
                     faults.append(Fault(text + did_you_mean(name, known), hide))
-        return [*faults, *self._few_classes()]
+        return faults
 
     def _few_classes(self) -> list[Fault]:
         known = self.names.get("train", {})
@@ -107,11 +112,25 @@ class ClassFolders:
         where = self.root
         if self.layout.startswith("split"):
             where = next((self.root / child.path for child in folders if part_of(child.name) == "train"), where)
-        only = [child for child in folders if child.has_images]
         shape = "ROOT/" + "/".join(f"<{level}>" for level in self.layout.split("/")) + "/<image>"
-        text = f"{where} has {len(known)} class folders, expected at least 2: {shape}."
-        if len(only) == 1 and sum(child.has_images for child in only[0].folders.values()) > 1:
-            deeper = self.root / only[0].path
+        loose = len(self.left_out.paths.get(NO_CLASS, ()))
+        beside = f" and {loose} images without one" if loose else ""
+        text = f"{where} has {len(known)} class folders{beside}, expected at least 2: {shape}."
+        if deeper := self._deeper_root():
             text += " It holds folders: is --root one level too high?"
             return [Fault(text, f"The data root may be {deeper}: {check_command('ImageFolder', deeper)}")]
-        return [Fault(text, "Put the images of each class into a folder of their own.")]
+        advice = "Put the images of each class into a folder of their own, or list them with their classes in a file"
+        lists = [name for name in sorted(os.listdir(self.root)) if name.lower().endswith((".csv", ".tsv", ".jsonl"))]
+        file = shlex.quote(str(self.root / lists[0])) if lists else "FILE"
+        return [Fault(text, f"{advice}: {check_command('ImageList', self.root)} --list {file}")]
+
+    def _deeper_root(self) -> Path | None:
+        """The folder with several folders of images that is alone in the root, or alone in folders that are."""
+        folder = self.tree
+        while True:
+            full = [child for child in folder.folders.values() if child.has_images]
+            if folder.images or not full:
+                return None
+            if len(full) > 1:
+                return self.root / folder.path if folder is not self.tree else None
+            folder = full[0]

@@ -114,11 +114,14 @@ def _classes(root: Path, folder: Folder, before: str) -> str:
             f"{_named(unlabelled)} holds images without a class: hide it, {hide}",
         )
     inner = {name for child in full for name, inside in child.folders.items() if inside.has_images}
-    if len(full) < 2 or any(child.images for child in full) or len(inner) < 2:
+    divided = [child for child in full if len({part_of(name) for name in child.folders} - {""}) > 1]
+    if len(full) > 1 and not any(child.images for child in full) and len(inner) == 1:
+        _check_deeper(root, full, before)
+    if len(full) < 2 or any(child.images for child in full) and not divided or len(inner) < 2:
         return f"{before}class"
     shown = ", ".join(printable(child.path) for child in full[:3])
     readings = {f"{before}class": f"the classes are {shown}, with all images below each"}
-    if all(part_of(name) for name in inner):
+    if all(part_of(name) for name in inner) or any(child.images for child in full):
         if not before:
             readings["class/split"] = f"the classes are {shown}, with {', '.join(sorted(inner)[:3])} in each"
     else:
@@ -127,6 +130,20 @@ def _classes(root: Path, folder: Folder, before: str) -> str:
     if len(readings) == 1:
         return f"{before}class"
     raise Ambiguous(root, readings)
+
+
+def _check_deeper(root: Path, folders: Sequence[Folder], before: str) -> None:
+    """Refuse folders like DOMAIN/images/<class>, which are read as classes or as groups of classes."""
+    for folder in folders:
+        (between,) = (inside for inside in folder.folders.values() if inside.has_images)
+        deeper = [child for child in between.folders.values() if child.has_images]
+        if len(deeper) > 1:
+            reading = (
+                f"the classes are {', '.join(printable(child.path) for child in folders[:3])}, with all images below"
+            )
+            other = f"the classes are {_named(deeper)} in {printable(between.path)}"
+            command = shlex.join(["qprompt", "check-data", str(root / between.path), "ImageFolder"])
+            raise Ambiguous(root, {f"{before}class": reading}, f"{other}: this folder is the data root then, {command}")
 
 
 def _class_folders(folder: Folder) -> bool:

@@ -91,8 +91,7 @@ def scan(root: Path) -> tuple[Folder, LeftOut]:
     Raises:
         UserError: A folder cannot be listed, or images need a decoder that is not installed.
     """
-    left_out = LeftOut()
-    tree = _scan(root, "", "", (os.path.realpath(root),), left_out)
+    tree, left_out = list_tree(root)
     found: dict[str, list[str]] = {}
     for path in tree.walk():
         found.setdefault(path.rpartition(".")[2].lower(), []).append(path)
@@ -101,6 +100,12 @@ def scan(root: Path) -> tuple[Folder, LeftOut]:
             example = printable(paths[0])
             raise UserError(f"{root}: {len(paths)} .{suffix} images ({example}) cannot be read yet. Type: {command}")
     return tree, left_out
+
+
+def list_tree(root: Path) -> tuple[Folder, LeftOut]:
+    """List everything below `root`, following links; UserError if a folder cannot be listed."""
+    left_out = LeftOut()
+    return _scan(root, "", "", (os.path.realpath(root),), left_out), left_out
 
 
 def _scan(root: Path, path: str, name: str, around: tuple[str, ...], left_out: LeftOut) -> Folder:
