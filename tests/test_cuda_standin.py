@@ -28,7 +28,7 @@ def train_argv(trainer, precision, folder, output, clip_file, *options, epochs=1
     node = TRAINERS[trainer]
     argv = ["train.py", "--root", str(folder / "data"), "--output-dir", str(folder / output), "--trainer", trainer]
     argv += ["--seed", "0", "--dataset-config-file", "configs/datasets/eurosat.yaml", "--backbone", "ViT-B/16"]
-    argv += ["MODEL.BACKBONE.PATH", str(clip_file), "MODEL.LOGIT_SCALE", "10", f"TRAINER.{node}.PREC", precision]
+    argv += ["MODEL.BACKBONE.PATH", str(clip_file), "MODEL.LOGIT_SCALE", "1", f"TRAINER.{node}.PREC", precision]
     argv += ["INPUT.SIZE", "(32, 32)", "INPUT.TRANSFORMS", "['normalize']", "DATASET.SUBSAMPLE_CLASSES", "base"]
     argv += ["DATASET.NUM_SHOTS", "4", "DATALOADER.NUM_WORKERS", "0", "DATALOADER.TRAIN_X.BATCH_SIZE", "6"]
     argv += ["OPTIM.NAME", "sgd", "OPTIM.MAX_EPOCH", str(epochs)]
@@ -78,6 +78,7 @@ def commands(folder, clip_file):
         runs.append({"name": name, "argv": argv, "device": "cuda", "spoil_gradients": True})
     for trainer in ("QCoOp", "QMaPLe"):
         gate = ["TRAINER.QUANT.MIN_INTERVAL", "1", "TRAINER.QUANT.KL_THRESHOLD", "100", "TRAINER.QUANT.BITS", "4"]
+        gate += ["MODEL.LOGIT_SCALE", "10"]
         for precision in ("fp32", "fp16"):
             name = f"{trainer} gated {precision}"
             argv = train_argv(trainer, precision, folder, name.replace(" ", "-"), clip_file, *gate, epochs=2)

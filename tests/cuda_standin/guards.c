@@ -11,7 +11,7 @@ index_t _ZN3c104cuda28device_count_ensure_non_zeroEv(void) { return 1; }
 index_t _ZN3c104cuda14current_deviceEv(void) { return 0; }
 index_t _ZN3c104cuda14ExchangeDeviceEa(index_t i) { return 0; }
 index_t _ZN3c104cuda19MaybeExchangeDeviceEa(index_t i) { return 0; }
-bool _ZN3c104cuda17hasPrimaryContextEa(index_t i) { return false; }
+bool _ZN3c104cuda17hasPrimaryContextEa(index_t i) { return true; }
 int _ZN3c104cuda9GetDeviceEPa(index_t *device) { *device = 0; return 0; }
 int _ZN3c104cuda14GetDeviceCountEPi(int *count) { *count = 1; return 0; }
 int _ZN3c104cuda9SetDeviceEa(index_t i) { return 0; }
@@ -42,4 +42,12 @@ void *_ZN2at4cuda19getDevicePropertiesEa(index_t i) { return properties; }
 
 /* The driver, which is looked up under this library's soname. */
 int cuInit(unsigned flags) { return 0; }
-int cuDevicePrimaryCtxGetState(int device, unsigned *flags, int *active) { *flags = 0; *active = 0; return 0; }
+int cuDevicePrimaryCtxGetState(int device, unsigned *flags, int *active) { *flags = 0; *active = 1; return 0; }
+
+/* Events, which PyTorch 2.4 records after a backward pass; all work is done at once, so they have always happened. */
+int cudaEventCreateWithFlags(void **event, unsigned flags) { *event = &properties; return 0; }
+int cudaEventRecord(void *event, void *stream) { return 0; }
+int cudaEventQuery(void *event) { return 0; }
+int cudaEventSynchronize(void *event) { return 0; }
+int cudaEventDestroy(void *event) { return 0; }
+int cudaStreamWaitEvent(void *stream, void *event, unsigned flags) { return 0; }

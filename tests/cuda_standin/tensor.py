@@ -121,7 +121,8 @@ def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         names = [argument.name for argument in func._schema.arguments]
         given = [args[i] if (i := names.index(a.name)) < len(args) else kwargs[a.name] for a in written]
         if func._opname.startswith("_foreach_"):
-            torch.autograd.graph.increment_version(given[0])  # as the kernels themselves do (not those of _fused_)
+            for tensor in given[0]:
+                torch.autograd.graph.increment_version(tensor)  # as the kernels themselves do (not those of _fused_)
         if isinstance(out, Tensor):
             return given[0]
         return None if out is None else type(out)(given)
