@@ -153,6 +153,7 @@ def launch(checkout, trainer, **variables):
 
 def test_quantized_training_with_the_trainer_of_a_fork(tmp_path):
     checkout = shutil.copytree(miniature.FOLDER, tmp_path / "checkout")
+    (checkout / "trainers" / "__init__.py").unlink()  # our own `trainers`, on the path too, must not come before it
     fork(checkout / "Dassl.pytorch", {"engine/trainer.py": TRAINER, "modeling/extra.py": "answer = 42"})
     code, log = launch(checkout, "QForked")
     assert code == 0, log

@@ -120,7 +120,7 @@ RECIPES = [
         before=("TRAINER.DAPT.PROTOTYPE_GEN", "True", "DATASET.SUBSAMPLE_CLASSES", "all"),
     ),
     Recipe("2024-AAAI-HPT", "HPT", "HPT/b2n.yaml", ()),
-    Recipe("TextRefiner", "TextRefiner", "TextRefiner/vit_b16_ep10_ctxv1.yaml", _prec("COCOOP")),
+    Recipe("TextRefiner", "TextRefiner", "TextRefiner/vit_b16_ep10_ctxv1.yaml", _prec("COCOOP"), shape=LARGE),
     Recipe(
         "MMRL", "MMRLpp", "MMRLpp/vit_b16.yaml", _prec("MMRLpp", "TRAINER.MMRLpp.REP_LAYERS", "[1,2]", "TASK", "B2N")
     ),
@@ -162,7 +162,13 @@ class Runs:
             *(word for pair in settings.items() for word in pair),
             *(*recipe.options, *words),
         ]
-        paths = [SITE, SHIMS, ROOT, *([BUNDLED] if launcher is None else []), *_given("PYTHONPATH")]
+        paths = [
+            SITE,
+            SHIMS,
+            self.data.parent / "package",
+            *([BUNDLED] if launcher is None else []),
+            *_given("PYTHONPATH"),
+        ]
         variables = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(map(str, paths)),
@@ -296,6 +302,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         data = make_caltech_tree(work / "data", 4, 6, CLASSES)
+        (work / "package").mkdir()
+        (work / "package" / "qprompt").symlink_to(ROOT / "qprompt")  # without `trainers` and `datasets` of this project
         for number, recipe in enumerate(RECIPES):
             wanted = not only or {recipe.checkout.lower(), recipe.trainer.lower()} & only
             if not wanted or recipe.checkout.lower() not in places:

@@ -58,6 +58,7 @@ def launch(argv: list[str]) -> int | None:
     argv, wanted, renamed = names.as_plain(argv, folder)
     sys.argv = argv
     sys.path[0] = folder  # as Python does: the checkout's own `clip` comes first
+    _hide_own_project(folder)
     near = engine.own_dassl(folder)
     if near is not None and os.environ.get(engine.VARIABLE) == "dassl":
         sys.path.insert(1, str(near))
@@ -99,6 +100,13 @@ def launch(argv: list[str]) -> int | None:
         raise ours
     plain_runs.require(wanted)
     return None
+
+
+def _hide_own_project(folder: str) -> None:
+    """Take a clone of this project off the path: its `trainers` would come before a checkout's without __init__.py."""
+    own = str(Path(__file__).resolve().parent.parent.parent)
+    if os.path.isfile(os.path.join(own, "trainers", "__init__.py")) and os.path.realpath(folder) != own:
+        sys.path[:] = [entry for entry in sys.path if os.path.realpath(entry or ".") != own]
 
 
 @dataclass(frozen=True)
