@@ -4,6 +4,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -19,6 +20,14 @@ from qprompt.sweep import process
 from qprompt.sweep.signals import Signals
 
 SPEC = "protocol: base2new\ndatasets: [pets]\ntrainers: {CoOp: tiny}\nseeds: [1, 2]\n"
+SWEEP = """
+import os, sys
+import qprompt.sweep.run
+from qprompt.__main__ import main
+
+os.environ["PYTHONPATH"] = "site"  # the process from which the runs are forked imports a stand-in for PyTorch there
+sys.exit(main(sys.argv[1:]))
+"""
 TEST_NEW = "output/base2new/test_new/pets/shots_16/CoOp/tiny/seed1"
 
 
@@ -53,8 +62,9 @@ def hanging_sweep(project, part, ignored=""):
     `ignored`: signals that are ignored when it starts, e.g. "INT" like for `cmd &` in a shell without job control.
     """
     os.mkfifo(project / "fifo")
+    write(project / "site/torch.py", "def set_num_threads(number): ...")
     env = {**os.environ, "PYTHONPATH": str(HERE.parent), "FAKE_TRAIN": f"hang:{part}", "FAKE_FIFO": "fifo"}
-    sweep = [sys.executable, "-m", "qprompt", "sweep", "spec.yaml", "--jobs", "1"]
+    sweep = [sys.executable, "-c", SWEEP, "sweep", "spec.yaml", "--jobs", "1", "--gpus", "none"]
     command = ["bash", "-c", f"trap '' {ignored or 'USR1'}; exec \"$@\"", "-", *sweep]
 
     def hang_up_as_usual():  # the tests may run under nohup, and bash cannot undo that
@@ -63,9 +73,20 @@ def hanging_sweep(project, part, ignored=""):
     options = {"cwd": project, "env": env, "stdout": subprocess.PIPE, "text": True, "preexec_fn": hang_up_as_usual}
     with subprocess.Popen(command, **options) as process:
         try:
-            yield process, int((project / "fifo").read_text())
+            yield process, int(first_line(project / "fifo", process))
         finally:
             process.kill()  # a failing test must not wait for it
+
+
+def first_line(fifo: Path, process: subprocess.Popen) -> str:
+    """Wait for a line in a named pipe, or for the process to end: then nobody will write one."""
+    pipe = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        while not select.select([pipe], [], [], 0.2)[0]:
+            assert process.poll() is None, process.stdout.read()
+        return os.read(pipe, 100).decode()
+    finally:
+        os.close(pipe)
 
 
 def starts(folder: Path) -> int:
