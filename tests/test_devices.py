@@ -61,6 +61,16 @@ def test_other_gpus_are_refused_by_name(device, apples, clip_file, tmp_path, cap
         fit(str(tmp_path), device=str(device))
 
 
+def test_a_gpu_that_is_not_there_is_refused_before_training(tmp_path, capsys, monkeypatch):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    (tmp_path / "pictures").mkdir()
+    for where in ({"device": "cuda"}, {"device": "cuda:1"}):
+        with pytest.raises(UserError, match=r"device 'cuda' cannot be used \(.*type one of cpu|chooses a GPU"):
+            fit(str(tmp_path / "pictures"), backbone="tiny", out=tmp_path / "out", **where)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_says_that_apples_gpu_is_not_used(apples, clip_file, tmp_path, capsys):
     trainer = toy_trainer(tmp_path, clip_file, "CoOp", *CONTEXT)
     assert trainer.device == CPU

@@ -32,6 +32,8 @@ def hardware(device: str) -> dict[str, Any]:
     }
     if device.startswith("cuda"):
         found["gpu"] = torch.cuda.get_device_name(device)
+        found |= {"cuda": torch.version.cuda, "hip": getattr(torch.version, "hip", None)}
+        found["cudnn"] = torch.backends.cudnn.version()
     return found
 
 

@@ -84,7 +84,10 @@ class PictureRun:
         if self.shots < 0:
             raise UserError(f"--shots is {self.shots}, expected a number of pictures per class, or 0 for all.")
         if self.device not in ("", "cpu", "cuda"):
-            raise UserError(f"--device is {self.device!r}, expected cpu or cuda (mps and xpu are not supported).")
+            raise UserError(
+                f"--device is {self.device!r}, expected cpu or cuda (mps and xpu are not supported; "
+                "CUDA_VISIBLE_DEVICES chooses a GPU)."
+            )
         self.dataset_file()
 
     def dataset_file(self) -> str:
@@ -127,6 +130,10 @@ class PictureRun:
         Raises:
             UserError: the pictures or the backbone cannot be read.
         """
+        if self.device == "cuda":
+            from qprompt.runs.devices import check_device
+
+            check_device(self.device)
         path, file = Path(self.pictures).expanduser(), self.trainer_file()
         root = str(path) if path.is_dir() else self.root or (str(path.absolute().parent) if path.is_file() else "")
         words = ["--seed", str(self.seed), "--backbone", self.backbone]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from qprompt.backbones import ClipModel, convert_weights_
+from qprompt.errors import UserError
 from qprompt.prompted_clip import PromptedCLIP
 from qprompt.prompts import Method
 from qprompt.runs.devices import check_precision, idle_gpu
@@ -34,6 +35,15 @@ def usable_precision(precision: str, device: torch.device) -> str:
     if precision == FP16_UPSTREAM:  # its rounding is what it is for
         log.info("PREC %s computes in fp16 on the CPU too, many times slower than fp32", precision)
     return precision
+
+
+def check_optimizer(precision: str, method: Method, optimizer: str) -> None:
+    """Raise UserError for an optimizer that cannot update fp16 parameters."""
+    if precision == FP16_UPSTREAM and method.upstream_fp16 and optimizer != "sgd":
+        raise UserError(
+            f"OPTIM.NAME {optimizer} divides by a number that is rounded to 0 in fp16 parameters "
+            f"(TRAINER.{method.node}.PREC {precision}): type OPTIM.NAME sgd."
+        )
 
 
 def convert_backbone_(clip_model: ClipModel, precision: str, method: Method | None = None) -> None:

@@ -31,6 +31,7 @@ from qprompt.training.precision import (
     FP16_UPSTREAM,
     PRECISIONS,
     RoundedAway,
+    check_optimizer,
     convert_backbone_,
     train_like_upstream_,
     usable_precision,
@@ -76,6 +77,7 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
                 f"TRAINER.{node}.PREC is one of {', '.join(PRECISIONS)}; got {precision!r}."
                 f"{did_you_mean(str(precision), PRECISIONS)}"
             )
+        check_optimizer(precision, self.method, cfg.OPTIM.NAME)
         parse_feature_cache(cfg.FEATURE_CACHE)
         if not cfg.OPTIM.LR > 0:
             raise UserError(f"OPTIM.LR is {cfg.OPTIM.LR}, expected more than 0, e.g. type OPTIM.LR 0.002.")
