@@ -21,6 +21,18 @@ PRECISIONS = ("fp32", "fp16", "amp", "bf16")
 # The fused attention of the stand-in computes in fp32, that of the CPU in the given precision.
 VIEWS = ("INPUT.TRANSFORMS", "['random_resized_crop', 'random_flip', 'normalize']")
 TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3, "amp": 5e-3, "bf16": 4e-2}
+RANDOM = ("INPUT.TRANSFORMS", "['random_resized_crop','random_flip','normalize']")
+OTHER_SETTINGS = {
+    "a fit every step": ("QMaPLe", "TRAINER.QUANT.POLICY", "every", "TRAINER.QUANT.BITS", "4"),
+    "learned step sizes": ("QCoOp", "TRAINER.QUANT.METHOD", "lsq", "TRAINER.QUANT.BITS", "2"),
+    "codebooks per row": ("QCoOp", "TRAINER.QUANT.GRANULARITY", "row"),
+    "contexts per class": ("QCoOp", "TRAINER.COOP.CSC", "True"),
+    "class name in the middle": ("QCoOp", "TRAINER.COOP.CLASS_TOKEN_POSITION", "middle"),
+    "adam": ("QCoOp", "OPTIM.NAME", "adam"),
+    "text in parts": ("QCoCoOp", "TEXT_MEMORY_MB", "1"),
+    "three views": ("QCoOp", "FEATURE_CACHE", "3 views", *RANDOM),
+    "best epoch": ("QCoOp", "TEST.FINAL_MODEL", "best_val"),
+}
 
 
 def train_argv(trainer, precision, folder, output, clip_file, *options, epochs=1):
@@ -87,6 +99,9 @@ def commands(folder, clip_file):
         name = f"upstream {device}"
         argv = train_argv("QMaPLe", "fp16-upstream", folder, name.replace(" ", "-"), clip_file, *VIEWS, epochs=1)
         runs.append({"name": name, "argv": [*argv[:1], "--deterministic", *argv[1:]], "device": device})
+    for name, (trainer, *options) in OTHER_SETTINGS.items():
+        argv = train_argv(trainer, "fp16", folder, name.replace(" ", "-"), clip_file, *options)
+        runs.append({"name": name, "argv": argv, "device": "cuda"})
     trained = folder / "QCoOp-fp16-cuda"
     for device in ("cuda", "cpu"):
         argv = train_argv("QCoOp", "fp32", folder, f"evaluated-{device}", clip_file)
@@ -140,6 +155,14 @@ def test_what_was_measured_before_a_step_was_taken_back_is_not_used(reports, tra
     report = reports[f"{trainer} gated fp16"]
     assert report["code"] == 0, report["err"]
     assert "steps were skipped" in report["out"] + report["err"]
+
+
+@pytest.mark.parametrize("name", OTHER_SETTINGS)
+def test_other_settings_run_on_the_device(reports, name):
+    report = reports[name]
+    assert report["code"] == 0, report["err"]
+    for number, places in waits(report["segments"]):
+        assert number <= (2 if name == "a fit every step" else 1), places
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

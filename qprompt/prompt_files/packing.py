@@ -75,7 +75,7 @@ def pack(
     stored = {}
     for name, prompt in prompts.items():
         weight = prompt.weight.detach().cpu()
-        check_finite(name, weight)
+        check_finite({name: weight})
         fake = prompt.fake if config is None else None
         if fake is None and method.is_quantized(name):
             fake = FakeQuantize(weight, config or QuantConfig(bits=method.bits))

@@ -5,7 +5,7 @@ optimizer trains the full-precision ones. The forward pass changes no state. `re
 step and fits the levels when their policy says so.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -94,16 +94,18 @@ def refresh_(module: nn.Module) -> list[str]:
         raise UserError("the module holds no quantized tensors: pass one that qprompt.quantize_ was called on")
     stale = [(fake, weight) for fake, weight in quantized.values() if not fake.cache.keep_ahead(weight)]
     measure_divergence(pair for pair in stale if pair[0].due is None)
-    fitted = []
-    for name, (fake, weight) in quantized.items():
-        due = fake.due
-        if due or (due is None and fake.gate_is_open):
-            check_finite(name, weight)
-            fake.fit(weight)
-            fitted.append(name)
+    due = {
+        name: (fake, weight)
+        for name, (fake, weight) in quantized.items()
+        if fake.due or (fake.due is None and fake.gate_is_open)
+    }
+    check_finite({name: weight for name, (_, weight) in due.items()})
+    for fake, weight in due.values():
+        fake.fit(weight)
+    for fake, _ in quantized.values():
         fake.step += 1
     cache_encodings(quantized.values())
-    return fitted
+    return list(due)
 
 
 @torch.no_grad()
@@ -129,8 +131,8 @@ def finish_(module: nn.Module) -> list[str]:
         The names of the tensors that were fitted.
     """
     pending = {name: pair for name, pair in quantized_parameters(module).items() if not pair[0].active}
-    for name, (fake, weight) in pending.items():
-        check_finite(name, weight)
+    check_finite({name: weight for name, (_, weight) in pending.items()})
+    for fake, weight in pending.values():
         fake.fit(weight)
     return list(pending)
 
@@ -165,7 +167,10 @@ def quantized_parameters(module: nn.Module) -> dict[str, tuple[FakeQuantize, nn.
     return quantized_in(module)
 
 
-def check_finite(name: str, weight: torch.Tensor) -> None:
-    """Raise UserError if training drove a weight to NaN or infinity."""
-    if not bool(torch.isfinite(weight).all()):
-        raise UserError(f"{name} holds NaN or infinite values: training diverged. Lower the learning rate.")
+def check_finite(weights: Mapping[str, torch.Tensor]) -> None:
+    """Raise UserError if training drove a weight to NaN or infinity; the host waits for the device once."""
+    finite = [weight.isfinite().all() for weight in weights.values()]
+    if not finite or bool(torch.stack(finite).all()):
+        return
+    names = [name for name, each in zip(weights, finite, strict=True) if not bool(each)]
+    raise UserError(f"{', '.join(names[:3])} holds NaN or infinite values: training diverged. Lower the learning rate.")

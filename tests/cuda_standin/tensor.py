@@ -232,6 +232,9 @@ def standin(name: str = "stand-in") -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for attribute, value in replaced.items():
             stack.enter_context(patch.object(cuda, attribute, value))
+        for check in ("_cuda_graph_capture_health_check", "_accelerator_graph_capture_health_check"):  # by version
+            if hasattr(torch.optim.Optimizer, check):
+                stack.enter_context(patch.object(torch.optim.Optimizer, check, lambda self: None))
         for maker in ("tensor", "as_tensor"):
             stack.enter_context(patch.object(torch, maker, _moves(getattr(torch, maker))))
         stack.enter_context(patch.object(Tensor, "pin_memory", _pin))

@@ -50,7 +50,7 @@ class Prompted(TrainerX):
     def build_model(self):
         if self.named:
             assert self.cfg.TRAINER[self.cfg.TRAINER.NAME.upper()].N_CTX == 4
-        self.model = self.make_model()
+        self.model = self.make_model().to(self.device)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_("prompt_learner" in name)
         if self.cfg.MODEL.INIT_WEIGHTS:
