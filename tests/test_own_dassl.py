@@ -138,6 +138,23 @@ def test_the_bundled_engine_alone_on_request(clean, tmp_path):  # noqa: F811
     assert bundled("dassl.engine.build")
 
 
+def test_which_errors_a_fork_may_explain(tmp_path):
+    package = fork(tmp_path, {"engine/build.py": "def fail():\n    raise KeyError('of the fork')\n"})
+    found = {}
+    exec(compile((package / "engine/build.py").read_text(), str(package / "engine/build.py"), "exec"), found)
+    for changed, why_not, fail, expected in (
+        (("a.py",), "", found["fail"], True),
+        (("a.py",), "", lambda: {}["elsewhere"], False),
+        (("a.py",), "it fails", lambda: {}["elsewhere"], True),
+        (("a.py",), "it fails", lambda: importlib.import_module("nowhere_to_be_found"), False),
+        (("a.py",), "it fails", lambda: sys.exit(1), False),
+        ((), "it fails", found["fail"], False),
+    ):
+        with pytest.raises(BaseException) as error:  # noqa: B017, PT011
+            fail()
+        assert own_dassl.OwnDassl(tmp_path, changed, why_not).may_explain(error.value) is expected
+
+
 def launch(checkout, trainer, **variables):
     words = ["-m", "qprompt", "train.py", "--root", "data", "--output-dir", "out", "--trainer", trainer]
     done = subprocess.run(

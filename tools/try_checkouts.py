@@ -136,7 +136,7 @@ class Runs:
     def __init__(self, recipe: Recipe, place: Path, work: Path, data: Path, clip: Path, logs: Path | None) -> None:
         self.recipe, self.place, self.work, self.data, self.clip, self.logs = recipe, place, work, data, clip, logs
 
-    def run(self, trainer: str, output: str, *words: str, launcher: tuple[str, ...] | None = (), model: str = ""):
+    def run(self, trainer: str, output: str, *words: str, launcher: tuple[str, ...] | None = (), model="", engine=""):
         """Return (log, logits) of a run, or (log, None) if it failed; `launcher` None runs the script itself."""
         recipe, logits = self.recipe, self.work / f"{output}.pt"
         program = (
@@ -174,7 +174,7 @@ class Runs:
             "PYTHONPATH": os.pathsep.join(map(str, paths)),
             "PYTHONDONTWRITEBYTECODE": "1",
             "OMP_NUM_THREADS": "1",
-            "QPROMPT_ENGINE": "",
+            "QPROMPT_ENGINE": engine,
             "CUDA_VISIBLE_DEVICES": "",
             **({"CLIP_ARCHIVE": str(self.clip)} if launcher is None else {}),
         }
@@ -219,6 +219,10 @@ class Runs:
             )  # the first run drew the split, the others read it
         if bare is None:
             row["X"] = f"trains (without the launcher: {_last(bare_log)})" if launched is not None else _last(log)
+        elif "which its authors changed; the rest is" in log:
+            _, launched_bundled = self.run(x, "launched_bundled", engine="bundled")
+            same = launched_bundled is not None and torch.equal(bare, launched_bundled)
+            row["X"] = f"trains with its own Dassl; {'equal' if same else 'differs'} with the bundled engine alone"
         else:
             row["X"] = "equal" if launched is not None and torch.equal(bare, launched) else _last(log)
         log, quantized = self.run(f"Q{x}", "quantized", launcher=precision)
@@ -264,7 +268,7 @@ def _given(variable: str) -> list[str]:
 
 
 def _last(log: str) -> str:
-    lines = [line for line in log.splitlines() if line.strip()]
+    lines = [line for line in log.splitlines() if line.strip() and "this may be why" not in line]
     errors = [line for line in lines if re.match(r"(qprompt: |\w*(Error|Exception): )", line)]
     lines = errors or lines
     return lines[-1].strip()[:300] if lines else "no output"

@@ -63,8 +63,8 @@ def launch(argv: list[str]) -> int | None:
     if near is not None and os.environ.get(engine.VARIABLE) == "dassl":
         sys.path.insert(1, str(near))
     notes = _prepare_process("--fp32" in flags) + renamed
-    own = str(use_own_dassl(folder) or "")
-    notes += [own] if own else []
+    own = use_own_dassl(folder)
+    notes += [str(own)] if own and str(own) else []
     if "--math-attention" in flags:
         second_derivatives.use_math_attention()
     _extend_dassl(bits_of, Requests(wanted, clip, "--fast" in flags))
@@ -85,7 +85,7 @@ def launch(argv: list[str]) -> int | None:
         known = isinstance(error, (RuntimeError, FileNotFoundError, urllib.error.URLError))
         advice = _advice(error, script) if known else None
         if advice is None:
-            if own and isinstance(error, Exception):
+            if own is not None and own.may_explain(error):
                 traceback.print_exc()
                 print(f"qprompt: this may be why: {own}", file=sys.stderr)
                 return 1

@@ -16,6 +16,7 @@ import io
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,15 @@ class OwnDassl:
             f"of the Dassl in {self.folder}, {shown} are used, which its authors changed; the rest is the bundled "
             f"engine. {engine.VARIABLE}=bundled leaves them out"
         )
+
+    def may_explain(self, error: BaseException) -> bool:
+        """Return whether an error of the script may come from the changes: inside of them, or for lack of them."""
+        if not self.changed or not isinstance(error, Exception):
+            return False
+        if self.why_not:
+            return not isinstance(error, ModuleNotFoundError) or (error.name or "").startswith("dassl")
+        frames = traceback.extract_tb(error.__traceback__)
+        return any(Path(frame.filename).is_relative_to(self.folder / "dassl") for frame in frames)
 
 
 def use_own_dassl(checkout: str) -> OwnDassl | None:
