@@ -296,7 +296,27 @@ def test_k_means_runs_on_the_host_where_the_device_cannot(monkeypatch):
     values = torch.randn(2, 100)
     wanted = kmeans.kmeans(values, 4), quantizers.kmeans(values, 4)
     monkeypatch.setattr(kmeans, "needs_host", lambda device: True)
-    assert all(map(torch.equal, wanted, (kmeans.kmeans(values, 4), quantizers.kmeans(values, 4))))
+    moved = []
+
+    class OnDevice(torch.Tensor):
+        def cpu(self):
+            moved.append(tuple(self.shape))
+            return self.as_subclass(torch.Tensor)
+
+    on_device = values.as_subclass(OnDevice)
+    assert all(map(torch.equal, wanted, (kmeans.kmeans(on_device, 4), quantizers.kmeans(on_device, 4))))
+    assert moved == [(2, 100)] * 2
+
+
+@pytest.mark.gpu
+def test_k_means_repeats_its_bits_on_a_gpu():
+    values = torch.randn(2, 1000, device="cuda")
+    torch.use_deterministic_algorithms(True)
+    try:
+        found = kmeans.kmeans(values, 16)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert found.device == values.device and torch.equal(found.cpu(), kmeans.kmeans(values.cpu(), 16))
 
 
 @pytest.mark.bundled_only

@@ -95,6 +95,14 @@ def test_checkpoint_evaluates_with_and_without_the_launcher(checkout):
     assert plain.partition("=> result")[2] == quantized.partition("=> result")[2]
 
 
+def test_a_full_gpu_is_named_with_what_needs_less():
+    for text in ("CUDA out of memory. Tried to allocate 2.00 GiB.", "CUDA error: out of memory"):
+        advice = launcher._advice(torch.cuda.OutOfMemoryError(text), "train.py")
+        assert "of the GPU is full" in advice and "DATALOADER.TRAIN_X.BATCH_SIZE" in advice
+    assert "has no kernels for this GPU" in launcher._advice(RuntimeError("no kernel image is available"), "train.py")
+    assert launcher._advice(RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "train.py") is None
+
+
 @pytest.mark.slow
 def test_mixed_precision_error_names_the_fp32_flag(checkout):
     log = run(checkout, "mixed", "QHalf", code=2)

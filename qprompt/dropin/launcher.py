@@ -21,6 +21,7 @@ from qprompt.dropin import compat, config_keys, ending, local_clip, names, plain
 from qprompt.dropin.own_dassl import use_own_dassl
 from qprompt.dropin.registry import offer_quantized
 from qprompt.errors import UserError, did_you_mean
+from qprompt.io.device_errors import one_line
 from qprompt.io.logs import accept_any_name, show_logs
 
 FLAGS = {
@@ -160,6 +161,9 @@ def _prepare_process(fp32: bool) -> list[str]:
     return notes
 
 
+_LESS_MEMORY = "type smaller numbers for DATALOADER.TRAIN_X.BATCH_SIZE and DATALOADER.TEST.BATCH_SIZE, or try --fast, which keeps less"
+
+
 def _advice(error: BaseException, script: str) -> str | None:
     """Return what to type after an error of the script that often is a mistake on the command line."""
     text = str(error)
@@ -176,6 +180,8 @@ def _advice(error: BaseException, script: str) -> str | None:
             f"{problem}. Data sets are searched below --root; --config-file, --dataset-config-file and --model-dir are "
             f"relative to {os.getcwd()}."
         )
+    if line := one_line(text, lambda: _LESS_MEMORY):
+        return line
     if any(f in text for f in ("same dtype", "same type", "scalar type", "not implemented for 'Half'", "unscale FP16")):
         return (
             "this trainer mixes half and full precision. With --fp32 everything is computed in float32: "

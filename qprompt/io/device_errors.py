@@ -26,13 +26,14 @@ def device_errors_named(less_memory: Callable[[], str], other_precision: str = "
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        message = _one_line(str(error), less_memory, other_precision)
+        message = one_line(str(error), less_memory, other_precision)
         if message is None:
             raise
         raise UserError(message) from None
 
 
-def _one_line(text: str, less_memory: Callable[[], str], other_precision: str) -> str | None:
+def one_line(text: str, less_memory: Callable[[], str], other_precision: str = "") -> str | None:
+    """Return the message of `device_errors_named` for the text of an error; None for an error of another kind."""
     if _NO_MEMORY.search(text):
         where = "of the host" if "DefaultCPUAllocator" in text else "of the GPU"
         wanted = re.search(r"[Tt]ried to allocate ([\d.]+ ?\w+)", text)
