@@ -161,7 +161,7 @@ def _prepare_process(fp32: bool) -> list[str]:
     return notes
 
 
-_LESS_MEMORY = "type smaller numbers for DATALOADER.TRAIN_X.BATCH_SIZE and DATALOADER.TEST.BATCH_SIZE, or try --fast, which keeps less"
+_LESS_MEMORY = "type a smaller DATALOADER.TRAIN_X.BATCH_SIZE or DATALOADER.TEST.BATCH_SIZE, or try --fast"
 
 
 def _advice(error: BaseException, script: str) -> str | None:
