@@ -1,7 +1,9 @@
 """Weights in the forms in which others save them: equal features, or a refusal that names what they are."""
 
+import io
 import json
 import subprocess
+import zipfile
 
 import pytest
 import torch
@@ -90,6 +92,50 @@ def test_a_whole_model_object_is_refused_with_what_to_type(folder):
         load_clip("ViT-B/16", folder / "w.pt")
 
 
+def zipped(name):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(name, b"x")
+    return file.getvalue()
+
+
+FILES = {
+    "a pointer of Git LFS: type git lfs pull": b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 6\n",
+    "a web page: download it again": b"<!DOCTYPE html><html>",
+    "a zip archive: unpack it": zipped("clip/model.bin"),
+    "arrays of NumPy: save the state dict": zipped("visual.proj.npy"),
+    "a file of TensorFlow or Keras: save": b"\x89HDF\r\n\x1a\n",
+    "a GGUF file": b"GGUF\3\0\0\0",
+    "an ONNX model": b"\x08\x07\x12\x07pytorch",
+    "zero bytes only: download it again": bytes(100),
+}
+
+
+@pytest.mark.parametrize("words", FILES)
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_other_files_are_named_with_what_to_do(tmp_path, words, suffix):
+    (tmp_path / f"w.{suffix}").write_bytes(FILES[words])
+    with pytest.raises(UserError, match=f"can't be read as CLIP weights: it is {words}"):
+        read_clip(tmp_path / f"w.{suffix}")
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda state: {n: (v * 50).to(torch.int8) for n, v in state.items()}, "has int8 values in .*it is quantized"),
+        (
+            lambda state: state | {"visual.proj": state["visual.proj"] * torch.nan},
+            "NaN or infinite values in visual",
+        ),
+        (lambda state: state | {"token_embedding.weight": torch.zeros(9, 64)}, "it has 9 tokens, CLIP's tokenizer has"),
+    ],
+)
+def test_values_that_cannot_be_used_are_refused(folder, clip_weights, change, words):
+    torch.save(change(clip_weights), folder / "w.pt")
+    with pytest.raises(UserError, match=words):
+        read_clip(folder / "w.pt")
+
+
 # heads and activation
 
 
@@ -115,7 +161,7 @@ def names_of(image, text):
         for place, (width, layers) in branches.items()
         for i in range(layers)
     }
-    return {**state, "token_embedding.weight": torch.zeros(1), "text_projection": torch.ones(1)}
+    return {**state, "token_embedding.weight": torch.zeros(49408), "text_projection": torch.ones(1)}
 
 
 def test_the_error_names_the_models_of_open_clip_with_these_sizes(tmp_path):
@@ -190,6 +236,10 @@ def test_resnets_compute_as_openais():
     [
         ({"vision_cfg": {"width": 64}}, "does not belong to the weights.*width 64 and 4 layers, theirs 128 and 4"),
         ({"text_cfg": {"layers": 7}}, "does not belong to the weights.*width 64 and 7 layers, theirs 64 and 3"),
+        ({"text_cfg": {"heads": 7}}, "head_width 64 and text_cfg.heads 7 do not divide the widths 128 and 64"),
+        ({"text_cfg": {"heads": None}}, "heads None do not divide"),
+        ({"vision_cfg": {"head_width": 0}}, "head_width 0 and"),
+        ({"vision_cfg": {"head_width": "64"}}, "head_width '64' and"),
         ({"text_cfg": {"no_causal_mask": True}}, "not CLIP's .text_cfg.no_causal_mask"),
         ({"text_cfg": {"hf_model_name": "roberta-base"}}, "not CLIP's .text_cfg.hf_model_name"),
         ({"vision_cfg": {"timm_model_name": "convnext"}}, "not CLIP's .vision_cfg.timm_model_name"),

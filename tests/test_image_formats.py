@@ -130,7 +130,7 @@ def test_format_that_is_not_read_is_named(folder, start, name):
         (b"\x1f\x8b\x08", "an archive: unpack it"),
         (b"\0\0\0\x18ftypmp42", "a film: take a picture of it"),
         (b"\x93NUMPY", "a NumPy array: save it as PNG"),
-        (b"\0\5\x16\7", "a file that macOS keeps beside others, without pixels: delete it"),
+        (b"\0\5\x16\7", "a file that macOS keeps beside others, without content: delete it"),
         (b"", "zero bytes only: download it again"),
         (b"\xff\xd8\xff\xf7", "a damaged JPEG, or a JPEG of another kind"),
     ],

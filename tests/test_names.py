@@ -280,6 +280,30 @@ def test_classes_with_the_same_prompt_are_found(pair, tmp_path, capsys):
     assert main([*command, "--classnames", str(tmp_path / "other.json")]) == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("___", "'___' has no words"),
+        ("\u00a0", "has no words"),
+        ("cat <|endoftext|>", "contains CLIP's mark of the start or the end of a text"),
+        ("<|startoftext|>", "contains CLIP's mark"),
+    ],
+)
+def test_names_without_words_are_found(name, words, tmp_path, capsys):
+    tree_of(tmp_path, name, "dog")
+    command = ["check-data", str(tmp_path), "ImageFolder", "--structure-only"]
+    assert main(command) == 1
+    assert "[no-words] the class name" in (out := capsys.readouterr().out) and words in out
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    assert main([*command, "--classnames", str(tmp_path / "names.txt")]) == 0
+    dataset = SimpleNamespace(classnames=["dog", name])
+    trainer = SimpleNamespace(
+        dm=SimpleNamespace(dataset=dataset), cfg=SimpleNamespace(DATASET=SimpleNamespace(NAME="x"))
+    )
+    with pytest.raises(UserError, match=words):
+        PromptTrainer.check_class_names(trainer)
+
+
 FAST = ["--backbone", "tiny", "OPTIM.MAX_EPOCH", "1", "DATALOADER.NUM_WORKERS", "0"]
 
 

@@ -19,6 +19,7 @@ from qprompt.errors import UserError
 HUGGING_FACE_CONFIG, OPEN_CLIP_CONFIG = "config.json", "open_clip_config.json"
 # Names of weights in folders, as transformers and open_clip write them; the first one that exists is read.
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+TOKENS = 49408  # of CLIP's tokenizer
 # Width and layers of image and text branch of OpenAI's models, whose heads are 64 wide. A ResNet has no image heads but
 # those of its pooling, which are 64 wide in open_clip's too.
 _OPENAI = {((768, 12), (512, 12)), ((1024, 24), (768, 12)), *(((0, 0), (width, 12)) for width in (512, 640, 768, 1024))}
@@ -57,6 +58,12 @@ def read_clip(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Variant]
         UserError: the file is not a CLIP model, or does not say what it computes.
     """
     file = find_weights(path)
+    state, variant = _read(file)
+    check_values(state, str(file))
+    return state, variant
+
+
+def _read(file: Path) -> tuple[dict[str, Tensor], Variant]:
     is_index = file.name.endswith(shards.INDEX)
     found = recognize(shards.read_shards(file) if is_index else read_content(file), str(file))
     if found.names == "hugging face":
@@ -77,6 +84,21 @@ def read_clip(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Variant]
     if "text_projection" in state and not is_openai_archive(file):
         _ask(state, file)
     return state, Variant()
+
+
+def check_values(state: dict[str, Tensor], origin: str) -> None:
+    """Raise UserError for weights that are not numbers to compute with, or not of CLIP's tokenizer."""
+    for name, value in state.items():
+        if value.ndim > 1 and not value.is_floating_point():
+            raise UserError(
+                f"{origin} has {str(value.dtype).removeprefix('torch.')} values in {name}: it is quantized. Name the "
+                "weights in floating point."
+            )
+        if value.is_floating_point() and not value.isfinite().all():
+            raise UserError(f"{origin} has NaN or infinite values in {name}: the weights are damaged.")
+    words = len(state["token_embedding.weight"]) if "token_embedding.weight" in state else TOKENS
+    if words != TOKENS:
+        raise UserError(f"{origin} can't be prompted: it has {words} tokens, CLIP's tokenizer has {TOKENS}.")
 
 
 def _config(path: Path) -> dict[str, Any] | None:

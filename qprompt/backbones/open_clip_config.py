@@ -56,6 +56,14 @@ def variant_of(config: dict[str, Any], state: dict[str, Tensor], origin: str) ->
                 f"{origin} does not belong to the weights: its {name} branch has width {said[0]} and {said[1]} layers, "
                 f"theirs {true[0]} and {true[1]}."
             )
+    numbers = [vision.get("head_width", 64), text.get("heads", 8)]
+    widths = [sizes(state, "visual.transformer")[0], sizes(state, "transformer")[0]]
+    whole = all(isinstance(number, int) and number > 0 for number in numbers)
+    if not whole or widths[0] % numbers[0] or widths[1] % numbers[1]:
+        raise UserError(
+            f"{origin}: vision_cfg.head_width {numbers[0]!r} and text_cfg.heads {numbers[1]!r} do not divide the "
+            f"widths {widths[0]} and {widths[1]} of the weights."
+        )
     gelu, head_width = not model.get("quick_gelu", False), vision.get("head_width", 64)
     image_heads = sizes(state, "visual.transformer")[0] // head_width
     return Variant(image_heads=image_heads, text_heads=text.get("heads", 8), image_gelu=gelu, text_gelu=gelu)

@@ -14,9 +14,17 @@ import torch
 from tqdm import tqdm
 
 from qprompt.errors import UserError
+from qprompt.io.file_kinds import KINDS, UNPACK, kind_of
 from qprompt.io.locks import hold
 from qprompt.io.torch_files import read_torch_file
 
+_PYTORCH = "save the state dict of the PyTorch model"
+_KINDS = (
+    (rb"\x89HDF", "a file of TensorFlow or Keras", _PYTORCH),
+    (rb"GGUF", "a GGUF file", _PYTORCH),
+    (rb"\x08[\x01-\x20][\x12:]", "an ONNX model", _PYTORCH),
+    (rb"\x93NUMPY", "an array of NumPy", _PYTORCH),
+)
 CACHE = Path("~/.cache/clip")  # where OpenAI's package keeps its downloads
 MIRROR = "QPROMPT_CLIP_MIRROR"  # environment variable: URL of a server with <SHA-256>/<file>, instead of OpenAI's
 
@@ -32,10 +40,26 @@ def read_content(path: Path) -> Any:
     try:
         return _read(path)
     except (RuntimeError, ValueError, OSError, zipfile.BadZipFile, NotImplementedError) as error:
+        if kind := _kind_of(path):
+            raise UserError(f"{path} can't be read as CLIP weights: it is {kind}.") from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"{path} can't be read as CLIP weights; it may be truncated ({path.stat().st_size:,} bytes): {reason}"
         ) from error
+
+
+def _kind_of(path: Path) -> str:
+    """What a file is that is not one of weights; "" if it may be one that is damaged."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if any(name.endswith((".pkl", ".py")) for name in names):
+            return ""
+        arrays = any(name.endswith(".npy") for name in names)
+        return f"arrays of NumPy: {_PYTORCH}" if arrays else f"a zip archive: {UNPACK}"
+    with open(path, "rb") as file:
+        head = file.read(1000)
+    return "" if head.startswith(b"PK") else kind_of(head, (*_KINDS, *KINDS))
 
 
 def _read(path: Path) -> Any:

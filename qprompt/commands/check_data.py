@@ -159,7 +159,7 @@ def _rename(split: Any, image_dir: Path) -> int:
 def _check_prompts(split: Any) -> list[Any]:
     """Find classes with the same prompt, and names that leave too little room for a context."""
     from qprompt.data.findings import error, warning
-    from qprompt.prompted_clip import describe_same_prompts, token_counts
+    from qprompt.prompted_clip import describe_no_words, describe_same_prompts, token_counts
 
     names = sorted({(item.label, item.classname) for item in split.train})
     classnames = [name for _, name in names]
@@ -169,6 +169,8 @@ def _check_prompts(split: Any) -> list[Any]:
             "Put their images into one class, or give other names: DATASET.CLASSNAMES FILE, here --classnames FILE."
         )
         findings.append(error("same-prompt", f"{problem}.", advice))
+    if problem := describe_no_words(classnames):
+        findings.append(error("no-words", f"{problem}.", "Name it: DATASET.CLASSNAMES FILE, here --classnames FILE."))
     for name, count in zip(classnames, token_counts(classnames), strict=True):
         room = CONTEXT_LENGTH - count - 3  # start, end and full stop
         if room >= DEFAULT_VECTORS:

@@ -1,10 +1,10 @@
 """What a file is that is no image of a known format, by its first bytes, and what to do about it."""
 
-import re
-
 from qprompt.data import tiff
+from qprompt.io import file_kinds
+from qprompt.io.file_kinds import AGAIN
 
-_CONVERT, _AGAIN, _UNPACK = "convert it to PNG", "download it again", "unpack it"
+_CONVERT = "convert it to PNG"
 _KINDS = (
     (rb"\xff\x0a|\0\0\0\x0cJXL ", "a JPEG XL image", _CONVERT),
     (rb"8BPS", "a Photoshop file", _CONVERT),
@@ -20,18 +20,11 @@ _KINDS = (
     (rb"FUJIFILMCCD-RAW|IIRO|IIRS|IIU\0|....ftypcrx ", "a raw photo", _CONVERT),
     (rb"\x93NUMPY", "a NumPy array", "save it as PNG"),
     (rb"\x89HDF|\x80[\x02-\x05]", "data of a program", "save it as PNG"),
-    (rb"version https://git-lfs", "a pointer of Git LFS", "type git lfs pull"),
-    (rb"\0\x05\x16[\0\x07]", "a file that macOS keeps beside others, without pixels", "delete it"),
-    (rb"\s*<(!doctype|html|\?xml|error)", "a web page", _AGAIN),
-    (rb"\s*[{\[]", "text", _AGAIN),
-    (rb"PK\x03\x04", "a zip archive", _UNPACK),
-    (rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!", "an archive", _UNPACK),
     (rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI |....moov|....mdat|\0\0\x01[\xb3\xba]", "a film", "take a picture of it"),
-    (rb"RIFF....WEBP", "a damaged WebP image", _AGAIN),
-    (rb"\xff\xd8\xff", "a damaged JPEG, or a JPEG of another kind (JPEG-LS, lossless)", _AGAIN),
-    (rb"\x89PNG", "a damaged PNG", _AGAIN),
-    (rb"GIF8|BM", "a damaged image", _AGAIN),
-    (rb"\0+\Z", "zero bytes only", _AGAIN),
+    (rb"RIFF....WEBP", "a damaged WebP image", AGAIN),
+    (rb"\xff\xd8\xff", "a damaged JPEG, or a JPEG of another kind (JPEG-LS, lossless)", AGAIN),
+    (rb"\x89PNG", "a damaged PNG", AGAIN),
+    (rb"GIF8|BM", "a damaged image", AGAIN),
 )
 
 
@@ -39,8 +32,4 @@ def kind_of(data: bytes) -> str:
     """Return what a file is and what to do, as "a web page: download it again"; "" if its bytes do not say it."""
     if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
         return f"{tiff.describe(data)}: {_CONVERT}"
-    head = data if not data.strip(b"\0") else data[:1000]
-    for start, what, cure in _KINDS:
-        if re.match(start, head, re.DOTALL | re.IGNORECASE):
-            return f"{what}: {cure}"
-    return ""
+    return file_kinds.kind_of(data, _KINDS) or file_kinds.kind_of(data)

@@ -18,7 +18,7 @@ from qprompt.prompt_files.class_names import ClassNames, class_names
 from qprompt.prompt_files.format import PromptFile, read_prompt_file, write_prompt_file
 from qprompt.prompt_files.model import prompted_clip
 from qprompt.prompt_files.pictures import batches
-from qprompt.prompted_clip import PromptedCLIP, describe_same_prompts, normalize
+from qprompt.prompted_clip import PromptedCLIP, describe_no_words, describe_same_prompts, normalize
 from qprompt.runs.devices import check_device
 
 log = logging.getLogger(__name__)
@@ -207,7 +207,7 @@ def load_classifier(
     names = class_names(classnames) if classnames is not None else file.about.get("classnames")
     if not names:
         raise UserError(f"{path} holds no class names: give them, as in classnames='cat,dog' or --classes 'cat,dog'.")
-    if classnames is not None and (problem := describe_same_prompts(names)):
+    if classnames is not None and (problem := describe_same_prompts(names) or describe_no_words(names)):
         raise UserError(f"{problem}.")
     name = backbone or file.about.get("backbone", "")
     if not name and not backbone_path:

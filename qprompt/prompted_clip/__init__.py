@@ -9,13 +9,21 @@ from qprompt.prompted_clip.image import encode_image
 from qprompt.prompted_clip.layout import PromptLayout, prompt_layout
 from qprompt.prompted_clip.model import PromptedCLIP, Prompts, normalize, similarity
 from qprompt.prompted_clip.text import encode_text
-from qprompt.prompted_clip.tokens import describe_same_prompts, initial_context, same_prompts, token_counts, tokenize
+from qprompt.prompted_clip.tokens import (
+    describe_no_words,
+    describe_same_prompts,
+    initial_context,
+    same_prompts,
+    token_counts,
+    tokenize,
+)
 
 __all__ = [
     "ConditionalCLIP",
     "PromptLayout",
     "PromptedCLIP",
     "Prompts",
+    "describe_no_words",
     "describe_same_prompts",
     "encode_image",
     "encode_text",

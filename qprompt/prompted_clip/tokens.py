@@ -55,6 +55,18 @@ def describe_same_prompts(classnames: Sequence[str]) -> str:
     )
 
 
+def describe_no_words(classnames: Sequence[str]) -> str:
+    """Return a sentence on class names that leave no words in a prompt or end it; "" if there are none."""
+    encode = import_clip().clip._tokenizer.encode
+    marks = {encode("<|startoftext|>")[0], encode("<|endoftext|>")[0]}
+    for name, tokens in zip(classnames, _name_tokens(classnames), strict=True):
+        if not tokens:
+            return f"the class name {name!r} has no words, so that its prompt says nothing"
+        if marks & set(tokens):
+            return f"the class name {name!r} contains CLIP's mark of the start or the end of a text"
+    return ""
+
+
 def _name_tokens(classnames: Sequence[str]) -> list[tuple[int, ...]]:
     encode = import_clip().clip._tokenizer.encode
     return [tuple(encode(name.replace("_", " "))) for name in classnames]

@@ -16,7 +16,7 @@ from torch import Tensor
 from qprompt.backbones import ClipModel, Identity, load_clip
 from qprompt.data.layouts import LAYOUTS
 from qprompt.errors import UserError, did_you_mean
-from qprompt.prompted_clip import PromptedCLIP, describe_same_prompts
+from qprompt.prompted_clip import PromptedCLIP, describe_no_words, describe_same_prompts
 from qprompt.prompted_clip.memory import bound_text_memory_, training_memory
 from qprompt.prompts.initial import check_words
 from qprompt.runs import identity
@@ -102,6 +102,8 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
             log.warning("%s.", problem)
         elif problem:
             raise UserError(f"{problem}. Put their images into one class, or give other names with DATASET.CLASSNAMES.")
+        if problem := describe_no_words(self.dm.dataset.classnames):
+            raise UserError(f"{problem}. Give another name with DATASET.CLASSNAMES.")
 
     def build_model(self):
         self.precision = self.usable_precision(self.settings.PREC)
