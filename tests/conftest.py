@@ -78,11 +78,16 @@ def clip_weights():
 
 
 @pytest.fixture(scope="session")
-def clip_file(clip_weights, tmp_path_factory) -> Path:
+def clip_file(clip_weights, tmp_path_factory):
     """The same weights as a file for MODEL.BACKBONE.PATH."""
-    from qprompt.backbones.random_weights import TEST_SHAPE, write_clip
+    from clip_copies import copying
 
-    return write_clip(tmp_path_factory.mktemp("clip") / "tiny_random.pt", clip_weights, TEST_SHAPE)
+    from qprompt.backbones.random_weights import TEST_SHAPE, write_clip
+    from qprompt.training import prompt_trainer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prompt_trainer, "load_clip", copying(prompt_trainer.load_clip))
+        yield write_clip(tmp_path_factory.mktemp("clip") / "tiny_random.pt", clip_weights, TEST_SHAPE)
 
 
 @pytest.fixture(scope="session")

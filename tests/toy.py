@@ -1,5 +1,7 @@
 """A data set of a few small pictures on disk, and trainers built on it with the tiny random CLIP."""
 
+import functools
+import io
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,15 @@ NOUNS = ("cat", "dog", "truck", "tree", "house", "boat", "flower", "chair", "clo
 MANY_CLASSES = tuple(f"{words}{noun}" for noun in NOUNS for words in ("", "red ", "very old ", "small painted green "))
 
 
+@functools.cache
+def picture(*seed):
+    """A file of noise around a colour."""
+    rng, file = np.random.default_rng(seed), io.BytesIO()
+    pixels = rng.integers(40, 200, 3) + rng.integers(-40, 50, (PIXELS, PIXELS, 3))
+    Image.fromarray(pixels.astype(np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
 @DATASET_REGISTRY.register()
 class Toy(DatasetBase):
     """Six classes of noise around a colour of their own: 4 pictures each for training, 3 for testing."""
@@ -36,9 +47,7 @@ class Toy(DatasetBase):
                 for k in range(count):
                     path = root / f"{name.replace(' ', '_')}-{part}-{k}.png"
                     if not path.exists():
-                        rng = np.random.default_rng([self.classes.index(name), k, len(part)])
-                        pixels = rng.integers(40, 200, 3) + rng.integers(-40, 50, (PIXELS, PIXELS, 3))
-                        Image.fromarray(pixels.astype(np.uint8)).save(path)
+                        path.write_bytes(picture(self.classes.index(name), k, len(part)))
                     items[part].append(Datum(impath=str(path), label=label, classname=name))
         super().__init__(train_x=items["train"], val=items["test"][::2], test=items["test"])
 
