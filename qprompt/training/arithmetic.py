@@ -1,6 +1,7 @@
 """PyTorch's switches that decide how a GPU computes: TF32, cuDNN's search for algorithms, deterministic kernels."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 
 from qprompt.errors import UserError
 
+log = logging.getLogger(__name__)
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 _REPEATABLE = (":4096:8", ":16:8")  # the values with which cuBLAS repeats its results
 
@@ -38,6 +40,7 @@ def arithmetic(cfg: Any) -> Iterator[dict[str, Any]]:
         if torch.cuda.is_available() and cfg.USE_CUDA:
             cudnn.benchmark = cfg.CUDNN_BENCHMARK and not cfg.DETERMINISTIC
         if cfg.DETERMINISTIC:
+            log.info("Deterministic: kernels that repeat their bits, slower on a GPU; codebooks are fitted on the CPU")
             os.environ.setdefault(_WORKSPACE, _REPEATABLE[0])
             cudnn.deterministic = True
             torch.use_deterministic_algorithms(True)
