@@ -3,6 +3,7 @@
 import csv
 import logging
 import shlex
+import zipfile
 from pathlib import Path
 
 from qprompt.data.class_folders import PARTS
@@ -38,6 +39,8 @@ def read_item_list(file: Path, root: Path) -> Split:
         UserError: The file is no list.
     """
     suffix = file.suffix.lower()
+    if suffix in (".xlsx", ".xls", ".ods", ".numbers") or file.is_file() and zipfile.is_zipfile(file):
+        raise UserError(f"DATASET.LIST {str(file)!r} is a spreadsheet or an archive: save it as CSV.")
     if suffix not in (".csv", ".tsv", ".json", ".jsonl"):
         raise UserError(f"DATASET.LIST {str(file)!r}: expected a .csv, .tsv, .json or .jsonl file.")
     try:
@@ -51,7 +54,8 @@ def read_item_list(file: Path, root: Path) -> Split:
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"DATASET.LIST {file} cannot be read: {error}.") from None
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"DATASET.LIST {file}: expected rows with {EXAMPLE} (split is optional).")
+        shape = EXAMPLE if suffix in (".csv", ".tsv") else '{"path": "cat/1.jpg", "classname": "cat", "split": "train"}'
+        raise UserError(f"DATASET.LIST {file}: expected rows with {shape} (split is optional).")
     wrong = RowFaults(str(file))
     found = read_rows(rows, str(file), root, wrong)
     on_disk = as_on_disk(root, [row.path for row in found])
@@ -137,6 +141,10 @@ def _faults_of_classes(items: dict[str, list[Item]], where: str) -> list[Fault]:
     if not groups:
         return [Fault(f"{where} has no training images.", "Write train into the column 'split' of some rows.")]
     faults = []
+    if len(groups) == 1:
+        (only,) = groups.values()
+        text = f"{where} has one class of training images, {only[0].classname!r}, expected at least 2."
+        faults.append(Fault(text, "List images of other classes."))
     for label, group in by_label([*items["val"], *items["test"]]).items():
         if label not in groups:
             text = f"{where}: {group[0].path} is of class {group[0].classname!r}, which has no training image."

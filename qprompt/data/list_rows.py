@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 from qprompt.data.faults import RowFaults
 from qprompt.data.folder_layout import part_of
 from qprompt.data.spelling import readable
+from qprompt.data.tree import SUFFIXES
 from qprompt.errors import UserError
 from qprompt.io.files import parse_json
 
@@ -21,9 +23,11 @@ COLUMNS = {
     ),
     "name": ("classname", "class", "class_name", "category"),
     "label": ("label", "class_id", "target"),
-    "split": ("split", "set", "subset", "part"),
+    "split": ("split", "set", "subset", "part", "partition", "phase", "usage", "data_set"),
 }
 EXAMPLE = "path,classname,split"
+_LIKE_A_SPLIT = re.compile(r"(is_?)?(train|test|val|valid|fold|holdout)\w*", re.I)
+logger = logging.getLogger(__name__)
 _NUMBER = re.compile(r"([+-]?\d{1,9})(\.0+)?")  # spreadsheets and pandas write 1.0
 
 
@@ -57,7 +61,11 @@ def table(text: str, suffix: str) -> list[Any]:
                 raise ValueError(f"line {number} is not JSON ({error})") from None
         return rows
     mark = "\t" if suffix == ".tsv" else max(",;\t", key=text.partition("\n")[0].count)
-    return list(csv.DictReader(io.StringIO(text, newline=""), delimiter=mark))
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=mark)
+    named = [name.strip().lower() for name in reader.fieldnames or () if name.strip()]
+    if twice := next((name for name in named if named.count(name) > 1), ""):
+        raise ValueError(f"two of its columns are called {twice!r}")
+    return list(reader)
 
 
 def read_rows(rows: list[dict[str, Any]], file: str, root: Path, faults: RowFaults) -> list[Row]:
@@ -67,6 +75,8 @@ def read_rows(rows: list[dict[str, Any]], file: str, root: Path, faults: RowFaul
         UserError: There is no column of paths, or none of classes.
     """
     columns = {column: _find(rows[0], names) for column, names in COLUMNS.items()}
+    if columns["path"] is None and any(str(key).lower().endswith(SUFFIXES) for key in rows[0]):
+        raise UserError(f"{file} begins with an image, not with the names of its columns: add a first line {EXAMPLE}.")
     if columns["path"] is None or columns["name"] is None and columns["label"] is None:
         found = ", ".join(map(str, rows[0]))
         raise UserError(f"{file} has columns {found[:200]}; expected {EXAMPLE} (or label).")
@@ -74,13 +84,14 @@ def read_rows(rows: list[dict[str, Any]], file: str, root: Path, faults: RowFaul
     def text(row: dict[str, Any], kind: str) -> str:
         column = columns[kind]
         value = row.get(column) if column is not None else None
-        return "" if value is None else str(value).strip()
+        return "" if value is None or value != value else str(value).strip()  # NaN: a missing value
 
     numbered = all(_NUMBER.fullmatch(label) for row in rows if (label := text(row, "label")))
     if not columns["name"] and not numbered:  # the column "label" holds names
         columns["name"], columns["label"] = columns["label"], None
     elif not numbered:
         columns["label"] = None
+    _log_unused(rows[0], columns, file)
     has_parts = any(text(row, "split") for row in rows)
     found_rows = []
     for number, row in enumerate(rows, 1):
@@ -88,6 +99,11 @@ def read_rows(rows: list[dict[str, Any]], file: str, root: Path, faults: RowFaul
         def wrong(kind: str, message: str, advice: str, number: int = number) -> None:
             faults.add(kind, number, message, advice)
 
+        if not any(str(value).strip() for value in row.values() if value is not None):
+            continue  # spreadsheets end with such rows
+        if any(isinstance(row.get(key), (list, dict)) for key in columns.values() if key is not None):
+            wrong("kind", " holds a list or an object where text is expected.", "Write one text per field.")
+            continue
         if None in row:
             wrong("long", " has more fields than the first line.", "Put values that hold commas into quotes.")
             continue
@@ -106,6 +122,19 @@ def read_rows(rows: list[dict[str, Any]], file: str, root: Path, faults: RowFaul
             part = part_of(part) if has_parts else "train"
             found_rows.append(Row(number, relative, name, int(match[1]) if match else None, part, moved))
     return found_rows
+
+
+def _log_unused(row: dict[str, Any], columns: dict[str, str | None], file: str) -> None:
+    unused = [str(key) for key in row if key not in columns.values() and key is not None and str(key).strip()]
+    if columns["split"] is None and (found := next((name for name in unused if _LIKE_A_SPLIT.fullmatch(name)), "")):
+        logger.warning(
+            "%s: the column %r is not used. If it says what is for training and for testing, write train, val or test "
+            "into a column 'split'.",
+            file,
+            found,
+        )
+    elif unused:
+        logger.info("%s: columns that are not used: %s", file, ", ".join(unused[:10]))
 
 
 def _find(row: dict[str, Any], names: Iterable[str]) -> str | None:
