@@ -195,6 +195,16 @@ def test_what_a_script_saves_by_itself_is_quantized(build, tmp_path, monkeypatch
     assert torch.equal(torch.load(out / "plain.pt", weights_only=True), plain.model.prompt_learner.ctx)
 
 
+def test_other_state_that_training_changes_is_named(build, capsys):
+    trainer = build("QRemembers")
+    trainer.train()
+    said = [line for line in capsys.readouterr().out.splitlines() if "beside its parameters" in line]
+    (line,) = said
+    assert "training changed prompt_learner.mean, model.memory: the prompt file does not hold them" in line
+    build("QCaching", output="caching").train()
+    assert "beside its parameters" not in capsys.readouterr().out
+
+
 def test_a_test_of_untrained_prompts_is_said_aloud(build, capsys):
     said = "tests the prompts as they were initialized"
     trainer = build("QPrompted")

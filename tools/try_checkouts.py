@@ -234,8 +234,8 @@ class Runs:
         equal = [other is not None and torch.equal(quantized, other) for other in (again, plain)]
         if all(equal):
             row["QX"] = "trains, evaluates as QX and X"
-        elif plain is not None and again is not None and torch.equal(plain, again) and self._is_random(launched):
-            row["QX"] = "trains; QX and X evaluate it with equal logits, which are random in X too"
+        elif plain is not None and again is not None and torch.equal(plain, again) and self._differs_too(launched):
+            row["QX"] = "trains; QX and X evaluate it with equal logits, not those after training, as X does"
         elif "as they were initialized" in again_log:
             row["QX"] = "trains; its --eval-only loads no checkpoint, and a line says so"
         else:
@@ -246,7 +246,7 @@ class Runs:
         row["--fast"] = _fast(said[0]) if said and fast is not None else _last(fast_log)
         return row
 
-    def _is_random(self, launched: torch.Tensor | None) -> bool:
+    def _differs_too(self, launched: torch.Tensor | None) -> bool:
         """Return whether plain X itself evaluates its checkpoint with other logits than after training."""
         _, logits = self.run(self.recipe.trainer, "launched_again", model="launched")
         return launched is not None and logits is not None and not torch.equal(launched, logits)

@@ -24,6 +24,7 @@ from qprompt.quantization.parameters import match_parameters
 from qprompt.quantization.state_dict_hooks import unquantized_view
 from qprompt.training import selection
 from qprompt.training.defaults import quant_config
+from qprompt.training.other_state import OtherState
 from qprompt.training.own_prompts import OwnPrompts
 from qprompt.training.proof import InferenceFails
 from qprompt.training.step_record import RecordedSteps
@@ -59,7 +60,7 @@ class QuantizedPrompts(RecordedSteps, OwnPrompts, StoredPrompt):
             self.copies = tuple(selection.quantized_copies(self, self.prompted))
             with contextlib.suppress(InferenceFails):  # some models are complete only when training starts
                 self._prove()
-            self._as_initialized = self._sums()
+            self._as_initialized, self._other_state = self._sums(), OtherState(self)
             self._watch = StepWatch(self.prompted, type(self).__name__)
 
     def check_cfg(self, cfg):
@@ -143,6 +144,7 @@ class QuantizedPrompts(RecordedSteps, OwnPrompts, StoredPrompt):
         self._finished, self.run.stored = True, False
         if self._in_forward:
             self._check_again()
+            self._warn_of_other_state()
         super().after_train()  # tests; with TEST.FINAL_MODEL best_val on the checkpoint that was best
         self.write_prompt()
 

@@ -14,6 +14,7 @@ from qprompt.quantization.config import QuantConfig
 from qprompt.quantization.forward_pass import all_in_forward, quantize_forward_, release
 from qprompt.quantization.state_dict_hooks import add_plain_state_dict_hooks_
 from qprompt.training import selection
+from qprompt.training.other_state import OtherState
 from qprompt.training.proof import Unused, prove_use
 from qprompt.training.saved_values import save_quantized_values_of
 from qprompt.training.step_watch import StepWatch
@@ -67,6 +68,7 @@ class ThirdPartyPrompts(_Trainer):
     _in_step = False
     _proven = False
     _as_initialized: list[tuple[float, float]] | None = None
+    _other_state: OtherState | None = None
     _source = 0  # position in `modules_in_use` of the module whose prompts inference uses
 
     @property
@@ -138,6 +140,15 @@ class ThirdPartyPrompts(_Trainer):
                 "%s tests the prompts as they were initialized: the script neither trained them nor loaded a "
                 "checkpoint (does it call load_model for --eval-only?)",
                 type(self).__name__,
+            )
+
+    def _warn_of_other_state(self) -> None:
+        """Say what training changed that the prompt file does not hold, e.g. a memory of features."""
+        changed = self._other_state.changed(self) if self._other_state is not None else []
+        if changed:
+            log.warning(
+                "beside its parameters, training changed %s: the prompt file does not hold them, keep the checkpoint",
+                ", ".join(changed[:8]) + (f" and {len(changed) - 8} more" if len(changed) > 8 else ""),
             )
 
     def _check_again(self) -> None:

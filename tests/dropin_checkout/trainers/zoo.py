@@ -281,6 +281,22 @@ class Saves(Unnamed):
 
 
 @TRAINER_REGISTRY.register()
+class Remembers(Unnamed):
+    """Keeps a memory of features in an attribute, and a running mean in a buffer."""
+
+    def build_model(self):
+        super().build_model()
+        self.model.memory = torch.rand(3)
+        self.model.mask = torch.full((2,), float("-inf"))
+        self.model.prompt_learner.register_buffer("mean", torch.zeros(3))
+
+    def forward_backward(self, batch):
+        self.model.memory = self.model.memory.lerp(torch.rand(3), 0.1)
+        self.model.prompt_learner.mean += 1
+        return super().forward_backward(batch)
+
+
+@TRAINER_REGISTRY.register()
 class OwnLoop(Unnamed):
     """Has its own loop, which calls no hook and saves nothing."""
 
