@@ -5,12 +5,17 @@ import fcntl
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 import trees
 from cuda_standin import library
+
+from qprompt.sweep import process
 
 pytestmark = pytest.mark.skipif(bool(library.why_not()), reason=library.why_not() or "it can run")
 DEPTHS = {"MAPLE": ["PROMPT_DEPTH"], "IVLP": ["PROMPT_DEPTH_TEXT", "PROMPT_DEPTH_VISION"]}
@@ -48,13 +53,12 @@ def train_argv(trainer, precision, folder, output, clip_file, *options, epochs=1
     return [*argv, *options]
 
 
-def execute(folder, runs, sm=90):
-    """Execute commands in one process with the stand-in; return their reports by name."""
-    path = folder / "runs.json"
+def execute(files, runs, sm=90, folder=library.SOURCE.parents[2]):
+    """Execute commands in one process with the stand-in, in `folder`; return their reports by name."""
+    path = files / "runs.json"
     path.write_text(json.dumps(runs))
     command = [sys.executable, "-m", "cuda_standin", str(path)]
-    environment = library.environment(folder, sm)
-    done = subprocess.run(command, env=environment, cwd=library.SOURCE.parents[2], capture_output=True, text=True)
+    done = subprocess.run(command, env=library.environment(files, sm), cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return {each["name"]: each for each in json.loads(path.with_name("runs.json.report").read_text())}
 
@@ -199,3 +203,23 @@ def test_a_gpu_transforms_images_and_trains_fp16_as_upstream_does(reports):
         assert computed["augment"] == augment and computed["precision"] == "fp16-upstream"
         assert computed["deterministic"] and 0 <= computed["unchanged_share"] < 1
     assert computed.keys().isdisjoint({"tf32_matmul", "text_memory_bytes"})
+
+
+def test_a_run_of_a_sweep_can_use_cuda_although_the_sweep_has_asked_for_gpus(tmp_path):
+    """A fork of a process that has asked CUDA anything cannot use it; the runs are forks of a server that has not."""
+    script, log = tmp_path / "script.py", tmp_path / "log.txt"
+    script.write_text("import torch; print('bad fork:', torch.cuda._is_in_bad_fork())")
+    torch.cuda.is_available()
+    run = process.start(str(script), [], {**os.environ, "OMP_NUM_THREADS": "1"}, log)
+    run.join()
+    assert (run.exitcode, log.read_text().split()[-1]) == (0, "False")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", ["QPrompted", "QOldCode", "QTuples", "QTwoOptimizers", "QMetaLearner"])
+def test_the_launcher_trains_on_the_device(tmp_path, trainer):
+    checkout = shutil.copytree(Path(__file__).parent / "dropin_checkout", tmp_path / "checkout")
+    argv = ["qprompt", "train.py", "--root", "data", "--output-dir", "output", "--trainer", trainer]
+    report = execute(tmp_path, [{"name": trainer, "argv": argv, "device": "cuda"}], folder=checkout)[trainer]
+    assert report["code"] == 0, report["err"]
+    assert (checkout / "output" / "prompt.qprompt").is_file()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim.optimizer import _foreach_supported_types
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cuda_standin import record
@@ -120,6 +121,9 @@ def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if written and all(r.alias_info is not None and r.alias_info.is_write for r in func._schema.returns):
         names = [argument.name for argument in func._schema.arguments]
         given = [args[i] if (i := names.index(a.name)) < len(args) else kwargs[a.name] for a in written]
+        if torch.Tag.inplace_view in func.tags:
+            with no_dispatch():
+                func(*args, **kwargs)  # the shape of the stand-in changes too (squeeze_)
         if func._opname.startswith("_foreach_"):
             for tensor in given[0]:
                 torch.autograd.graph.increment_version(tensor)  # as the kernels themselves do (not those of _fused_)
