@@ -250,6 +250,38 @@ def test_list_finds_files_in_the_other_form(tmp_path, kinds):
     assert all((tmp_path / item.path).is_file() for part in split for item in part)
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["0 cat", "1 dog"],
+        ["1 cat", "2 dog"],
+        ["1. cat", "2. dog"],
+        ["01: cat", "02: dog"],
+        ["n02123045 cat", "n02084071 dog"],
+        ["- cat", "- dog"],
+        ["\u2022 cat", "\u2022 dog"],
+        ['"cat",', '"dog"'],
+        ["'cat'", "'dog'"],
+        ["cat\tn01", "dog\tn02"],
+        ["# classes", "cat", "dog"],
+        ["// classes", "cat", "dog"],
+    ],
+    ids=str,
+)
+def test_file_of_names_with_more_than_names_is_refused(tmp_path, lines):
+    (tmp_path / "names.txt").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(UserError, match="expected one name per line and nothing else, got"):
+        read_names(str(tmp_path / "names.txt"))
+
+
+@pytest.mark.parametrize(
+    "lines", [["#1 fan", "7up"], ["1", "2"], ["-1", "-2"], ["1.5 liter", "2.5 liter"], ["'t is", "cat's"], ["- a", "b"]]
+)
+def test_names_that_only_look_like_more_are_names(tmp_path, lines):
+    (tmp_path / "names.txt").write_text("\n".join(lines), encoding="utf-8")
+    assert read_names(str(tmp_path / "names.txt")) == lines
+
+
 # ---- prompts that are the same tokens
 
 SAME = [

@@ -293,6 +293,24 @@ def test_a_hundred_thousand_mutated_files(valid):
     read_all(valid, seed=1, number=100_000)
 
 
+OTHER_FILES = {
+    "a pointer of Git LFS: type git lfs pull": b"version https://git-lfs.github.com/spec/v1\n",
+    "a web page: download it again": b"<!DOCTYPE html><html></html>",
+    "an image: the prompt file comes before the images": b"\xff\xd8\xff\xe0" + bytes(50),
+    "a zip archive: unpack it": b"PK\3\4" + bytes(50),
+}
+
+
+@pytest.mark.parametrize("words", [*OTHER_FILES, "a checkpoint: qprompt pack makes a prompt file of it"])
+def test_other_files_are_named_with_what_to_do(tmp_path, words):
+    if words in OTHER_FILES:
+        (tmp_path / "a.qprompt").write_bytes(OTHER_FILES[words])
+    else:
+        torch.save({"ctx": torch.zeros(4, 8)}, tmp_path / "a.qprompt")
+    with pytest.raises(UserError, match=f"a.qprompt is not a valid prompt file: it is {words}"):
+        inspect(tmp_path / "a.qprompt")
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=200))
 def test_random_bytes(data):

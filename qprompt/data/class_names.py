@@ -37,12 +37,23 @@ def read_names(path: str, what: str = "the file of class names") -> list[str] | 
         return names
     names = clean(text.splitlines())
     table = path.lower().endswith((".csv", ".tsv")) and any(mark in text for mark in ",;\t")
-    numbered = len(names) > 1 and all(
-        re.match(rf"0*{number}[\s,:;)]", name) or re.match(r"n\d{8}\s", name) for number, name in enumerate(names)
-    )
-    if table or numbered or path.lower().endswith((".yaml", ".yml")):
+    if table or (len(names) > 1 and _has_more(names)) or path.lower().endswith((".yaml", ".yml")):
         raise UserError(f"{what} {path}: expected one name per line and nothing else, got {names[0]!r}.")
     return names
+
+
+def _has_more(names: list[str]) -> bool:
+    """Whether all lines have more than a name: numbers, bullets, quotes or columns; or a line is a comment."""
+    numbered = (
+        all(re.match(rf"0*{number}([\s,:;)]|\.\s)", name) for number, name in enumerate(names, first))
+        for first in (0, 1)
+    )
+    marked = (r"n\d{8}\s", r"[-*\u2022]\s", r"([\"']).*\1,?\Z", r"[^\t]+\t")
+    return (
+        any(numbered)
+        or any(all(re.match(mark, name) for name in names) for mark in marked)
+        or any(re.match(r"(#|//)\s", name) for name in names)
+    )
 
 
 def clean(names: list[str]) -> list[str]:

@@ -19,7 +19,7 @@ _KINDS = (
     (rb".{128}DICM", "a DICOM image", _CONVERT),
     (rb"FUJIFILMCCD-RAW|IIRO|IIRS|IIU\0|....ftypcrx ", "a raw photo", _CONVERT),
     (rb"\x93NUMPY", "a NumPy array", "save it as PNG"),
-    (rb"\x89HDF|\x80[\x02-\x05]", "data of a program", "save it as PNG"),
+    (rb"\x89HDF|\x80[\x02-\x05][^\0]", "data of a program", "save it as PNG"),
     (rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI |....moov|....mdat|\0\0\x01[\xb3\xba]", "a film", "take a picture of it"),
     (rb"RIFF....WEBP", "a damaged WebP image", AGAIN),
     (rb"\xff\xd8\xff", "a damaged JPEG, or a JPEG of another kind (JPEG-LS, lossless)", AGAIN),

@@ -14,9 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qprompt.errors import UserError
+from qprompt.io.file_kinds import KINDS, kind_of
 from qprompt.prompt_files.hub import downloaded, is_hub_address
 from qprompt.prompt_files.metadata import check_metadata
 
+_KINDS = (
+    (rb"PK\x03\x04.{0,200}\.pkl|\x80[\x02-\x05][^\0]", "a checkpoint", "qprompt pack makes a prompt file of it"),
+    (rb"\xff\xd8\xff|\x89PNG|GIF8|BM|II\*|MM\0", "an image", "the prompt file comes before the images"),
+)
 FORMAT = 1
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 # Bits of tensors that are stored without a codebook: the name of their entry.
@@ -78,7 +83,9 @@ def parse_file(path: str | os.PathLike[str]) -> ParsedFile:
     try:
         return parse(data)
     except Invalid as problem:
-        raise UserError(f"{path} is not a valid prompt file: {problem}") from None
+        kind = "" if data.startswith(b"{", 8) else kind_of(data, (*_KINDS, *KINDS))
+        reason = f"it is {kind}" if kind else problem
+        raise UserError(f"{path} is not a valid prompt file: {reason}") from None
 
 
 class Invalid(Exception):
