@@ -46,6 +46,7 @@ class Case(NamedTuple):
     classes: int = 100
     features: bool = False
     recorded: bool = False  # whether it is one of the steps, every tenth, that the recorder measures
+    budgeted: bool = False  # whether the fast test counts it
 
     def __str__(self) -> str:
         more = [", features kept"] * self.features + [", with the recorder"] * self.recorded
@@ -55,13 +56,14 @@ class Case(NamedTuple):
 COOP, MAPLE = "vit_b16_ep50_ctxv1.yaml", "vit_b16_c2_ep5_batch4_2ctx.yaml"
 CASES = (
     Case("CoOp", COOP, "fp32", 32),
-    Case("CoOp", COOP, "fp16", 32),
-    Case("CoOp", COOP, "fp16", 32, features=True),
+    Case("CoOp", COOP, "fp16", 32, budgeted=True),
+    Case("CoOp", COOP, "fp16", 32, features=True, budgeted=True),
+    Case("CoOp", COOP, "fp16", 32, features=True, classes=1000),
     Case("CoOp", COOP, "amp", 32),
     Case("QCoOp", COOP, "fp16", 32),
     Case("MaPLe", MAPLE, "fp16", 4),
     Case("QMaPLe", MAPLE, "fp16", 4),
-    Case("QMaPLe", MAPLE, "fp16", 4, recorded=True),
+    Case("QMaPLe", MAPLE, "fp16", 4, recorded=True, budgeted=True),
     Case("QMaPLe", MAPLE, "amp", 4),
 )
 
@@ -82,9 +84,9 @@ class FakeGpu(TorchDispatchMode):
         if func.namespace == "aten":  # not prim.device, which asks for an attribute
             record.note(func, args, kwargs, lambda each: isinstance(each, FakeTensor), target)
         if func is torch.ops.aten._local_scalar_dense.default:
-            return torch.ones((), dtype=args[0].dtype).item()
+            return 0
         if func is torch.ops.aten._to_copy.default and target == "cpu":
-            return torch.ones(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
+            return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
         with self.fake:
             return func(*args, **kwargs)
 
@@ -102,33 +104,34 @@ def a_fake_gpu() -> Iterator[FakeGpu]:
         yield gpu
 
 
+def on_device(tensor: Tensor, fake: FakeTensorMode) -> Tensor:
+    """Return a fake tensor like `tensor` on the GPU."""
+    with fake:
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=GPU)
+
+
 def to_device_(module: nn.Module, fake: FakeTensorMode) -> None:
     """Replace the tensors of a module by fake ones on the GPU."""
-
-    def on_device(tensor: Tensor) -> Tensor:
-        with fake:
-            return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=GPU)
-
     for owner in module.modules():
-        for name, tensor in owner._parameters.items():
-            if tensor is not None and not isinstance(tensor, FakeTensor):
-                owner._parameters[name] = nn.Parameter(on_device(tensor), tensor.requires_grad)
-        for name, tensor in owner._buffers.items():
-            if tensor is not None and not isinstance(tensor, FakeTensor):
-                owner._buffers[name] = on_device(tensor)
+        for name, parameter in owner._parameters.items():
+            if parameter is not None:
+                owner._parameters[name] = nn.Parameter(on_device(parameter, fake), parameter.requires_grad)
+        for name, buffer in owner._buffers.items():
+            if buffer is not None:
+                owner._buffers[name] = on_device(buffer, fake)
 
 
 def build_clip(precision: str) -> Any:
     """Return a CLIP in the shapes of ViT-B/16 without values, but for the embeddings, which are zero."""
-    from qprompt.backbones import convert_weights_, import_clip
+    from qprompt.backbones import import_clip
     from qprompt.backbones.random_weights import SHAPES
+    from qprompt.training.precision import convert_backbone_
 
     with torch.device("meta"):
         model = import_clip().model.CLIP(**asdict(SHAPES["ViT-B/16"])).float().eval().requires_grad_(False)
     for owner, name in ((model.token_embedding, "weight"), (model, "positional_embedding"), (model.ln_final, "weight")):
         owner._parameters[name] = nn.Parameter(torch.zeros(owner._parameters[name].shape), False)
-    if precision in ("fp16", "bf16"):
-        convert_weights_(model, torch.float16 if precision == "fp16" else torch.bfloat16)
+    convert_backbone_(model, precision)
     return model
 
 
@@ -140,7 +143,6 @@ def build_trainer(case: Case, fake: FakeTensorMode, folder: str) -> Any:
     from qprompt.quantization.api import quantized_parameters
     from qprompt.quantization.recorder import Recorder
     from qprompt.training.defaults import default_cfg, quant_config
-    from qprompt.training.progress_guard import ProgressGuard
     from qprompt.training.third_party import Run
 
     kind = TRAINER_REGISTRY.get(case.trainer)
@@ -165,12 +167,13 @@ def build_trainer(case: Case, fake: FakeTensorMode, folder: str) -> Any:
             quantizer.last_fit = quantizer.step - quantizer.config.min_interval
             quantizer.table = None  # of the CPU
             quantizer.config = type(quantizer.config)(**{**asdict(quantizer.config), "kl_threshold": inf})
+    blocks = vars(trainer.model.layout.row_blocks())
+    blocks |= {name: on_device(value, fake) for name, value in blocks.items() if isinstance(value, Tensor)}
     to_device_(clip_model, fake)
     to_device_(trainer.model, fake)
     trainer.optim = build_optimizer(trainer.method.checkpoint_module(trainer.model), cfg.OPTIM)
     trainer.sched = build_lr_scheduler(trainer.optim, cfg.OPTIM)
     trainer.scaler = torch.amp.GradScaler("cuda") if case.precision in ("fp16", "amp") else None
-    trainer.guard = ProgressGuard(trainer.learned(), 65536.0 if trainer.scaler else None)
     return trainer
 
 

@@ -1,6 +1,7 @@
 """`load_clip`: a CLIP model by name or from a file."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -116,10 +117,16 @@ def check_backbone(name: str, path: str | os.PathLike[str] = "") -> None:
         )
 
 
-def convert_weights_(model: ClipModel, dtype: torch.dtype) -> None:
-    """Convert to `dtype` what CLIP has in half precision: layers and projections, not norms and embeddings."""
+def convert_weights_(model: ClipModel, dtype: torch.dtype, but: Collection[str] = ()) -> None:
+    """Convert to `dtype` what CLIP has in half precision: layers and projections, not norms and embeddings.
+
+    Args:
+        model: Changed in place.
+        dtype: Of half precision.
+        but: Names of parameters that stay in fp32.
+    """
     values = {name: parameter.data for name, parameter in model.named_parameters()}
     import_clip().model.convert_weights(model)
     for name, parameter in model.named_parameters():
         if parameter.dtype == torch.float16:
-            parameter.data = values[name].to(dtype)
+            parameter.data = values[name] if name in but else values[name].to(dtype)

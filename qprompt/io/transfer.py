@@ -22,9 +22,12 @@ def send(tensor: "Tensor", target: "device") -> "Tensor":
 def joined(tensors: Sequence["Tensor"]) -> "Tensor":
     """Return all entries of the tensors, flat, to be read in one transfer.
 
-    They are float64 where the device has it, which holds counts of any size and every value of a smaller type.
+    If they are not of one floating type, they become float64 where the device has it, which holds counts of any size
+    and every value of a smaller type.
     """
     import torch
 
-    dtype = torch.float64 if tensors[0].device.type in WITH_FP64 else torch.float32
-    return torch.cat([tensor.detach().flatten().to(dtype) for tensor in tensors])
+    flat, kinds = [tensor.detach().flatten() for tensor in tensors], {tensor.dtype for tensor in tensors}
+    if len(kinds) > 1 or not flat[0].is_floating_point():
+        flat = [each.to(torch.float64 if each.device.type in WITH_FP64 else torch.float32) for each in flat]
+    return torch.cat(flat)

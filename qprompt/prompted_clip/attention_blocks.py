@@ -1,4 +1,4 @@
-"""Rows of prompts packed into blocks, so that attention computes few pairs of rows that are masked out."""
+"""Rows of prompts packed into blocks on a CPU, so that attention computes few pairs of rows that are masked out."""
 
 from typing import Any
 
@@ -81,7 +81,7 @@ class Pack(torch.autograd.Function):
         grad = grad.unflatten(0, (grad.shape[0] // n_blocks, n_blocks))  # (G, N, S, D)
         rows = grad.flatten(1, 2).index_select(1, *ctx.saved_tensors)
         if n_shared:
-            rows[:, :n_shared] += grad[:, :, :n_shared].sum(1)
+            rows[:, :n_shared].add_(grad[:, :, :n_shared].sum(1))
         return rows, None, None, None, None
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from qprompt.backbones import ClipModel
 from qprompt.errors import UserError
+from qprompt.prompted_clip.gpu_operations import attention_kernels, layer_norm
 from qprompt.prompted_clip.text import use_reference
 from qprompt.prompted_clip.transformer_layer import attention, transformer_layer
 
@@ -41,20 +42,28 @@ def encode_image(
     at_once = None if plain else images_at_once(clip_model)
     if at_once and len(image) > at_once:
         return torch.cat([encode_image(clip_model, part, prompts, deep) for part in image.split(at_once)])
+    with attention_kernels(image.device):
+        return _encode_pixels(visual, image, prompts, deep, plain)
+
+
+def _encode_pixels(visual: Any, image: Tensor, prompts: Tensor | None, deep: Sequence[Tensor], plain: bool) -> Tensor:
+    norm = (lambda module, x: module(x)) if plain else layer_norm
     x = _tokens(visual, image)
     if prompts is not None:
         x = torch.cat([x, prompts.type(x.dtype).expand(x.shape[0], -1, -1)], dim=1)
-    x = visual.ln_pre(x)
+    x = norm(visual.ln_pre, x)
+    if deep:
+        deep = torch.stack(list(deep)).type(x.dtype).unbind()
     resblocks = list(visual.transformer.resblocks)
     for number, resblock in enumerate(resblocks):
         if 0 < number <= len(deep):
-            vectors = deep[number - 1].type(x.dtype).expand(x.shape[0], -1, -1)
+            vectors = deep[number - 1].expand(x.shape[0], -1, -1)
             x = torch.cat([x[:, : x.shape[1] - vectors.shape[1]], vectors], dim=1)
         if plain:
             x = resblock(x.permute(1, 0, 2)).permute(1, 0, 2)  # resblocks take (T, B, V)
         else:  # after the last attention, only the class token is needed
             x = transformer_layer(resblock, x, attention, select=slice(1) if number == len(resblocks) - 1 else None)
-    x = visual.ln_post(x[:, 0])
+    x = norm(visual.ln_post, x[:, 0])
     return x @ visual.proj
 
 

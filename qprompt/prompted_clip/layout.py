@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from qprompt.backbones import ClipModel, import_clip
 from qprompt.errors import UserError
 from qprompt.prompted_clip.attention_blocks import pack_rows
+from qprompt.prompted_clip.row_blocks import RowBlocks
 from qprompt.prompted_clip.tokens import tokenize
 
 POSITIONS = ("end", "middle", "front")  # of the class name among the context vectors (CoOp, section 3.2)
@@ -23,7 +24,8 @@ class PromptLayout(nn.Module):
         P rows that all classes share (SOS, a generic context, words that all prompts begin with),
         then each class's own rows, from position P to its EOT.
 
-    For attention, rows are packed into blocks (see `qprompt.prompted_clip.attention_blocks`).
+    For attention, rows are packed into blocks on a CPU (see `qprompt.prompted_clip.attention_blocks`). On a GPU they
+    stay in blocks (see `qprompt.prompted_clip.row_blocks`).
 
     Attributes (R rows of width D, L tokens per prompt):
         words, position: Arguments of `prompt_layout`.
@@ -35,21 +37,21 @@ class PromptLayout(nn.Module):
         recomputed: Number of parts, from the first on, that are encoded again in the backward pass.
         rows: (R, D) embedding plus position embedding of each row; the position embedding alone at a context vector.
         context_rows: (K,) the rows at which context vectors stand.
-        context_slots: (K,) the number of each of these context vectors.
-        context_index: (K,) the same, but vector j of class c has number c * n_context + j if class-specific.
+        context_positions: (K, D) the position embeddings there.
+        n_shared_slots: How many of the context vectors stand in shared rows; the others stand in each class.
         eot_rows: (C,) the row of each class's EOT.
         pack_index, unpack_index, key_pack_index, key_unpack_index, mask: See `pack_rows`.
     """
 
     words = ""
     position = "end"
+    copies = 1  # of the shared rows
     tokens: Tensor
     slots: Tensor
     eot: Tensor
     rows: Tensor
     context_rows: Tensor
-    context_slots: Tensor
-    context_index: Tensor
+    context_positions: Tensor
     eot_rows: Tensor
     pack_index: Tensor
     unpack_index: Tensor
@@ -89,7 +91,6 @@ class PromptLayout(nn.Module):
         def as_rows(values: Tensor) -> Tensor:
             return torch.cat([values[0, :P], values[own]])
 
-        number = slots + self.n_context * torch.arange(n_classes)[:, None] * class_specific
         context_rows = (as_rows(slots) >= 0).nonzero()[:, 0]
         with torch.no_grad():
             fixed = clip_model.token_embedding(as_rows(tokens).to(device)).type(clip_model.dtype)
@@ -97,19 +98,35 @@ class PromptLayout(nn.Module):
             position = as_rows(torch.arange(length).expand(n_classes, -1))
             fixed += clip_model.positional_embedding.type(clip_model.dtype)[position]
         lengths = own.sum(dim=1)
+        self.n_shared_slots = int((slots[0, :P] >= 0).sum())
+        self._lengths: list[int] = lengths.tolist()
+        self._blocks: RowBlocks | None = None
         buffers = {
             "tokens": tokens,
             "slots": slots,
             "eot": eot,
             "rows": fixed,
             "context_rows": context_rows,
-            "context_slots": as_rows(slots)[context_rows],
-            "context_index": as_rows(number)[context_rows],
+            "context_positions": fixed[context_rows],
             "eot_rows": P + lengths.cumsum(0) - 1,
-            **pack_rows(P, lengths.tolist()),
+            **pack_rows(P, self._lengths),
         }
         for name, value in buffers.items():
             self.register_buffer(name, value.to(device), persistent=False)
+        in_order = spread(torch.arange(self.n_context)[None, :, None], self.n_shared_slots, n_classes).flatten()
+        if not torch.equal(in_order, as_rows(slots)[context_rows]):
+            raise ValueError("every class has all context vectors, in the order of their numbers")
+
+    def row_blocks(self) -> RowBlocks:
+        """Return the rows as a GPU computes them; they are made once."""
+        if self._blocks is None:
+            with torch.inference_mode(False):  # what is made in it cannot be used outside
+                self._blocks = RowBlocks(self, self._lengths)
+        return self._blocks
+
+    def _apply(self, *args, **kwargs):
+        self._blocks = None
+        return super()._apply(*args, **kwargs)
 
     def split_(self, clip_model: ClipModel, rows: int) -> None:
         """Set `parts`, of about `rows` rows and at least one class each; to none if all rows fit into one part."""
@@ -123,6 +140,17 @@ class PromptLayout(nn.Module):
 
     def extra_repr(self) -> str:
         return f"classes={self.n_classes}, rows={len(self.rows)}, shared={self.n_shared}"
+
+
+def spread(vectors: Tensor, n_shared: int, n_classes: int, copies: int = 1) -> Tensor:
+    """Return vectors (G, n, D) where they stand (G, K, D): the first `n_shared` in each copy, the others in each class.
+
+    Backward, a vector gets the sum over its places in one reduction. The gradient of ``index_select`` would be added up
+    by atomic operations on a GPU, in any order.
+    """
+    parts = (vectors[:, :n_shared], copies), (vectors[:, n_shared:], n_classes)
+    spread = [part[:, None].expand(-1, times, -1, -1).flatten(1, 2) if times > 1 else part for part, times in parts]
+    return torch.cat(spread, dim=1) if 0 < n_shared < vectors.shape[1] else spread[0 if n_shared else 1]
 
 
 def _count_shared(tokens: Tensor, slots: Tensor, eot: Tensor, class_specific: bool) -> int:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from qprompt.backbones import ClipModel
+from qprompt.prompted_clip.gpu_operations import launches_decide, unit_length
 from qprompt.prompted_clip.image import encode_image
 from qprompt.prompted_clip.layout import PromptLayout
 from qprompt.prompted_clip.text import encode_text
@@ -133,6 +134,8 @@ class PromptedCLIP(nn.Module):
 def normalize(features: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return features of length one along the last dimension, in `dtype`."""
     features = features.to(dtype)
+    if dtype == torch.float32 and launches_decide(features.device):
+        return unit_length(features)
     return features / features.norm(dim=-1, keepdim=True)
 
 

@@ -11,7 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from qprompt.backbones import ClipModel
 from qprompt.prompted_clip.attention_blocks import Pack, Unpack
-from qprompt.prompted_clip.layout import PromptLayout
+from qprompt.prompted_clip.gpu_operations import attention_kernels, launches_decide, layer_norm
+from qprompt.prompted_clip.layout import PromptLayout, spread
 from qprompt.prompted_clip.transformer_layer import attention, transformer_layer
 
 
@@ -62,10 +63,11 @@ def encode_text_plain(
     if context is not None:
         x = insert(x, context)
     x = x + clip_model.positional_embedding[:length].type(clip_model.dtype)
-    for number, resblock in enumerate(clip_model.transformer.resblocks):
-        if 0 < number <= len(deep):
-            x = insert(x, deep[number - 1])
-        x = resblock(x.permute(1, 0, 2)).permute(1, 0, 2)  # resblocks take (L, C, D)
+    with attention_kernels(x.device):
+        for number, resblock in enumerate(clip_model.transformer.resblocks):
+            if 0 < number <= len(deep):
+                x = insert(x, deep[number - 1])
+            x = resblock(x.permute(1, 0, 2)).permute(1, 0, 2)  # resblocks take (L, C, D)
     x = clip_model.ln_final(x).type(clip_model.dtype)
     return x[torch.arange(len(x), device=x.device), layout.eot] @ clip_model.text_projection
 
@@ -94,42 +96,71 @@ def encode_text_fast(
 
 
 def _encode_rows(clip_model: ClipModel, layout: Any, context: Tensor | None, deep: Sequence[Tensor]) -> Tensor:
-    x = layout.rows[None]  # (1, R, D)
-    if context is not None:
-        vectors = context[:, 0] if context.dim() == 4 else context.reshape(1, -1, context.shape[-1])
-        values = vectors.type(x.dtype).index_select(1, layout.context_index)
-        values = values + x[:, layout.context_rows]  # position embeddings
-        x = x.expand(vectors.shape[0], -1, -1).index_copy(1, layout.context_rows, values)
-    attend = _attention_among(layout, layout.mask.to(x.dtype))
-    resblocks = clip_model.transformer.resblocks
-    for number, resblock in enumerate(resblocks):
-        if 0 < number <= len(deep):
-            values = deep[number - 1].type(x.dtype).index_select(0, layout.context_slots)
-            x = x.index_copy(1, layout.context_rows, values.expand(x.shape[0], -1, -1))
-        if number < len(resblocks) - 1:
-            x = transformer_layer(resblock, x, attend)
+    places = layout.row_blocks() if launches_decide(layout.rows.device) else layout
+    with attention_kernels(layout.rows.device):  # here, since the backward pass may encode again
+        x = _first_rows(layout, places, context)
+        if deep:
+            deep = torch.stack(list(deep)).type(x.dtype)[:, : layout.n_context].unbind()
+        in_blocks = places is not layout
+        attend = (
+            places.attention(_type_of_queries(x), x.shape[0]) if in_blocks else _attention_among(layout, x.shape[0])
+        )
+        resblocks = clip_model.transformer.resblocks
+        for number, resblock in enumerate(resblocks):
+            if 0 < number <= len(deep):
+                values = spread(deep[number - 1][None], layout.n_shared_slots, layout.n_classes, places.copies)
+                x = x.index_copy(1, places.context_rows, values.expand(x.shape[0], -1, -1))
+            if number < len(resblocks) - 1:
+                x = transformer_layer(resblock, x, attend)
+            elif in_blocks:
+                x = transformer_layer(resblock, x, attend, select=places.eot_rows, select_queries=False)
+            else:
+                x = transformer_layer(resblock, x, _attention_at_eot(layout, attend), select=layout.eot_rows)
+        x = layer_norm(clip_model.ln_final, x).type(clip_model.dtype) @ clip_model.text_projection  # (G, C, E)
+    return x if context is not None and context.dim() == 4 else x.squeeze(0)
+
+
+def _first_rows(layout: Any, places: Any, context: Tensor | None) -> Tensor:
+    """The rows of the first layer: (G, R, D)."""
+    x = places.rows[None]
+    if context is None:
+        return x
+    vectors = context[:, 0] if context.dim() == 4 else context.reshape(1, -1, context.shape[-1])
+    # Spread before they are rounded: their gradients are added up in their own precision.
+    if not layout.class_specific:
+        vectors = spread(vectors, layout.n_shared_slots, layout.n_classes, places.copies)
+    values = vectors.type(x.dtype) + places.context_positions
+    return x.expand(values.shape[0], -1, -1).index_copy(1, places.context_rows, values)
+
+
+def _type_of_queries(x: Tensor) -> torch.dtype:
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def _attention_among(layout: Any, groups: int) -> Callable[..., Tensor]:
+    """Attention among the rows of a layout: queries, keys, values (G, R, D) -> (G, R, D)."""
+    mask = layout.mask.to(layout.rows.dtype)
+    if mask.dim() == 2:
+        return partial(attention, mask=mask)
+    n_blocks, pack_index, unpack_index = len(mask), layout.pack_index, layout.unpack_index
+    mask = mask.repeat(groups, 1, 1, 1)
+
+    def attend(heads: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        query = Pack.apply(query, pack_index, unpack_index, n_blocks, 0)  # (G * N, S, D)
+        how = layout.key_pack_index, layout.key_unpack_index, n_blocks, layout.n_shared
+        key, value = (Pack.apply(x, *how) for x in (key, value))  # (G * N, P + S, D)
+        out = attention(heads, query, key, value, mask)  # (G * N, S, D)
+        return Unpack.apply(out.unflatten(0, (groups, n_blocks)).flatten(1, 2), unpack_index, pack_index)
+
+    return attend
+
+
+def _attention_at_eot(layout: Any, attend: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Attention of the rows of EOT: queries (G, C, D), keys and values (G, R, D) -> (G, C, D)."""
     eot = layout.eot_rows
 
     def attend_at_eot(heads: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return attend(heads, torch.zeros_like(key).index_copy(1, eot, query), key, value)[:, eot]
 
-    x = transformer_layer(resblocks[-1], x, attend_at_eot, select=eot)
-    x = clip_model.ln_final(x).type(clip_model.dtype) @ clip_model.text_projection  # (G, C, E)
-    return x if context is not None and context.dim() == 4 else x[0]
-
-
-def _attention_among(layout: PromptLayout, mask: Tensor) -> Callable[..., Tensor]:
-    """Attention among the rows of a layout: queries, keys, values (G, R, D) -> (G, R, D)."""
-    if mask.dim() == 2:
-        return partial(attention, mask=mask)
-    n_blocks, pack_index, unpack_index = len(mask), layout.pack_index, layout.unpack_index
-
-    def attend(heads: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        G = query.shape[0]
-        query = Pack.apply(query, pack_index, unpack_index, n_blocks, 0)  # (G * N, S, D)
-        how = layout.key_pack_index, layout.key_unpack_index, n_blocks, layout.n_shared
-        key, value = (Pack.apply(x, *how) for x in (key, value))  # (G * N, P + S, D)
-        out = attention(heads, query, key, value, mask.repeat(G, 1, 1, 1))  # (G * N, S, D)
-        return Unpack.apply(out.unflatten(0, (G, n_blocks)).flatten(1, 2), unpack_index, pack_index)
-
-    return attend
+    return attend_at_eot

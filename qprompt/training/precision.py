@@ -51,6 +51,10 @@ def convert_backbone_(clip_model: ClipModel, precision: str, method: Method | No
     as_upstream_in_fp32 = precision == FP16_UPSTREAM and method is not None and method.upstream_fp32_model
     if precision in _BACKBONE and not as_upstream_in_fp32:
         convert_weights_(clip_model, _BACKBONE[precision])
+    if precision == "amp":
+        # Autocast would convert the frozen weights in every step. The first layer says the type of what flows between
+        # the layers (`clip_model.dtype`): fp32.
+        convert_weights_(clip_model, torch.float16, but=("visual.conv1.weight",))
 
 
 def train_like_upstream_(model: PromptedCLIP, method: Method) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from qprompt.backbones import ClipModel, Identity, load_clip
 from qprompt.data.layouts import LAYOUTS
 from qprompt.errors import UserError, did_you_mean
+from qprompt.io.transfer import joined
 from qprompt.prompted_clip import PromptedCLIP, describe_no_words, describe_same_prompts
 from qprompt.prompted_clip.memory import bound_text_memory_, training_memory
 from qprompt.prompts.initial import check_words
@@ -194,23 +195,25 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
             loss.backward()
             self.optim.step()
         else:
-            self.scaler.scale(loss).backward()
+            loss.backward(self.scaler.scale(torch.ones_like(loss)))  # not scale(loss).backward(): one product less
             step = TentativeStep(self.scaler, self.optim)
         if self.rounded is not None:
             self.rounded.observe()
-        correct = (logits.argmax(dim=1) == label).mean(dtype=torch.float32) * 100
-        largest = torch.stack(torch._foreach_norm([p.detach() for _, p in self.learned()], math.inf))
-        more = self.also_read()
-        scaling = [] if step is None else [step.overflow, step.scale]
-        numbers = read_together([loss, correct, largest, *scaling, *(tensor for tensor, _ in more)])
-        loss_value, accuracy_value = float(numbers[0][0]), float(numbers[1][0])
-        overflow, scale = (bool(numbers[3][0]), float(numbers[4][0])) if step else (False, None)
+        correct = (logits.argmax(dim=1) == label).mean(dtype=torch.float32)
+        own, more = [loss, correct], self.also_read()
+        if step is None:
+            own += torch._foreach_norm([p.detach() for _, p in self.learned()], math.inf)
+        else:  # finite gradients leave the weights finite
+            own += [step.overflow, step.scale]
+        numbers, *others = read_together([joined(own), *(tensor for tensor, _ in more)])
+        loss_value, accuracy_value = float(numbers[0]), float(np.float32(numbers[1]) * np.float32(100))
+        overflow, scale = (bool(numbers[2]), float(numbers[3])) if step else (False, None)
         if step is not None and overflow:
             step.take_back()
-        for (_, take), given in zip(more, numbers[len(numbers) - len(more) :], strict=True):
+        for (_, take), given in zip(more, others, strict=True):
             take(given)
         stuck = self.guard is not None and self.guard.observe(scale)
-        finite = overflow or bool(np.isfinite(numbers[2]).all())
+        finite = step is not None or bool(np.isfinite(numbers[2:]).all())
         self.stop_unless_finite(image, loss_value, finite, stuck)
         if (self.batch_idx + 1) == self.num_batches:
             self.update_lr()
