@@ -27,7 +27,7 @@ from unittest.mock import patch
 import torch
 from cuda_standin import library, record
 from torch import Tensor, nn
-from torch._subclasses import FakeTensor, FakeTensorMode
+from torch._subclasses import FakeTensor, FakeTensorMode, fake_tensor
 from torch.optim import optimizer as torch_optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -100,6 +100,8 @@ def a_fake_gpu() -> Iterator[FakeGpu]:
         stack.enter_context(patch.object(torch.cuda, "_lazy_init", lambda: None))
         stack.enter_context(patch.object(torch_optimizer, "_foreach_supported_types", foreach))
         stack.enter_context(patch.object(FakeTensor, "data_ptr", lambda tensor: id(tensor)))
+        for name in {"init_cuda_context", "init_gpu_context"} & vars(fake_tensor).keys():
+            stack.enter_context(patch.object(fake_tensor, name, lambda *_: None))  # it would make a real tensor
         stack.enter_context(gpu)
         yield gpu
 

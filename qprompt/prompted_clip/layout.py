@@ -100,6 +100,7 @@ class PromptLayout(nn.Module):
         lengths = own.sum(dim=1)
         self.n_shared_slots = int((slots[0, :P] >= 0).sum())
         self._lengths: list[int] = lengths.tolist()
+        self._context_rows = context_rows  # stays on the CPU
         self._blocks: RowBlocks | None = None
         buffers = {
             "tokens": tokens,
@@ -121,7 +122,7 @@ class PromptLayout(nn.Module):
         """Return the rows as a GPU computes them; they are made once."""
         if self._blocks is None:
             with torch.inference_mode(False):  # what is made in it cannot be used outside
-                self._blocks = RowBlocks(self, self._lengths)
+                self._blocks = RowBlocks(self, self._lengths, self._context_rows)
         return self._blocks
 
     def _apply(self, *args, **kwargs):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qprompt.io.transfer import send
 from qprompt.prompted_clip.gpu_operations import aligned
 from qprompt.prompted_clip.transformer_layer import attention
 
@@ -26,28 +27,28 @@ class RowBlocks:
         eot_rows: (C,) the row of each class's EOT.
     """
 
-    def __init__(self, layout: Any, lengths: list[int]):
-        """Arrange the rows of a layout.
+    def __init__(self, layout: Any, lengths: list[int], context_rows: Tensor):
+        """Arrange the rows of a layout. Nothing waits for the device.
 
         Args:
             layout: The layout, on its device.
             lengths: Number of own rows per class.
+            context_rows: Those of the layout, on the CPU.
         """
         source, owners = _fill(layout.n_shared, lengths)
-        self.copies, device = len(source), layout.rows.device
+        (self.copies, size), device = source.shape, layout.rows.device
         own = owners > 0
         place = torch.zeros(layout.n_shared + sum(lengths), dtype=torch.long)
         place[source[own]] = own.flatten().nonzero()[:, 0]
-        context_rows, eot_rows = layout.context_rows.cpu(), layout.eot_rows.cpu()
-        shared = context_rows[context_rows < layout.n_shared]
-        shared = torch.arange(self.copies)[:, None] * source.shape[1] + shared
+        shared = torch.arange(self.copies)[:, None] * size + context_rows[context_rows < layout.n_shared]
         context_rows = torch.cat([shared.flatten(), place[context_rows[context_rows >= layout.n_shared]]])
-        self.rows = layout.rows.index_select(0, source.flatten().to(device))
-        self.context_rows, self.eot_rows = context_rows.to(device), place[eot_rows].to(device)
+        eot_rows = place[layout.n_shared + torch.tensor(lengths).cumsum(0) - 1]
+        self.rows = layout.rows.index_select(0, send(source.flatten(), device))
+        self.context_rows, self.eot_rows = send(context_rows, device), send(eot_rows, device)
         self.context_positions = self.rows.index_select(0, self.context_rows)
-        causal = torch.ones(source.shape[1], source.shape[1], dtype=torch.bool).tril()
-        attends = ((owners[:, :, None] == owners[:, None, :]) | (owners[:, None, :] == 0)) & causal
-        self._mask = torch.zeros(attends.shape).masked_fill(~attends, float("-inf"))[:, None].to(device)
+        attends = (owners[:, :, None] == owners[:, None, :]) | (owners[:, None, :] == 0)
+        attends &= torch.ones(size, size, dtype=torch.bool).tril()
+        self._mask = send(torch.zeros(attends.shape).masked_fill(~attends, float("-inf"))[:, None], device)
         self._masks: dict[tuple[torch.dtype, int], Tensor] = {}
 
     def attention(self, dtype: torch.dtype, groups: int) -> Any:
