@@ -26,10 +26,10 @@ def launches_decide(device: torch.device) -> bool:
 def attention_kernels(device: torch.device) -> Iterator[None]:
     """Within the context, attention on a CUDA device does not use cuDNN.
 
-    On GPUs of compute capability 9.0 and later, PyTorch prefers cuDNN's attention to the memory-efficient kernel for a
-    mask such as ours. Its backward pass is known to return NaN with a mask for key lengths of 64 modulo 128, and for
-    one query; our rows have any such lengths. Without cuDNN, PyTorch takes flash attention without a mask and the
-    memory-efficient kernel with one. What somebody else switched off stays off.
+    On GPUs of compute capability 9.0, newer versions of PyTorch prefer cuDNN's attention. Its backward pass is reported
+    to return NaN with a mask for key lengths of 64 modulo 128, and for one query; our rows have any such lengths.
+    Without cuDNN, PyTorch takes flash attention without a mask and the memory-efficient kernel with one. What somebody
+    else switched off stays off.
     """
     cuda: Any = torch.backends.cuda
     usable = device.type == "cuda" and hasattr(cuda, "cudnn_sdp_enabled") and not torch.compiler.is_compiling()
@@ -119,7 +119,9 @@ def mlp(modules: Any, x: Tensor) -> Tensor | None:
 
 
 def unit_length(x: Tensor) -> Tensor:
-    """Return rows (..., E) divided by their length, with one kernel and one for the gradient."""
+    """Return rows (..., E) divided by their length, with two kernels and one for the gradient."""
+    if torch.compiler.is_compiling():  # torch 2.4 cannot compile the operation below
+        return x / x.norm(dim=-1, keepdim=True)
     rows = x.flatten(0, -2)
     return torch._weight_norm(rows, rows.new_ones(len(rows), 1)).view_as(x)
 
