@@ -180,3 +180,23 @@ def test_masks_start_at_multiples_of_16_entries():
     for columns in (16, 17, 31):
         mask = gpu_operations.aligned(torch.zeros(2, 1, 3, columns))
         assert mask.shape[-1] == columns and mask.stride()[-2] % 16 == 0
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_weights_that_are_cast_once_compute_what_autocast_computes(clip_file, monkeypatch, on_gpu):
+    clip_model, cast = load_clip("any", clip_file), load_clip("any", clip_file)
+    convert_weights_(cast, torch.bfloat16, but=("visual.conv1.weight",))
+    assert cast.dtype == torch.float32 and cast.text_projection.dtype == torch.bfloat16
+    context, image = initial_context(clip_model, 4).requires_grad_(), torch.randn(2, 3, 32, 32)
+    if not on_gpu:
+        for module in (gpu_operations, model, text):
+            monkeypatch.setattr(module, "launches_decide", lambda device: False)
+
+    def compute(clip_model):
+        prompts = prompt_layout(clip_model, NAMES, "X X X X", 4)
+        with torch.autocast("cpu", torch.bfloat16):
+            features = encode_text(clip_model, prompts, context), encode_image(clip_model, image)
+        return *with_gradients(features[0].float(), [context]), features[1]
+
+    for wanted, got in zip(compute(clip_model), compute(cast), strict=True):
+        assert torch.equal(wanted, got) or (on_gpu and (wanted - got).norm() < 0.02 * wanted.norm())  # other rounding

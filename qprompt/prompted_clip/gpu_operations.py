@@ -80,6 +80,12 @@ def has_hooks(module: Any) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
+def computing_type(x: Tensor) -> torch.dtype:
+    """Return the type in which matrix products with x are computed."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
 class FrozenMLP(torch.autograd.Function):
     """CLIP's MLP of frozen layers: x (M, D) -> W2 QuickGELU(W1 x + b1) + b2.
 
@@ -113,6 +119,8 @@ def mlp(modules: Any, x: Tensor) -> Tensor | None:
         return None
     weights = [p for m in (layers[0], layers[2]) for p in (m.weight, m.bias)]
     if any(map(has_hooks, layers)) or any(p is None or p.requires_grad for p in weights):
+        return None
+    if any(p.dtype != computing_type(x) for p in weights):
         return None
     weights[1] = derived(weights[1], "steep", lambda bias: (STEEPNESS * bias.float()).to(bias.dtype))
     return FrozenMLP.apply(x.flatten(0, -2), *weights)[0].unflatten(0, x.shape[:-1])

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from qprompt.backbones import ClipModel
 from qprompt.prompted_clip.attention_blocks import Pack, Unpack
-from qprompt.prompted_clip.gpu_operations import attention_kernels, launches_decide, layer_norm
+from qprompt.prompted_clip.gpu_operations import attention_kernels, computing_type, launches_decide, layer_norm
 from qprompt.prompted_clip.layout import PromptLayout, spread
 from qprompt.prompted_clip.transformer_layer import attention, transformer_layer
 
@@ -102,9 +102,7 @@ def _encode_rows(clip_model: ClipModel, layout: Any, context: Tensor | None, dee
         if deep:
             deep = torch.stack(list(deep)).type(x.dtype)[:, : layout.n_context].unbind()
         in_blocks = places is not layout
-        attend = (
-            places.attention(_type_of_queries(x), x.shape[0]) if in_blocks else _attention_among(layout, x.shape[0])
-        )
+        attend = places.attention(computing_type(x), x.shape[0]) if in_blocks else _attention_among(layout, x.shape[0])
         resblocks = clip_model.transformer.resblocks
         for number, resblock in enumerate(resblocks):
             if 0 < number <= len(deep):
@@ -131,11 +129,6 @@ def _first_rows(layout: Any, places: Any, context: Tensor | None) -> Tensor:
         vectors = spread(vectors, layout.n_shared_slots, layout.n_classes, places.copies)
     values = vectors.type(x.dtype) + places.context_positions
     return x.expand(values.shape[0], -1, -1).index_copy(1, places.context_rows, values)
-
-
-def _type_of_queries(x: Tensor) -> torch.dtype:
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def _attention_among(layout: Any, groups: int) -> Callable[..., Tensor]:
