@@ -45,13 +45,24 @@ def test_leaks_are_found(options, parts, words):
         assert part in sentence and "the accuracy is too high" in sentence
 
 
+@pytest.mark.parametrize(
+    "name, words", [("ImageFolder", "2 of the 3 images that are reported are copies"), ("DTD", "")]
+)
+def test_copies_of_training_images_are_found_in_data_of_the_user(tmp_path, name, words):
+    for file, content in {"a": b"one", "b": b"two", "c": b"one", "d": b"two", "e": b"six"}.items():
+        (tmp_path / file).write_bytes(content)
+    parts = {part: [tmp_path / file for file in files] for part, files in {"train_x": "ab", "test": "cde"}.items()}
+    found = leaks(config("DATASET.NAME", name), dataset(**parts))
+    assert [words in sentence for sentence in found] == [True] * bool(words)
+
+
 def test_a_run_says_and_records_it(tmp_path, clip_file, monkeypatch, capsys):
     folder = tmp_path / "data"
     for part in ("train", "val"):  # no test images: those of val are tested
         for name in ("cat", "dog"):
             (folder / part / name).mkdir(parents=True)
             for i in range(3):
-                (folder / part / name / f"{i}.jpg").write_bytes(trees.jpeg(i))
+                (folder / part / name / f"{i}.jpg").write_bytes(trees.jpeg(i + 10 * len(name + part)))
     monkeypatch.chdir(train.HERE)
     argv = ["--root", str(folder), "--trainer", "QCoOp", "--output-dir", str(tmp_path / "out"), "--seed", "0"]
     argv += ["--dataset-config-file", "configs/datasets/image_folder.yaml", "--backbone", "ViT-B/16"]

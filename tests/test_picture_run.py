@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 import qprompt
 from qprompt.__main__ import main
 from qprompt.backbones import available_backbones
+from qprompt.commands.train import _summary
 from qprompt.errors import UserError
 from qprompt.training.early_checks import BACKBONES
 from qprompt.training.picture_run import PictureRun
@@ -179,3 +181,12 @@ def test_fit_says_what_it_expects(given, more, message, here):
 def test_fit_stores_half_precision_as_its_message_says(pictures):
     classifier = fit(pictures, trainer="QCoOp", settings={"TRAINER.QUANT.BITS": 16}, progress=False)
     assert "1,024 bytes" in repr(classifier)
+
+
+def test_summary_of_a_run_without_a_test(tmp_path):
+    metrics = SimpleNamespace(
+        results={}, backbone="tiny", shots=16, seed=1, time_s=None, accuracy=None, deviations=[], prompt={}
+    )
+    run = SimpleNamespace(pictures="pets", trainer="QCoOp")
+    lines = _summary(run, SimpleNamespace(metrics=metrics, folder=tmp_path, zero_shot=metrics, already=False))
+    assert "  test accuracy  not measured (TEST.NO_TEST)" in lines

@@ -78,8 +78,11 @@ def _summary(run: "PictureRun", result: "Result") -> list[str]:
         lines[0] += " (this run had finished before; --out DIR starts another one)"
     elif metrics.time_s is not None:
         lines[0] += f", {clock(metrics.time_s)}"
-    lines.append(f"  test accuracy  {metrics.accuracy:.1f}%  (zero-shot CLIP: {result.zero_shot.accuracy:.1f}%)")
-    lines[-1] += f", {total} pictures" if total else ""
+    if metrics.accuracy is None or result.zero_shot.accuracy is None:
+        lines.append("  test accuracy  not measured (TEST.NO_TEST)")
+    else:
+        lines.append(f"  test accuracy  {metrics.accuracy:.1f}%  (zero-shot CLIP: {result.zero_shot.accuracy:.1f}%)")
+        lines[-1] += f", {total} pictures" if total else ""
     lines += [f"  note           {deviation}" for deviation in metrics.deviations]
     file = metrics.prompt.get("file")
     if file:
