@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +26,7 @@ _KINDS = (
     (rb"\x08[\x01-\x20][\x12:]", "an ONNX model", _PYTORCH),
     (rb"\x93NUMPY", "an array of NumPy", _PYTORCH),
 )
+_DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, OSError, ValueError, RuntimeError, NotImplementedError, EOFError)
 CACHE = Path("~/.cache/clip")  # where OpenAI's package keeps its downloads
 MIRROR = "QPROMPT_CLIP_MIRROR"  # environment variable: URL of a server with <SHA-256>/<file>, instead of OpenAI's
 
@@ -51,8 +53,11 @@ def read_content(path: Path) -> Any:
 def _kind_of(path: Path) -> str:
     """What a file is that is not one of weights; "" if it may be one that is damaged."""
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        except _DAMAGED_ZIP:
+            return ""
         if any(name.endswith((".pkl", ".py")) for name in names):
             return ""
         arrays = any(name.endswith(".npy") for name in names)
@@ -91,9 +96,12 @@ def is_openai_archive(path: Path) -> bool:
     """Return whether a file is a zip file with code of a model that does not call GELU: OpenAI's has QuickGELU."""
     if not is_torchscript(path):
         return False
-    with zipfile.ZipFile(path) as archive:
-        code = [info for info in archive.infolist() if info.filename.endswith(".py") and info.file_size < 1 << 24]
-        return not any(b"torch.gelu" in archive.read(info) for info in code)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            code = [info for info in archive.infolist() if info.filename.endswith(".py") and info.file_size < 1 << 24]
+            return not any(b"torch.gelu" in archive.read(info) for info in code)
+    except _DAMAGED_ZIP:
+        return False
 
 
 def sha256(path: Path) -> str:
