@@ -23,9 +23,13 @@ def pytest_configure(config):
         return  # the tests run in workers, and here even importing PyTorch would be too long
 
     import torch
+    from hypothesis import HealthCheck, settings
 
     from qprompt.engine import activate
 
+    # Nothing depends on how fast the machine is just now.
+    settings.register_profile("any_load", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("any_load")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     config.engine = activate().name
     if config.engine != "bundled":

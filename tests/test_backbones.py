@@ -45,7 +45,7 @@ def test_import_clip_removes_its_pkg_resources():
         "assert clip.tokenize('a cat').shape == (1, 77)\n"
         "assert had or 'pkg_resources' not in sys.modules\n"
     )
-    subprocess.run([python(), "-c", code], check=True, timeout=120)
+    subprocess.run([python(), "-c", code], check=True)
 
 
 def test_other_package_named_clip_is_refused(monkeypatch):

@@ -41,7 +41,9 @@ NAMES = {
 }
 UNICODE = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-16 with a mark, big endian")
 LEGACY = ("gbk", "gb18030", "big5", "cp1252", "cp1250", "cp1251", "shift_jis", "euc-kr", "latin-1")
-many = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(
+    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 lists = st.sampled_from(sorted(NAMES)).flatmap(
     lambda kind: st.lists(st.sampled_from(NAMES[kind]), min_size=2, max_size=6, unique=True)
 )

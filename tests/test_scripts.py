@@ -42,7 +42,7 @@ def bash(project, script, *words, cwd=None, **variables):
     env = {k: v for k, v in os.environ.items() if k not in ("DATA", "CFG", "SHOTS", "OUTPUT", "SUB", "FAKE_TRAIN")}
     command = ["bash", str(project / "scripts" / script), *words]
     env |= {"PYTHON": sys.executable, "PYTHONPATH": str(ROOT), **variables}
-    done = subprocess.run(command, cwd=cwd or project, env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=cwd or project, env=env, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -186,7 +186,7 @@ def test_each_process_gets_its_gpu_and_its_share_of_cores(sweep, project, monkey
 def test_interrupt_ends_the_processes_and_the_next_start_resumes(sweep, project, number, ignored):
     with hanging_sweep(project, "train_base/pets/shots_16/CoOp/tiny/seed2", ignored) as (process, child):
         process.send_signal(number)
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=240)
     assert process.returncode == 130, out
     assert "interrupted" in out
     with pytest.raises(ProcessLookupError):
@@ -216,7 +216,7 @@ def test_second_process_of_the_same_sweep_is_refused(sweep, project):
     with hanging_sweep(project, "train_base") as (process, _):
         code, out = sweep()
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=240)
     assert (code, "is already running" in out) == (2, True)
 
 
