@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from commands import python
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = ("train.py", "trainers", "datasets", "configs")
@@ -57,7 +58,7 @@ def installed(wheel, tmp_path_factory):
 
     def run(*words, expect=0):
         done = subprocess.run(
-            [sys.executable, "-m", "qprompt", *words], cwd=elsewhere, env=environment, capture_output=True, text=True
+            [python(), "-m", "qprompt", *words], cwd=elsewhere, env=environment, capture_output=True, text=True
         )
         assert done.returncode == expect, done.stdout + done.stderr
         return done

@@ -101,14 +101,13 @@ def run_page(page, checkout, slow=False):
 
 
 def parameters(slow):
-    names = [(page, any(runs(block, slow) for block in blocks(page))) for page in PAGES]
+    pages = [page for page in PAGES if slow or page.stem not in SLOW]
+    names = [(page, any(runs(block, slow) for block in blocks(page))) for page in pages]
     return pytest.mark.parametrize("page", [p for p, used in names if used], ids=lambda page: page.stem)
 
 
 @parameters(slow=False)
 def test_blocks_run(page, checkout):
-    if page.stem in SLOW:
-        pytest.skip("slow: pytest -m slow")
     run_page(page, checkout)
 
 
