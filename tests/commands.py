@@ -32,6 +32,7 @@ PROGRAM = "QPROMPT_TEST_PYTHON"  # the variable with the path of the program, wh
 PRELOADED = ("torch", "torchvision", "yaml", "safetensors.torch")
 # Other PYTHON* variables must be those of the tests, or missing.
 FOLLOWED = {"PYTHONPATH", "PYTHONIOENCODING", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"}
+OURS = {"PYTHON"}  # of scripts/, not of the interpreter
 
 
 def python() -> str:
@@ -152,8 +153,8 @@ def run(words: list[str], folder: str, environment: dict[str, str]) -> None:
     import numpy
     import torch
 
-    changed = {name for name, _ in environment.items() - os.environ.items() if name.startswith("PYTHON")} - FOLLOWED
-    if changed:
+    changed = {name for name, _ in environment.items() - os.environ.items() if name.startswith("PYTHON")}
+    if changed := changed - FOLLOWED - OURS:
         sys.exit(f"{__file__}: {', '.join(changed)}: use sys.executable")
     os.environ.clear()
     os.environ.update(environment)
