@@ -50,6 +50,7 @@ class Recipe:
         folder: of train.py in the checkout.
         before: KEY VALUE words of a run that prepares the others.
         shape: of the random CLIP.
+        data: file in configs/datasets.
     """
 
     checkout: str
@@ -60,6 +61,7 @@ class Recipe:
     folder: str = ""
     before: tuple[str, ...] = ()
     shape: ClipShape = WIDE
+    data: str = "caltech101.yaml"
 
 
 def _prec(node: str, *options: str) -> tuple[str, ...]:
@@ -119,7 +121,14 @@ RECIPES = [
         "DAPT/vit_b16.yaml",
         before=("TRAINER.DAPT.PROTOTYPE_GEN", "True", "DATASET.SUBSAMPLE_CLASSES", "all"),
     ),
-    Recipe("2024-AAAI-HPT", "HPT", "HPT/b2n.yaml", ()),
+    Recipe(
+        "2024-AAAI-HPT",
+        "HPT",
+        "HPT/b2n.yaml",
+        ("DATASET.GPT_DIR", "data/gpt_data"),
+        shape=replace(LARGE, vision_layers=12, transformer_layers=12),
+        data="b2n/caltech101.yaml",
+    ),
     Recipe("TextRefiner", "TextRefiner", "TextRefiner/vit_b16_ep10_ctxv1.yaml", _prec("COCOOP"), shape=LARGE),
     Recipe(
         "MMRL", "MMRLpp", "MMRLpp/vit_b16.yaml", _prec("MMRLpp", "TRAINER.MMRLpp.REP_LAYERS", "[1,2]", "TASK", "B2N")
@@ -157,7 +166,7 @@ class Runs:
         }
         arguments = [
             *("--root", f"{self.data}/", "--output-dir", str(self.work / output), "--seed", "1", "--trainer", trainer),
-            *("--dataset-config-file", "configs/datasets/caltech101.yaml"),
+            *("--dataset-config-file", f"configs/datasets/{recipe.data}"),
             *("--config-file", f"configs/trainers/{config}", *recipe.words, *evaluate),
             *(word for pair in settings.items() for word in pair),
             *(*recipe.options, *words),
