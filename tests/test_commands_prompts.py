@@ -387,7 +387,11 @@ def test_export_features(prompt, clip_model, clip_file, tmp_path, images, capsys
 
 
 @pytest.mark.filterwarnings("ignore")  # warnings of the exporter
-@pytest.mark.parametrize("make", [coop_model, maple_model])
+@pytest.mark.parametrize(
+    "make",
+    # test_export_onnx.py exports a QCoOp prompt with the same command, and compares it with PyTorch
+    [pytest.param(coop_model, marks=pytest.mark.slow), maple_model],
+)
 def test_export_onnx(clip_model, clip_file, tmp_path, make, images):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
