@@ -55,6 +55,16 @@ REFUSED = {
     "lists in rows": ('{"path": "cat/0.jpg", "class": ["cat", "dog"]}', "jsonl", "row 1 holds a list or an object"),
     "a line that is cut": ('{"path": "cat/0.jpg", "class": "cat"}\n{"path":', "jsonl", "line 2 is not JSON"),
     "a class that is missing": ('[{"path": "cat/0.jpg", "class": NaN}]', "json", "row 1 has no class|cannot be read"),
+    "half a character": (
+        '[{"path": "cat/0.jpg", "class": "\\ud800"}]',
+        "json",
+        "row 1 holds characters that",
+    ),
+    "half a character in a path": (
+        '[{"path": "/\\ud800/a", "class": "x"}]',
+        "json",
+        "row 1 holds characters that",
+    ),
     "a spreadsheet": ("", "xlsx", "is a spreadsheet or an archive: save it as CSV"),
     "a text file": (CSV, "txt", "expected a .csv, .tsv, .json or .jsonl file"),
     "one class": (CSV.replace("dog", "cat").replace("cat/0.jpg,cat\n", "", 1), "csv", "is listed twice|one class"),

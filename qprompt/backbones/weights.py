@@ -52,19 +52,17 @@ def read_content(path: Path) -> Any:
 
 def _kind_of(path: Path) -> str:
     """What a file is that is not one of weights; "" if it may be one that is damaged."""
-    if zipfile.is_zipfile(path):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                names = archive.namelist()
-        except _DAMAGED_ZIP:
-            return ""
-        if any(name.endswith((".pkl", ".py")) for name in names):
-            return ""
-        arrays = any(name.endswith(".npy") for name in names)
-        return f"arrays of NumPy: {_PYTORCH}" if arrays else f"a zip archive: {UNPACK}"
-    with open(path, "rb") as file:
-        head = file.read(1000)
-    return "" if head.startswith(b"PK") else kind_of(head, (*_KINDS, *KINDS))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except _DAMAGED_ZIP:
+        with open(path, "rb") as file:
+            head = file.read(1000)
+        return "" if head.startswith(b"PK") else kind_of(head, (*_KINDS, *KINDS))
+    if any(name.endswith((".pkl", ".py")) for name in names):
+        return ""
+    arrays = any(name.endswith(".npy") for name in names)
+    return f"arrays of NumPy: {_PYTORCH}" if arrays else f"a zip archive: {UNPACK}"
 
 
 def _read(path: Path) -> Any:
@@ -94,9 +92,9 @@ def is_torchscript(path: Path) -> bool:
 
 def is_openai_archive(path: Path) -> bool:
     """Return whether a file is a zip file with code of a model that does not call GELU: OpenAI's has QuickGELU."""
-    if not is_torchscript(path):
-        return False
     try:
+        if not is_torchscript(path):
+            return False
         with zipfile.ZipFile(path) as archive:
             code = [info for info in archive.infolist() if info.filename.endswith(".py") and info.file_size < 1 << 24]
             return not any(b"torch.gelu" in archive.read(info) for info in code)

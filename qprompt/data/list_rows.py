@@ -108,7 +108,12 @@ def read_rows(rows: list[dict[str, Any]], file: str, root: Path, faults: RowFaul
             wrong("long", " has more fields than the first line.", "Put values that hold commas into quotes.")
             continue
         path, label, part = text(row, "path"), text(row, "label"), text(row, "split")
-        name = readable(text(row, "name"))
+        try:
+            name = readable(text(row, "name"))
+            path.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:  # half a character, which JSON can hold
+            wrong("text", " holds characters that are no text.", "Correct the path and the name of the class.")
+            continue
         if (columns["name"] and not name) or (columns["label"] and not label):
             wrong("class", " has no class.", f"Write it there, in the columns {EXAMPLE}.")
             continue
@@ -168,10 +173,6 @@ def _relative(path: str, root: Path, wrong: Any) -> str:
     while text.startswith("./"):
         text = text[2:]
     text = re.sub(r"/(\./|/)*", "/", text)
-    try:
-        text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        text = ""
     if text in ("", ".") or ".." in text.split("/"):
         wrong("path", f": path {path!r} is empty or leaves the image folder {root}.", here)
         return ""

@@ -1,6 +1,7 @@
 """TIFF files that Pillow opens but reads wrongly, and a description of those that it cannot open."""
 
 import io
+import warnings
 from typing import Any
 
 import numpy as np
@@ -47,15 +48,21 @@ def is_signed(image: Image.Image) -> bool:
 def describe(data: bytes) -> str:
     """Return what a TIFF that Pillow does not open contains."""
     try:
-        tags = TiffImagePlugin.ImageFileDirectory_v2(data[:8])
-        file = io.BytesIO(data)
-        file.seek(tags.next)
-        tags.load(file)
-        bits, kind = _all(tags, BITS_PER_SAMPLE), _FORMATS.get(_first(tags, SAMPLE_FORMAT, 1), "unknown")
-        samples = _first(tags, _SAMPLES, 1)
-        return f"a TIFF with {samples} {kind} {'channels' if samples > 1 else 'channel'} of {bits[0]} bits"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about damaged tags
+            return _described(data)
     except Exception:  # of Pillow, on damaged files
         return "a TIFF that is damaged"
+
+
+def _described(data: bytes) -> str:
+    tags = TiffImagePlugin.ImageFileDirectory_v2(data[:8])
+    file = io.BytesIO(data)
+    file.seek(tags.next)
+    tags.load(file)
+    bits, kind = _all(tags, BITS_PER_SAMPLE), _FORMATS.get(_first(tags, SAMPLE_FORMAT, 1), "unknown")
+    samples = _first(tags, _SAMPLES, 1)
+    return f"a TIFF with {samples} {kind} {'channels' if samples > 1 else 'channel'} of {bits[0]} bits"
 
 
 def _first(tags: Any, tag: int, default: int) -> int:
