@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from qprompt.backbones import ClipModel
+from qprompt.prompted_clip.cuda_graph import Captured
 from qprompt.prompted_clip.gpu_operations import launches_decide, unit_length
 from qprompt.prompted_clip.image import encode_image
 from qprompt.prompted_clip.layout import PromptLayout
@@ -70,6 +71,7 @@ class PromptedCLIP(nn.Module):
         self.layout, self.prompt_learner = layout, prompt_learner
         self.logit_scale = logit_scale or float(clip_model.logit_scale.detach().exp())
         self._cache: tuple[object, Tensor] | None = None  # (version of the weights, text features)
+        self._graphs: tuple[Captured, Captured] | None = None  # of the image and the text encoder
 
     @property
     def clip_model(self) -> ClipModel:
@@ -92,7 +94,8 @@ class PromptedCLIP(nn.Module):
         if image.dim() == 2:
             return image
         prompts = prompts or self.prompts()
-        return encode_image(self.clip_model, image, prompts.image, prompts.image_deep)
+        encode = self._graphs[0] if self._graphs else self._encode_image
+        return encode(image, *([] if prompts.image is None else [prompts.image]), *prompts.image_deep)
 
     def text_features(self, prompts: Prompts) -> Tensor:
         """Return normalized text features (C, E), from the cache if it is valid."""
@@ -105,8 +108,19 @@ class PromptedCLIP(nn.Module):
 
     def encode_classes(self, prompts: Prompts) -> Tensor:
         """Compute normalized text features (C, E)."""
-        features = encode_text(self.clip_model, self.layout, prompts.text, prompts.text_deep)
+        encode = self._graphs[1] if self._graphs else self._encode_text
+        features = encode(*([] if prompts.text is None else [prompts.text]), *prompts.text_deep)
         return normalize(features, self.feature_dtype)
+
+    def _encode_image(self, image: Tensor, prompts: Tensor | None = None, *deep: Tensor) -> Tensor:
+        return encode_image(self.clip_model, image, prompts, deep)
+
+    def _encode_text(self, context: Tensor | None = None, *deep: Tensor) -> Tensor:
+        return encode_text(self.clip_model, self.layout, context, deep)
+
+    def capture_graphs_(self) -> None:
+        """Compute training steps with CUDA graphs of the encoders. Call it when the layout and the device are final."""
+        self._graphs = Captured(self._encode_image), Captured(self._encode_text)
 
     def _weights_version(self) -> object:
         """Return versions of all weights, which torch counts up at every in-place change; None with gradients."""

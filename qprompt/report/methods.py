@@ -16,7 +16,7 @@ _NOT_METHOD = {
     "SEED", "USE_CUDA", "TRAINER.NAME", "MODEL.BACKBONE.NAME", "DATASET.NAME", "DATASET.LIST",
     "DATASET.DRAW", "DATASET.NUM_SHOTS", "DATASET.SUBSAMPLE_CLASSES", "DATASET.SOURCE_DOMAINS",
     "DATASET.TARGET_DOMAINS", "DATALOADER.TEST.BATCH_SIZE", "TRAIN.CHECKPOINT_FREQ", "TEST.FINAL_MODEL",
-    "DETERMINISTIC", "CUDNN_BENCHMARK",
+    "DETERMINISTIC", "CUDNN_BENCHMARK", "CUDA_GRAPH",
 }  # fmt: skip
 # Protocols set these by data set or by shots (ImageNet 50 epochs, others 200). They distinguish methods only if the
 # same trainer, data set and shots were run with several values.

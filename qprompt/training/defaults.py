@@ -41,6 +41,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     cfg.TEXT_MEMORY_MB = -1  # bound on what text encoding stores for backward: -1 half of the free GPU memory; 0 none
     cfg.DETERMINISTIC = False  # kernels that repeat their bits, where PyTorch has slower ones for that
     cfg.CUDNN_BENCHMARK = True  # cuDNN times its algorithms and takes the fastest; not with DETERMINISTIC
+    cfg.CUDA_GRAPH = False  # launch the kernels of an encoder together in training steps
     cfg.TF32 = "default"  # of fp32 on a GPU: always, never, or default: in convolutions only, as PyTorch does
     cfg.FEATURE_CACHE = "auto"  # features of a frozen image branch: off, auto, epochs or "8 views"; docs/performance.md
     cfg.FEATURE_CACHE_MB = 2000  # of them on disk, beside the data; 0 none

@@ -147,10 +147,25 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
                 f"there is no training batch: {len(self.dm.dataset.train_x)} images in batches of {batch}: type "
                 f"DATALOADER.TRAIN_X.BATCH_SIZE {len(self.dm.dataset.train_x)}."
             )
+        if self.cfg.CUDA_GRAPH:
+            self.capture_graphs()
         super().before_train()
         self.guard = ProgressGuard(self.learned(), None if self.scaler is None else self.scaler.get_scale())
         if self.precision == FP16_UPSTREAM:
             self.rounded = RoundedAway(self.learned())
+
+    def capture_graphs(self) -> None:
+        """Compute steps with CUDA graphs where that is possible, and say why where it is not."""
+        if self.device.type != "cuda":
+            log.info("CUDA_GRAPH has no effect on the %s", self.device.type.upper())
+        elif self.model.layout.parts:
+            raise UserError(
+                f"CUDA_GRAPH needs text that is encoded at once; TEXT_MEMORY_MB {self.cfg.TEXT_MEMORY_MB} makes "
+                f"{len(self.model.layout.parts)} parts: type CUDA_GRAPH False, or TEXT_MEMORY_MB 0 for no bound."
+            )
+        else:
+            self.model.capture_graphs_()
+            self.computed |= {"cuda_graph": True}
 
     def after_train(self):
         if self.guard is not None:
@@ -182,7 +197,9 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
         return clip_model
 
     def autocast(self) -> Any:
-        return torch.autocast(self.device.type, dtype=torch.float16, enabled=self.precision == "amp")
+        # Weights that autocast has converted must not be kept from outside of a graph to its inside.
+        keep = not self.cfg.CUDA_GRAPH
+        return torch.autocast(self.device.type, torch.float16, enabled=self.precision == "amp", cache_enabled=keep)
 
     def forward_backward(self, batch):
         image, label = self.parse_batch_train(batch)
