@@ -6,9 +6,10 @@ from toy import toy_trainer
 
 from qprompt.errors import UserError
 from qprompt.prompted_clip.cuda_graph import Captured
-from qprompt.training.registration import register_methods
+from qprompt.runs.project import find_project
+from qprompt.training.project import register_project
 
-register_methods()
+register_project(find_project())
 
 TRAINERS = {
     "QCoOp": ["INPUT.TRANSFORMS", "['random_flip', 'normalize']", "FEATURE_CACHE", "off"],
