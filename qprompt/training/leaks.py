@@ -40,11 +40,11 @@ def leaks(cfg: CfgNode, dataset: Any) -> list[str]:
 
 def _copies(some: set[str], others: set[str]) -> set[str]:
     """Return the files of `others` with the content of one in `some`; only files of the same size are read."""
-    sizes: dict[int, list[str]] = {}
+    by_size: dict[int, list[str]] = {}
     for path in some:
-        sizes.setdefault(_size(path), []).append(path)
-    alike = [path for path in others if _size(path) in sizes]
-    known = {_digest(path) for size in {_size(path) for path in alike} for path in sizes[size]} - {b""}
+        by_size.setdefault(_size(path), []).append(path)
+    alike = {path: size for path in others if (size := _size(path)) in by_size}
+    known = {_digest(path) for size in set(alike.values()) for path in by_size[size]} - {b""}
     return {path for path in alike if _digest(path) in known}
 
 
