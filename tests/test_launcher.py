@@ -265,12 +265,12 @@ from qprompt.dropin import ending
 from qprompt.errors import UserError
 def check():
     raise UserError("not made")
-ending.report_before_exit(check)
-if os.fork() == 0:
+with ending.reported_before_exit(check):
+    if os.fork() == 0:
+        os._exit(0)
+    assert os.wait()[1] == 0
+    sys.stdout.close()
     os._exit(0)
-assert os.wait()[1] == 0
-sys.stdout.close()
-os._exit(0)
 """
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)

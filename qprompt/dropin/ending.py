@@ -7,7 +7,7 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from qprompt.errors import UserError
@@ -48,8 +48,16 @@ def missing_prompts() -> list[str]:
     return lines
 
 
-def report_before_exit(check: Callable[[], None]) -> None:
-    """Make ``os._exit`` print what would be lost with the process, and the error of `check`."""
+def flush() -> None:
+    """Write what the streams of the process still hold; a script may have closed them."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(ValueError):
+            stream.flush()
+
+
+@contextlib.contextmanager
+def reported_before_exit(check: Callable[[], None]) -> Iterator[None]:
+    """Within the context, ``os._exit`` prints what would be lost with the process, and the error of `check`."""
     end, process = os._exit, os.getpid()
 
     def _exit(status: int) -> NoReturn:
@@ -63,11 +71,11 @@ def report_before_exit(check: Callable[[], None]) -> None:
         if error is not None:
             print(f"qprompt: {error}", file=sys.stderr)
             status = 2
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(ValueError):  # closed already
-                stream.flush()
+        flush()
         end(status)
 
-    if not getattr(end, "of_qprompt", False):
-        _exit.of_qprompt = True  # type: ignore[attr-defined]
-        os._exit = _exit
+    os._exit = _exit
+    try:
+        yield
+    finally:
+        os._exit = end

@@ -72,9 +72,9 @@ def launch(argv: list[str]) -> int | None:
     for note in notes:
         print(note)
     plain_runs.refuse_plain_training(wanted)
-    ending.report_before_exit(functools.partial(plain_runs.require, wanted))
     try:
-        runpy.run_path(script, run_name="__main__")
+        with ending.reported_before_exit(functools.partial(plain_runs.require, wanted)):
+            runpy.run_path(script, run_name="__main__")
     except UserError as error:
         advice = _advice(error.__cause__, script) if isinstance(error.__cause__, RuntimeError) else None
         if advice is None:
@@ -95,6 +95,7 @@ def launch(argv: list[str]) -> int | None:
             traceback.print_exc()
         raise UserError(advice) from None
     finally:
+        ending.flush()  # what is said at the end is the last line of the output
         for line in ending.missing_prompts():
             print(f"qprompt: {line}", file=sys.stderr)
     if (ours := ending.swallowed()) is not None:  # the script caught it and went on
