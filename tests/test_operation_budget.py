@@ -3,13 +3,10 @@
 import json
 
 import pytest
-import torch
 from cuda_standin import library
 from operation_counts import CASES, count_in_new_process
 
-OLD = torch.__version__.startswith("2.4.") and "autograd of PyTorch 2.4 asks CUDA for the streams of fake tensors"
-WHY_NOT = library.why_not() or OLD
-pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "it can run")
+pytestmark = pytest.mark.skipif(bool(library.why_not()), reason=library.why_not() or "it can run")
 BUDGET = {"CoOp": 500, "CoOp, features kept": 300, "QMaPLe": 900}
 
 
