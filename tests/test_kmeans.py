@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -311,6 +311,7 @@ def test_one_bad_value_among_any_number_is_refused(n, bad):
         kmeans(x, 2)
 
 
+@example([-1e9, -1e9, 0.1], 2)
 @given(st.lists(st.sampled_from([-1e9, -3.0, 0.1, 2.0, 7.5, 1e6]), min_size=1, max_size=40), st.integers(1, 8))
 def test_levels_of_few_distinct_values_are_these(values, k):
     distinct = sorted(set(values))

@@ -171,7 +171,11 @@ class _Problem:
         d = below - self.mean * c
         cut = d.square_().div_(c * (self.n - c)).argmax(-1, keepdim=True)
         left, c = below.gather(1, cut), cut + 1
-        return torch.cat([left / c, (self.prefix[:, -1:] - left) / (self.n - c)], -1)
+        levels = torch.cat([left / c, (self.prefix[:, -1:] - left) / (self.n - c)], -1)
+        # A difference of sums may round a mean out of the range of its values: equal values beside an outlier.
+        least = torch.cat([self.v[:, :1], self.v.gather(1, c)], -1)
+        most = torch.cat([self.v.gather(1, cut), self.v[:, -1:]], -1)
+        return levels.clamp(least, most)
 
     def search(self) -> tuple[Tensor, bool]:
         """Return cuts (B, k - 1), and whether they are certainly optimal."""
