@@ -231,6 +231,28 @@ def test_all_faults_of_a_tree_are_found_at_once(tmp_path, capsys):
     assert "dog/0.jpg" in next(f["message"] for f in report["findings"] if f["code"] == "two-labels")
 
 
+@pytest.mark.parametrize("code", ["two-labels", "same-image"])
+def test_identical_images_are_named_until_one_of_each_pair_is_deleted(tmp_path, capsys, code):
+    for number, name in enumerate(["cat", "dog"]):
+        (tmp_path / name).mkdir()
+        for k in range(30):
+            seed = {"two-labels": k, "same-image": number}[code] if k < 24 else 100 + 30 * number + k
+            (tmp_path / name / f"{k}.jpg").write_bytes(trees.jpeg(seed))
+
+    def found():
+        main(["check-data", str(tmp_path), "ImageFolder", "--workers", "1", "--json", "-"])
+        (report,) = json.loads(capsys.readouterr().out)["datasets"]
+        return [finding["message"] for finding in report["findings"] if finding["code"] == code]
+
+    (message,) = found()
+    assert code == "same-image" or (message.startswith("24 images are identical") and "; 4 more" in message)
+    for _ in range(4):  # at most 20 pairs are named at once
+        for message in found():
+            for path in re.findall(r"and (\S+\.jpg)", message):
+                (tmp_path / path).unlink()
+    assert not found()
+
+
 # ---- lists
 
 

@@ -452,7 +452,11 @@ def test_split_is_drawn_only_on_request(build, tmp_path, capsys):
     assert sum(map(len, data.values())) == images and len(data["train"]) == pytest.approx(images / 2, abs=5)
     assert main(["prepare-data", "EuroSAT", str(tmp_path), "--draw-split", "2"]) == 2
     assert "exists: move it away to draw another split" in capsys.readouterr().err
+    capsys.readouterr()
     assert main(["prepare-data", "FGVCAircraft", str(tmp_path), "--draw-split", "2"]) == 2
+    assert "type the command without --draw-split" in capsys.readouterr().err
+    assert main(["prepare-data", "FGVCAircraft", str(tmp_path)]) == 1  # nothing is there
+    assert "FGVCAircraft" in capsys.readouterr().out
 
 
 # ---- untrusted archives

@@ -9,7 +9,7 @@ from qprompt.data.findings import Finding, error, warning
 from qprompt.data.items import Split
 from qprompt.data.whence import Whence
 
-MAX_SHOWN = 20  # unreadable images that are reported one by one
+MAX_SHOWN = 20  # images that are named
 
 
 def check_images(split: Split, image_dir: Path, whence: Whence, workers: int) -> tuple[list[Finding], Counter[str]]:
@@ -50,11 +50,17 @@ def check_images(split: Split, image_dir: Path, whence: Whence, workers: int) ->
         text = f"{len(faults) - MAX_SHOWN} more unreadable images."
         findings.append(error("unreadable-image", text, "Do the same with them: this command names the next ones."))
     if two_labels:
-        text = f"{len(two_labels)} images are identical and in two classes, for example {two_labels[0]}."
+        text = f"{len(two_labels)} images are identical and in two classes: {_some(two_labels)}."
         findings.append(error("two-labels", text, "Delete the one in the wrong class: at most one label is right."))
     if repeated:
-        text = f"{len(repeated)} images are identical in two parts of the split, for example {repeated[0]}."
+        text = f"{len(repeated)} images are identical in two parts of the split: {_some(repeated)}."
         findings.append(
             warning("same-image", text, "Delete one of each pair: testing on training images overstates accuracy.")
         )
     return findings, converted
+
+
+def _some(pairs: list[str]) -> str:
+    """Return the first pairs as text, and how many more there are."""
+    more = [f"{len(pairs) - MAX_SHOWN} more"] if len(pairs) > MAX_SHOWN else []
+    return "; ".join(pairs[:MAX_SHOWN] + more)
