@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from commands import PROGRAM, python
 
+forked_only = pytest.mark.skipif(
+    os.environ.get(PROGRAM, "python") == "python", reason="programs are new interpreters here"
+)
 SHOW = """
 import json, os, sys
 names = {name.partition(".")[0] for name in sys.modules}
@@ -54,7 +57,7 @@ def test_error_is_shown():
     assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "ZeroDivisionError: division by zero")
 
 
-@pytest.mark.skipif(PROGRAM not in os.environ, reason="programs are not forked here")
+@forked_only
 def test_program_ends_with_its_caller(tmp_path):
     code = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
     with subprocess.Popen([python(), "-c", code], stdout=subprocess.PIPE, text=True) as caller:
@@ -64,7 +67,7 @@ def test_program_ends_with_its_caller(tmp_path):
         assert caller.stdout.read() == ""  # the other end is closed now
 
 
-@pytest.mark.skipif(PROGRAM not in os.environ, reason="programs are not forked here")
+@forked_only
 def test_what_a_fork_cannot_do_is_refused():
     for words, more in ((["-W", "error", "-c", ""], {}), (["-c", ""], {"PYTHONHASHSEED": "1"})):
         done = subprocess.run([python(), *words], env={**os.environ, **more}, capture_output=True, text=True)
