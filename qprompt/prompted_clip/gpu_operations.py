@@ -10,16 +10,21 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
+
+try:
+    from torch.utils.weak import WeakIdKeyDictionary
+except ModuleNotFoundError:  # PyTorch 1.13, on which the launcher runs
+    WeakIdKeyDictionary = dict  # type: ignore[assignment,misc]
 
 HALF = (torch.float16, torch.bfloat16)
 STEEPNESS = 1.702  # of QuickGELU
+_CURRENT = hasattr(torch, "get_autocast_dtype")  # since PyTorch 2.4, as is all that is needed here
 _derived = WeakIdKeyDictionary()  # frozen parameter -> {what: (version of the parameter, the derived tensor)}
 
 
 def launches_decide(device: torch.device) -> bool:
     """Return whether fewer kernels are worth more than less arithmetic on a device."""
-    return device.type != "cpu"
+    return device.type != "cpu" and _CURRENT
 
 
 @contextmanager

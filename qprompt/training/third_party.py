@@ -1,10 +1,13 @@
 """What `QuantizedPrompts` does in trainers of others, whose parameters stay where and as they made them."""
 
 import dataclasses
+import functools
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 from qprompt.errors import UserError
 from qprompt.prompts import Method, find_method
@@ -116,8 +119,7 @@ class ThirdPartyPrompts(_Trainer):
                         if any(p is weight for p in group["params"]):
                             group["params"].append(fake.step_size)
         for optimizer in selection.optimizers_of(self):
-            if hasattr(optimizer, "register_step_post_hook"):  # not in torch 1.13
-                optimizer.register_step_post_hook(self._after_optimizer_step)
+            call_after_steps(optimizer, self._after_optimizer_step)
 
     def _after_optimizer_step(self, *_: Any) -> None:
         """Count the steps of a loop of its own, which does not call `forward_backward`."""
@@ -170,6 +172,22 @@ class ThirdPartyPrompts(_Trainer):
                 if id(parameter) in names:
                     places.setdefault(names[id(parameter)], [folder, key])
         return {name: places.get(name) for name in names.values()}
+
+
+def call_after_steps(optimizer: Optimizer, function: Callable[..., None]) -> None:
+    """Call `function` after each step of an optimizer."""
+    if hasattr(optimizer, "register_step_post_hook"):
+        optimizer.register_step_post_hook(function)
+        return
+    step: Any = optimizer.step  # torch 1.13
+
+    @functools.wraps(step)
+    def stepped(*args: Any, **options: Any) -> Any:
+        result = step(*args, **options)
+        function()
+        return result
+
+    optimizer.step = stepped  # type: ignore[method-assign]
 
 
 def modules_in_use(trainer: Any) -> list[nn.Module]:
