@@ -161,6 +161,25 @@ def test_what_is_no_picture_is_refused(clf, given, words):
         clf.predict(given)
 
 
+def test_inference_mode_leaves_no_trace(file, clip_file, clf, pictures):
+    wanted = clf(pictures[:2])
+    with torch.inference_mode():
+        inside = qprompt.load_classifier(file, backbone_path=clip_file)
+        assert torch.equal(inside(pictures[:2]), wanted)
+        inside.model.double().float()
+    assert torch.equal(inside(pictures[:2]), wanted)
+    x = torch.zeros(1, 3, PIXELS, PIXELS, requires_grad=True)
+    assert torch.autograd.grad(inside(x).sum(), x)[0].any()
+
+
+def test_nan_is_not_an_answer(file, clip_file, pictures):
+    broken = qprompt.load_classifier(file, backbone_path=clip_file)
+    broken.model.layout.rows.fill_(torch.nan)
+    for ask in (broken, broken.predict, broken.predict_proba):
+        with pytest.raises(UserError, match="logits hold NaN or infinite values"):
+            ask(pictures[:1])
+
+
 def test_labels_and_numbers_are_checked(clf, pictures):
     for labels, words in (
         (["cat"], "3 pictures and 1 labels"),

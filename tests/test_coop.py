@@ -322,13 +322,18 @@ def test_a_few_skipped_steps_are_counted_and_pass(clip_file, tmp_path):
     trainer.model.prompt_learner.ctx.register_hook(spoil)
     trainer.train()
     assert trainer.guard.skipped == 2 and trainer.guard.steps == len(seen)
+    again = with_scaler(toy_trainer(tmp_path, clip_file, "CoOp"))  # resumed after its last epoch
+    again.train()
+    assert again.guard.skipped == 2 and again.guard.steps == len(seen)
 
 
 def test_a_run_that_moves_no_weight_has_no_result(clip_file, tmp_path):
     trainer = toy_trainer(tmp_path, clip_file, "CoOp", "OPTIM.WEIGHT_DECAY", 0.0)
     trainer.model.prompt_learner.ctx.register_hook(torch.zeros_like)  # as with equal features of all classes
-    with pytest.raises(UserError, match="12 training steps changed none of the learned weights"):
+    with pytest.raises(UserError, match="12 training steps changed none of the learned weights .* a larger OPTIM"):
         trainer.train()
+    with pytest.raises(UserError, match="12 training steps changed none of the learned weights"):
+        toy_trainer(tmp_path, clip_file, "CoOp", "OPTIM.WEIGHT_DECAY", 0.0).train()  # from its last checkpoint
     assert not list(tmp_path.glob("output/**/*.qprompt"))
 
 

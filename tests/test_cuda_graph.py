@@ -97,6 +97,20 @@ def test_text_in_parts_is_refused(tmp_path, clip_file):
         trainer.capture_graphs()
 
 
+def test_a_capture_that_fails_says_what_to_type(monkeypatch):
+    def fail(error):
+        def make(function, samples):
+            raise error
+
+        monkeypatch.setattr(torch.cuda, "make_graphed_callables", make)
+        Captured(torch.sin)(torch.ones(2, requires_grad=True))
+
+    with pytest.raises(UserError, match=r"\(operation not permitted.*capturing\): type CUDA_GRAPH False\.$"):
+        fail(RuntimeError("operation not permitted when stream is capturing.\nCompile with ..."))
+    with pytest.raises(torch.cuda.OutOfMemoryError):  # has advice of its own
+        fail(torch.cuda.OutOfMemoryError("CUDA out of memory"))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "amp"])
 @pytest.mark.parametrize("trainer", TRAINERS)

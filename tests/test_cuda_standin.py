@@ -15,6 +15,7 @@ import torch
 import trees
 from cuda_standin import library
 
+from qprompt.backbones.random_weights import ClipShape, random_state_dict, write_clip
 from qprompt.sweep import process
 
 pytestmark = pytest.mark.skipif(bool(library.why_not()), reason=library.why_not() or "it can run")
@@ -31,6 +32,7 @@ EACH = pytest.mark.parametrize(
 )
 # The fused attention of the stand-in computes in fp32, that of the CPU in the given precision.
 TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3, "amp": 5e-3, "bf16": 4e-2}
+RESNET = ClipShape(32, 64, (1, 1, 1, 1), 16, None, 64, 1, 2, context_length=77, vocab_size=49408)
 VIEWS = ("INPUT.TRANSFORMS", "['random_resized_crop','random_flip','normalize']")
 OTHER_SETTINGS = {
     "a fit every step": ("QMaPLe", "TRAINER.QUANT.POLICY", "every", "TRAINER.QUANT.BITS", "4"),
@@ -76,7 +78,8 @@ def reports(tmp_path_factory, clip_file):
     """
     folder = tmp_path_factory.getbasetemp()
     folder = (folder.parent if os.environ.get("PYTEST_XDIST_WORKER") else folder) / "cuda_standin"
-    groups = {"fast": [*matrix(FAST, folder, clip_file), *others(folder, clip_file)]}
+    resnet_file = write_clip(tmp_path_factory.mktemp("resnet") / "weights.pt", random_state_dict(RESNET), RESNET)
+    groups = {"fast": [*matrix(FAST, folder, clip_file), *others(folder, clip_file, resnet_file)]}
     groups["slow"] = matrix(SLOW, folder, clip_file)
     read: dict[str, dict] = {}
 
@@ -114,7 +117,7 @@ def matrix(pairs, folder, clip_file):
     return runs
 
 
-def others(folder, clip_file):
+def others(folder, clip_file, resnet_file):
     runs = []
     for precision in PRECISIONS:
         name = f"spoiled {precision}"
@@ -134,6 +137,13 @@ def others(folder, clip_file):
     for name, (trainer, *options) in OTHER_SETTINGS.items():
         argv = train_argv(trainer, "fp16", folder, name.replace(" ", "-"), clip_file, *options)
         runs.append({"name": name, "argv": argv, "device": "cuda"})
+    for device in DEVICES:
+        argv = train_argv("QCoOp", "fp16", folder, f"resnet-{device}", resnet_file, "INPUT.SIZE", "(64, 64)")
+        runs.append({"name": f"resnet {device}", "argv": argv, "device": device})
+    few = train_argv("QCoOp", "fp16", folder, "few", clip_file, "MODEL.LOGIT_SCALE", "1000")
+    runs += [{"name": name, "argv": few, "device": "cuda"} for name in ("few steps", "few steps again")]
+    argv = train_argv("QCoOp", "fp16", folder, "graph", clip_file, "CUDA_GRAPH", "True")
+    runs.append({"name": "graph", "argv": argv, "device": "cuda"})
     trained = folder / "QCoOp-fp16-cuda"
     for device in ("cuda", "cpu"):
         argv = train_argv("QCoOp", "fp32", folder, f"evaluated-{device}", clip_file)
@@ -197,6 +207,23 @@ def test_nan_gradients_end_a_run(reports, precision):
     assert report["code"] == 2
     assert "prompt_learner" in report["err"] and "NaN" in report["err"]
     assert len(report["losses"]) < 30  # of 60
+
+
+def test_a_run_whose_steps_were_all_skipped_does_not_end_well_when_it_is_repeated(reports):
+    for name in ("few steps", "few steps again"):  # the second is resumed after the last epoch
+        assert reports[name]["code"] == 2
+        assert "nothing was learned" in reports[name]["err"] and "type TRAINER.COOP.PREC fp32" in reports[name]["err"]
+    assert len(reports["few steps"]["losses"]) == 3 and not reports["few steps again"]["losses"]
+
+
+def test_a_graph_that_cannot_be_captured_is_an_error_of_one_line(reports):
+    assert reports["graph"]["code"] == 2 and "type CUDA_GRAPH False." in reports["graph"]["err"]
+
+
+def test_a_resnet_computes_what_it_computes_on_a_cpu(reports):
+    on_gpu, on_cpu = (reports[f"resnet {device}"] for device in DEVICES)
+    assert (on_gpu["code"], on_cpu["code"]) == (0, 0), on_gpu["err"] + on_cpu["err"]
+    assert on_gpu["losses"] == pytest.approx(on_cpu["losses"], rel=TOLERANCE["fp16"])
 
 
 def test_a_checkpoint_of_a_gpu_is_evaluated_there_and_on_a_cpu(reports):

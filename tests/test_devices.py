@@ -80,12 +80,12 @@ def test_a_run_says_that_apples_gpu_is_not_used(apples, clip_file, tmp_path, cap
 def test_old_gpus_have_no_bf16(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
-    with pytest.raises(UserError, match=r"8\.0 or newer; Tesla T4 has 7\.5: type PREC fp16, amp or fp32\."):
-        check_precision(CUDA, "bf16")
-    check_precision(CUDA, "fp16")
-    check_precision(CPU, "bf16")
+    with pytest.raises(UserError, match=r"8\.0 or newer; Tesla T4 has 7\.5: type KEY fp16, or amp or fp32 in its"):
+        check_precision(CUDA, "bf16", "KEY")
+    check_precision(CUDA, "fp16", "KEY")
+    check_precision(CPU, "bf16", "KEY")
     monkeypatch.setattr(torch.version, "hip", "6.4")  # AMD
-    check_precision(CUDA, "bf16")
+    check_precision(CUDA, "bf16", "KEY")
 
 
 @pytest.mark.parametrize(
@@ -133,6 +133,19 @@ def test_what_is_typed_for_less_memory_is_accepted(clip_file, tmp_path):
     )
     cfg = toy_cfg(tmp_path, clip_file, "CoOp", *CONTEXT, *words)
     assert (cfg.TEXT_MEMORY_MB, cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.DATALOADER.TEST.BATCH_SIZE) == (500, 3, 2)
+
+
+def test_what_is_typed_for_less_memory_has_an_effect(clip_file, tmp_path):
+    cfg = toy_cfg(tmp_path, clip_file, "CoOp", *CONTEXT, "DATALOADER.TEST.BATCH_SIZE", 8)
+    assert less_memory(cfg, trains=False) == "type DATALOADER.TEST.BATCH_SIZE 4"
+    cfg = toy_cfg(tmp_path, clip_file, "CoOp", *CONTEXT, "DATALOADER.TEST.BATCH_SIZE", 1)
+    assert less_memory(cfg, trains=False) == "type USE_CUDA False"
+    (tmp_path / "config.json").write_text('{"chosen": {"text_memory_bytes": 300000000}}')
+    cfg = toy_cfg(tmp_path, clip_file, "CoOp", *CONTEXT, "OUTPUT_DIR", tmp_path)
+    assert "TEXT_MEMORY_MB 150 " in less_memory(cfg)  # of a GPU that others use too
+    cfg = toy_cfg(tmp_path, clip_file, "CoOp", *CONTEXT, "CUDA_GRAPH", True)
+    assert less_memory(cfg).startswith("type CUDA_GRAPH False, ")
+    assert "TEXT_MEMORY_MB" not in less_memory(cfg)
 
 
 def test_switches_are_set_recorded_and_set_back(clip_file, tmp_path, monkeypatch):

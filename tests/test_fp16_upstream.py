@@ -129,6 +129,9 @@ def test_updates_below_the_resolution_of_fp16_are_counted():
         parameter.add_(torch.tensor([0.1, 0.1, 0.1, 1e-4]))
     rounded.observe()
     assert rounded.record() == {"fp16_entries": 4, "unchanged_share": 0.375}
+    resumed = RoundedAway([("ctx", parameter)], rounded.state())
+    resumed.observe()  # a third step, which changes nothing
+    assert resumed.record() == {"fp16_entries": 4, "unchanged_share": round(7 / 12, 4)}
 
 
 def test_every_method_says_what_upstream_keeps_in_fp16():

@@ -130,6 +130,9 @@ def test_a_derived_tensor_follows_its_parameter():
     assert half().tolist() == [2.0] * 3 and len(made) == 2
     weight.data = torch.zeros(3)
     assert half().tolist() == [0.0] * 3
+    with torch.inference_mode():
+        weight = nn.Parameter(torch.ones(3), requires_grad=False)  # its changes are not counted
+        assert half().tolist() == [1.0] * 3 and weight.mul_(2).tolist() == half().tolist()
 
 
 @pytest.mark.parametrize("shape", [(5, 16), (2, 5, 16)])

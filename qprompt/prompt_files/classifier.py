@@ -163,7 +163,10 @@ class Classifier:
     @torch.no_grad()
     def _logits(self, pictures: Any, batch_size: int) -> Iterator[Tensor]:
         for part in self.batches(pictures, batch_size):
-            yield self.model(part.to(self.device))
+            logits = self.model(part.to(self.device))
+            if not bool(logits.isfinite().all()):
+                raise UserError("the logits hold NaN or infinite values: the weights of the backbone are damaged.")
+            yield logits
 
     def _number(self, label: Any) -> int:
         if isinstance(label, str):
@@ -180,6 +183,7 @@ class Classifier:
         return number
 
 
+@torch.inference_mode(False)  # the classifier can be used outside of it too
 def load_classifier(
     path: str | os.PathLike[str],
     classnames: ClassNames | None = None,

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qprompt.errors import UserError
+
 
 class Captured:
     """A function of tensors, with CUDA graphs of its forward and its backward pass.
@@ -15,6 +17,9 @@ class Captured:
 
     Capturing must not wait for the device, and what the function reads besides its arguments must stay where it is: so
     `function` is an encoder of the frozen CLIP, and not the prompt learner, whose codebooks come and go.
+
+    Raises:
+        UserError: In the first call with gradients: the kernels could not be captured.
     """
 
     def __init__(self, function: Callable[..., Tensor]):
@@ -28,6 +33,14 @@ class Captured:
         alike = [(t.shape, t.dtype, t.device, t.requires_grad, torch.is_autocast_enabled()) for t in tensors]
         if self._replay is None:
             samples = tuple(t.detach().clone().requires_grad_(t.requires_grad) for t in tensors)
-            self._replay = torch.cuda.make_graphed_callables(self.function, samples)
+            try:
+                self._replay = torch.cuda.make_graphed_callables(self.function, samples)
+            except torch.cuda.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                reason = str(error).partition("\n")[0].rstrip(".")
+                raise UserError(
+                    f"an encoder cannot become a CUDA graph here ({reason}): type CUDA_GRAPH False."
+                ) from error
             self._captured = alike
         return self._replay(*tensors) if alike == self._captured else self.function(*tensors)

@@ -71,7 +71,7 @@ def derived(parameter: Tensor, what: Any, make: Callable[[Tensor], Tensor]) -> T
         what: Tells the tensors apart that are derived from one parameter.
         make: Computes the tensor.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or parameter.is_inference():  # changes of such a tensor are not counted
         return make(parameter.detach())
     version, known = (parameter._version, parameter.data_ptr()), _derived.setdefault(parameter, {})
     if what not in known or known[what][0] != version:

@@ -123,10 +123,14 @@ class PromptedCLIP(nn.Module):
         self._graphs = Captured(self._encode_image), Captured(self._encode_text)
 
     def _weights_version(self) -> object:
-        """Return versions of all weights, which torch counts up at every in-place change; None with gradients."""
-        if torch.is_grad_enabled():
+        """Return versions of all weights, which torch counts up at every in-place change; None with gradients.
+
+        None also for weights that were made in inference mode, whose changes are not counted.
+        """
+        weights = [*self.parameters(), *self.buffers()]
+        if torch.is_grad_enabled() or any(tensor.is_inference() for tensor in weights):
             return None
-        return [(tensor.data_ptr(), tensor._version) for tensor in (*self.parameters(), *self.buffers())]
+        return [(tensor.data_ptr(), tensor._version) for tensor in weights]
 
     def invalidate_cache(self) -> None:
         """Drop the cached text features; needed after a change that torch does not count (one through ``.data``)."""
@@ -139,10 +143,11 @@ class PromptedCLIP(nn.Module):
         return super().train(mode)
 
     def _apply(self, *args, **kwargs):
-        # .to(device) and the like also move the frozen model.
+        # .to(device) and the like also move the frozen model. What is made in inference mode has no gradients outside.
         self.invalidate_cache()
-        self.clip_model._apply(*args, **kwargs)
-        return super()._apply(*args, **kwargs)
+        with torch.inference_mode(False):
+            self.clip_model._apply(*args, **kwargs)
+            return super()._apply(*args, **kwargs)
 
 
 def normalize(features: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

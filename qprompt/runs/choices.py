@@ -14,6 +14,13 @@ from qprompt.runs.record import CONFIG, read_object
 _CHOSEN = "chosen"
 
 
+def chosen(output_dir: str, name: str) -> Any:
+    """Return what the run in this folder chose; None if that is not known."""
+    config = Path(output_dir) / CONFIG
+    choices = read_object(config).get(_CHOSEN) if config.is_file() else None
+    return choices.get(name) if isinstance(choices, dict) else None
+
+
 def choose_once(
     output_dir: str, name: str, choose: Callable[[], Any], valid: Callable[[Any], bool], resume: str = ""
 ) -> Any:
@@ -27,18 +34,17 @@ def choose_once(
         resume: output folder of another run that this one goes on from, or "".
     """
     config = Path(output_dir) / CONFIG
-    for path in (config, *([Path(resume) / CONFIG] if resume else [])):
-        chosen = read_object(path).get(_CHOSEN) if path.is_file() else None
-        if isinstance(chosen, dict) and name in chosen and valid(chosen[name]):
-            return _kept(config, name, chosen[name])
+    for folder in (output_dir, *([resume] if resume else [])):
+        if (value := chosen(folder, name)) is not None and valid(value):
+            return _kept(config, name, value)
     return _kept(config, name, choose())
 
 
 def _kept(config: Path, name: str, value: Any) -> Any:
     if config.is_file():
         data = read_object(config)
-        chosen = data.get(_CHOSEN)
-        chosen = chosen if isinstance(chosen, dict) else {}
-        if chosen.get(name) != value:
-            write_json(config, {**data, _CHOSEN: {**chosen, name: value}})
+        others = data.get(_CHOSEN)
+        others = others if isinstance(others, dict) else {}
+        if others.get(name) != value:
+            write_json(config, {**data, _CHOSEN: {**others, name: value}})
     return value

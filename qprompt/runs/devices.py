@@ -34,13 +34,19 @@ def idle_gpu() -> str:
     return next((f"{OTHERS[kind]} ({kind})" for kind in found), "")
 
 
-def check_precision(device: torch.device, precision: str) -> None:
-    """Raise UserError if a GPU is too old for bf16. AMD's count as new enough, as PyTorch says of them."""
+def check_precision(device: torch.device, precision: str, key: str) -> None:
+    """Raise UserError if a GPU is too old for bf16. AMD's count as new enough, as PyTorch says of them.
+
+    Args:
+        device: of the run.
+        precision: that the run asks for.
+        key: of the config, for the message.
+    """
     if precision != "bf16" or device.type != "cuda" or getattr(torch.version, "hip", None):
         return
     major, minor = torch.cuda.get_device_capability(device)
     if major < 8:
         raise UserError(
-            f"PREC bf16 needs a GPU of compute capability 8.0 or newer; {torch.cuda.get_device_name(device)} has "
-            f"{major}.{minor}: type PREC fp16, amp or fp32."
+            f"{key} bf16 needs a GPU of compute capability 8.0 or newer; {torch.cuda.get_device_name(device)} has "
+            f"{major}.{minor}: type {key} fp16, or amp or fp32 in its place."
         )

@@ -26,7 +26,11 @@ WITHOUT_EFFECT = (
     "FEATURE_CACHE_MB",
 )
 # Values of a key that give the same results up to rounding. The default is one of them.
-ALIKE = {"FEATURE_CACHE": ("off", "auto", "epochs"), "INPUT.AUGMENT": ("auto", "cpu", "device")}
+ALIKE = {
+    "FEATURE_CACHE": ("off", "auto", "epochs"),
+    "INPUT.AUGMENT": ("auto", "cpu", "device"),
+    "CUDA_GRAPH": (False, True),
+}
 # How messages name the arguments of a run.
 _ARGUMENTS = {"model_dir": "--model-dir", "load_epoch": "--load-epoch"}
 

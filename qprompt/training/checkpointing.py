@@ -2,7 +2,9 @@
 
 import logging
 import os.path as osp
+from collections.abc import Mapping
 from glob import glob
+from types import MappingProxyType
 from typing import Any
 
 from dassl.engine import TrainerX
@@ -14,6 +16,8 @@ from qprompt.io.torch_files import read_checkpoint
 from qprompt.prompted_clip import PromptedCLIP
 from qprompt.prompts import Method
 from qprompt.quantization.state_dicts import load_state_dict_
+from qprompt.training.precision import RoundedAway
+from qprompt.training.progress_guard import ProgressGuard
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +28,9 @@ class PromptCheckpoints(TrainerX):
     method: Method
     model: PromptedCLIP
     backbone_identity: Identity
+    guard: ProgressGuard | None = None
+    rounded: RoundedAway | None = None
+    counted: Mapping[str, Any] = MappingProxyType({})  # the states of these two in the checkpoint of a resumed run
 
     @property
     def settings(self) -> Any:
@@ -31,8 +38,16 @@ class PromptCheckpoints(TrainerX):
         return self.cfg.TRAINER[self.method.node]
 
     def run_state(self):
-        """Add to a checkpoint which backbone its prompts belong to; settings and class names are in it already."""
-        return {**super().run_state(), "backbone_sha256": self.backbone_identity.sha256}
+        """Add to a checkpoint which backbone its prompts belong to, and what was counted.
+
+        Settings and class names are in it already.
+        """
+        watched = {key: part.state() for key in ("guard", "rounded") if (part := getattr(self, key)) is not None}
+        return {**super().run_state(), "backbone_sha256": self.backbone_identity.sha256, **watched}
+
+    def load_run_state(self, state):
+        super().load_run_state(state)
+        self.counted = {key: state[key] for key in ("guard", "rounded") if key in state}
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load the prompts of a run's output folder, ours or upstream's.

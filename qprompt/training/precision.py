@@ -1,6 +1,7 @@
 """The precisions of training (``TRAINER.*.PREC``), and what each needs of the model and the device."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,9 +19,15 @@ PRECISIONS = ("fp16", "fp32", "amp", "bf16", FP16_UPSTREAM)
 _BACKBONE = {"fp16": torch.float16, "bf16": torch.bfloat16, FP16_UPSTREAM: torch.float16}
 
 
-def usable_precision(precision: str, device: torch.device) -> str:
-    """Return `precision`, or fp32 where half precision has no hardware. UserError if the GPU cannot be used."""
-    check_precision(device, precision)
+def usable_precision(precision: str, device: torch.device, key: str) -> str:
+    """Return `precision`, or fp32 where half precision has no hardware. UserError if the GPU cannot be used.
+
+    Args:
+        precision: that the run asks for.
+        device: of the run.
+        key: of the config, for messages.
+    """
+    check_precision(device, precision, key)
     if device.type != "cpu":
         (torch.zeros(1, device=device) + 1).item()  # a GPU without kernels fails here, before any long work
         if (count := torch.cuda.device_count()) > 1:
@@ -76,12 +83,18 @@ class RoundedAway:
     An fp16 number near w has neighbours at a distance of about w / 1000: a smaller update than half of that is lost.
     """
 
-    def __init__(self, learned: list[tuple[str, Tensor]]):
+    def __init__(self, learned: list[tuple[str, Tensor]], before: Mapping[str, int] | None = None):
+        """Begin to count, or go on from the `state` in a checkpoint."""
         self.tensors = [p for _, p in learned if p.dtype == torch.float16]
         self.entries = sum(p.numel() for p in self.tensors)
         self._before = [p.detach().clone() for p in self.tensors]
-        self.steps = 0
-        self._unchanged: int | Tensor = 0
+        known = before or {}
+        self.steps = known.get("steps", 0)
+        self._unchanged: int | Tensor = known.get("unchanged", 0)
+
+    def state(self) -> dict[str, int]:
+        """Return what a resumed run needs to know."""
+        return {"steps": self.steps, "unchanged": int(self._unchanged)}
 
     @torch.no_grad()
     def observe(self) -> None:

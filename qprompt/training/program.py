@@ -96,12 +96,21 @@ def execute(
     settings = RunSettings.of(cfg, defaults, mode, args.model_dir, args.load_epoch)
     with (
         disk_errors_named(),
-        device_errors_named(partial(less_memory, cfg), "type PREC fp32"),
+        device_errors_named(partial(less_memory, cfg, not args.eval_only), _fp32(cfg.TRAINER.NAME)),
         claim(cfg.OUTPUT_DIR, settings),
         logging_to(cfg.OUTPUT_DIR, quiet),
         arithmetic(cfg),
     ):
         return _run(args, cfg, defaults, f"{engine}\ntrainers and data sets: {project}", str(engine), watch)
+
+
+def _fp32(trainer: str) -> str:
+    """Return what to type for that precision; "" if the trainer has no other."""
+    from dassl.engine import TRAINER_REGISTRY
+
+    known = trainer in TRAINER_REGISTRY.registered_names()
+    method = getattr(TRAINER_REGISTRY.get(trainer), "method", None) if known else None
+    return f"type TRAINER.{method.node}.PREC fp32" if method is not None else ""
 
 
 def _run(

@@ -49,8 +49,6 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
 
     settings_without_effect = identity.WITHOUT_EFFECT  # the bundled engine refuses to resume a run with other settings
     same_setting = staticmethod(identity.alike)
-    guard: ProgressGuard | None = None
-    rounded: RoundedAway | None = None
 
     @property
     def prompts_images(self) -> bool:
@@ -150,9 +148,10 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
         if self.cfg.CUDA_GRAPH:
             self.capture_graphs()
         super().before_train()
-        self.guard = ProgressGuard(self.learned(), None if self.scaler is None else self.scaler.get_scale())
+        scale = None if self.scaler is None else self.scaler.get_scale()
+        self.guard = ProgressGuard(self.learned(), scale, self.counted.get("guard"))
         if self.precision == FP16_UPSTREAM:
-            self.rounded = RoundedAway(self.learned())
+            self.rounded = RoundedAway(self.learned(), self.counted.get("rounded"))
 
     def capture_graphs(self) -> None:
         """Compute steps with CUDA graphs where that is possible, and say why where it is not."""
@@ -169,7 +168,7 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
 
     def after_train(self):
         if self.guard is not None:
-            self.guard.check_moved(self.learned())
+            self.guard.check_moved(f"TRAINER.{self.method.node}.PREC fp32")
             if self.guard.skipped:
                 log.warning("%d steps were skipped for NaN or infinite gradients", self.guard.skipped)
         if self.rounded is not None:
@@ -179,7 +178,7 @@ class PromptTrainer(PromptCheckpoints, CachedFeatures):
 
     def usable_precision(self, precision: str) -> str:
         """Return the precision that this device computes in."""
-        return usable_precision(precision, self.device)
+        return usable_precision(precision, self.device, f"TRAINER.{self.method.node}.PREC")
 
     def load_backbone(self) -> ClipModel:
         """Return the frozen CLIP in the precision of the run."""

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from qprompt.data.decode_cache import MB
-from qprompt.runs.choices import choose_once
+from qprompt.runs.choices import choose_once, chosen
 
 
 def text_memory_bytes(cfg: Any, device: torch.device) -> int:
@@ -27,14 +27,23 @@ def text_memory_bytes(cfg: Any, device: torch.device) -> int:
     )
 
 
-def less_memory(cfg: Any) -> str:
-    """Return what to type for a run that needs less memory of the device."""
-    allowed = cfg.TEXT_MEMORY_MB
-    if allowed <= 0:
-        total = torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else 4000 * MB
-        allowed = total // MB // 4
-    words = [f"TEXT_MEMORY_MB {max(100, allowed // 2)} (the same results)"]
-    for part in ("TEST", "TRAIN_X"):
+def less_memory(cfg: Any, trains: bool = True) -> str:
+    """Return what to type for a run that needs less memory of the device.
+
+    Args:
+        cfg: of the run.
+        trains: whether it is more than an evaluation, on which TEXT_MEMORY_MB has no effect.
+    """
+    words = []
+    if cfg.CUDA_GRAPH and trains:  # a graph keeps its memory, and needs text that is encoded at once
+        words += ["CUDA_GRAPH False"]
+    elif trains:
+        allowed = cfg.TEXT_MEMORY_MB
+        if allowed <= 0:
+            allowed = (chosen(cfg.OUTPUT_DIR, "text_memory_bytes") or 1000 * MB) // MB
+        words += [f"TEXT_MEMORY_MB {max(1, allowed // 2)} (the same results)"]
+    for part in ("TEST", "TRAIN_X") if trains else ("TEST",):
         key, size = f"DATALOADER.{part}.BATCH_SIZE", cfg.DATALOADER[part].BATCH_SIZE
         words += [f"{key} {size // 2}"] if size > 1 else []
+    words = words or ["USE_CUDA False"]
     return f"type {', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else f"type {words[0]}"

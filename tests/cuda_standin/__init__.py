@@ -7,6 +7,6 @@ precision as far as the CPU's kernels round like the GPU's.
 Does not show: faults and rounding of CUDA's own kernels (cuDNN, TF32, atomics), races between streams and pinned
 memory, running out of memory, or speed.
 
-Parts: `library` compiles ``guards.c``, which is preloaded into a new process; `tensor` has the tensors; `attention` the
-fused attention operations that no CPU has; `record` counts; ``python -m cuda_standin RUNS.json`` trains.
+Parts: `library` compiles ``guards.c``, which is preloaded into a new process; `tensor` has the tensors; `kernels` the
+operations that no CPU has; `record` counts; ``python -m cuda_standin RUNS.json`` trains.
 """

@@ -1,4 +1,4 @@
-"""The fused attention operations of CUDA, forward and backward, written out: the CPU has no kernel for them."""
+"""Operations of CUDA for which the CPU has no kernel: fused attention, forward and backward, and cuDNN's batch norm."""
 
 import torch
 from torch import Tensor
@@ -84,7 +84,12 @@ def cudnn_backward(
     return _backward(grad, query, key, value, bias, causal, scale)
 
 
+def batch_norm(x, weight, bias, mean, variance, training, momentum, epsilon):
+    return *torch.native_batch_norm(x, weight, bias, mean, variance, training, momentum, epsilon), torch.empty(0)
+
+
 _KERNELS = {
+    "cudnn_batch_norm": batch_norm,
     "_scaled_dot_product_efficient_attention": efficient,
     "_scaled_dot_product_efficient_attention_backward": efficient_backward,
     "_scaled_dot_product_flash_attention": flash,
