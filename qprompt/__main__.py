@@ -54,13 +54,11 @@ def main(argv: list[str] | None = None) -> int:
     show_logs()
     accept_any_name()
     names = _command_names()
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print(_overview(names))
-        return 0 if argv else 2
-    if argv[0] == "--version":
-        print(f"qprompt {__version__}")
-        return 0
     try:
+        if not argv or argv[0] in ("-h", "--help", "help", "--version"):
+            with disk_errors_named():
+                print(f"qprompt {__version__}" if argv[:1] == ["--version"] else _overview(names), flush=True)
+            return 0 if argv else 2
         if argv[0].endswith(".py") or argv[0].startswith("--"):
             return import_module(LAUNCHER).launch(argv) or 0
         if argv[0] not in names:
@@ -76,7 +74,8 @@ def main(argv: list[str] | None = None) -> int:
         module.add_arguments(parser)
         with disk_errors_named(), device_errors_named(lambda: LESS_MEMORY):
             code = module.run(parser.parse_args(argv[1:])) or 0
-            sys.stdout.flush()
+            if sys.stdout is not None:  # closed, as with >&-
+                sys.stdout.flush()
             return code
     except BrokenPipeError:  # as with | head
         discard_output()

@@ -227,10 +227,24 @@ def test_links_are_followed_and_broken_ones_and_circles_are_named(tmp_path, capl
     (root / "cat/link.jpg").symlink_to(root / "dog/0.jpg")
     (root / "cat/gone.jpg").symlink_to(root / "nowhere.jpg")
     (root / "dog/around").symlink_to(root)
+    (root / "itself").symlink_to("itself")
     split, left_out, _ = survey(root)
     assert classes(split) == ["cat", "dog", "owl"]
     assert "cat/link.jpg" in {item.path for part in split for item in part}
-    assert left_out.paths == {tree.BROKEN: ["cat/gone.jpg"], tree.LOOP: ["dog/around"]}
+    assert left_out.paths == {tree.BROKEN: ["cat/gone.jpg", "itself"], tree.LOOP: ["dog/around"]}
+
+
+@pytest.mark.parametrize("run", ["output/pets/QCoOp", "run", "cat/run"])
+def test_output_folders_among_the_images_are_left_out_and_named(run, tmp_path):
+    root = make(tmp_path, "cat/", "dog/", f"{run}/config.json", f"{run}/log.txt", f"{run}/figures/a.jpg")
+    split, left_out, _ = survey(root)
+    assert classes(split) == ["cat", "dog"] and sum(map(len, split)) == 8
+    assert left_out.paths == {tree.RUNS: [run]}
+
+
+def test_a_class_with_files_of_these_names_is_a_class(tmp_path):
+    root = make(tmp_path, "cat/", "dog/", "dog/config.json", "dog/log.txt")
+    assert classes(survey(root)[0]) == ["cat", "dog"]
 
 
 def test_check_data_and_training_say_what_is_left_out(tmp_path, capsys):

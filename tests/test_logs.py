@@ -1,8 +1,10 @@
 """Logging: libraries stay silent, programs print plain lines."""
 
 import contextlib
+import errno
 import io
 import logging
+import os
 
 import pytest
 import trees
@@ -45,6 +47,26 @@ def test_a_library_prints_nothing(tmp_path, capsys, caplog):
     fewshot.load(LAYOUTS["EuroSAT"].source(tmp_path), 2, seed=1, write=False)
     assert capsys.readouterr() == ("", "")
     assert [(r.name, r.levelname) for r in caplog.records] == [("qprompt.data.fewshot", "WARNING")]
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["check-data", "DATA", "EuroSAT"]])
+def test_a_closed_standard_output_is_no_error(argv, tmp_path, monkeypatch, capsys):
+    trees.build(tmp_path, "EuroSAT", content=trees.jpeg())
+    monkeypatch.setattr("sys.stdout", None)  # as with >&-
+    assert main([str(tmp_path) if word == "DATA" else word for word in argv]) in (0, 1)
+    logger.info("for nobody")
+    assert capsys.readouterr().err == ""
+
+
+class _Full(io.StringIO):
+    def flush(self):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_standard_output_is_named(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout", _Full())  # as with >/dev/full
+    assert main(["--help"]) == 2
+    assert capsys.readouterr().err.startswith("qprompt: standard output or a file: No space left on device.")
 
 
 @pytest.mark.parametrize(("program", "arguments"), [(train.main, []), (main, ["--version"])])

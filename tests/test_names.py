@@ -26,7 +26,7 @@ from qprompt.errors import UserError
 from qprompt.io.text import decode
 from qprompt.prompt_files.class_names import class_names
 from qprompt.prompted_clip import same_prompts
-from qprompt.prompts.initial import check_words
+from qprompt.prompts.initial import check_words, context_words
 from qprompt.training.picture_run import PictureRun
 from qprompt.training.prompt_trainer import PromptTrainer
 
@@ -382,6 +382,8 @@ def test_benchmark_keeps_its_classes_with_the_same_prompt(name, caplog):
         ("itap of a CLASS.", "itap of a"),
         ("{}", "a photo of a"),
         ("{} texture.", "texture"),
+        ("a photo of a $class", "a photo of a"),
+        ("a photo of a ${name}.", "a photo of a"),
     ],
 )
 def test_place_for_the_class_name_in_the_initial_words_is_refused(typed, words):
@@ -391,9 +393,26 @@ def test_place_for_the_class_name_in_the_initial_words_is_refused(typed, words):
     check_words(words, "TRAINER.COOP.CTX_INIT")
 
 
-@pytest.mark.parametrize("words", ["", "a photo of a", "a_photo_of_a", "X X X X", "a classy photo of a", "50% of a"])
+@pytest.mark.parametrize(
+    "words", ["", "a photo of a", "a_photo_of_a", "X X X X", "a classy photo of a", "50% of a", "a $5 toy"]
+)
 def test_other_initial_words_are_taken(words):
     check_words(words, "TRAINER.COOP.CTX_INIT")
+
+
+@pytest.mark.parametrize(
+    "typed", [" a photo", "a photo ", "a  photo", "a__photo", "a\nphoto", "a\t photo", "a\xa0photo"]
+)
+def test_blanks_that_would_count_as_words_are_refused(typed):
+    with pytest.raises(UserError, match="Type TRAINER.COOP.CTX_INIT 'a photo'."):
+        check_words(typed, "TRAINER.COOP.CTX_INIT")
+
+
+@pytest.mark.parametrize(("typed", "tokens"), [("a photo of a", 0), ("a photo of a.", 5), ("\u200ba photo", 3), ("", 0)])
+def test_words_of_several_tokens_are_not_learned_in_silence(typed, tokens, caplog):
+    with caplog.at_level("WARNING", "qprompt"):
+        assert context_words(typed, 4)[1] == (len(typed.split()) or 4)
+    assert [f"but {tokens} tokens" in record.getMessage() for record in caplog.records] == [True] * bool(tokens)
 
 
 @pytest.mark.parametrize("node", ["COOP", "MAPLE", "COCOOP"])

@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     for batch, tensors in _batches(progress, classifier.preprocess, args.batch, failed):
         for path, prediction in zip(batch, classifier.predict(tensors, top=args.top), strict=True):
             print(write.result(path, prediction.ranking), end="")
-        sys.stdout.flush()
+        print(end="", flush=True)
     print(write.tail(), end="", flush=True)
     if failed:
         print(f"{len(failed)} of {len(paths)} images could not be read.", file=sys.stderr)

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +32,7 @@ _SYSTEM = {
     "system volume information", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "folder.htt",
 }  # fmt: skip
 _OURS = ".features"  # features that runs of QPrompt keep
+_OUTPUT = {"config.json", "log.txt"}  # an output folder has both
 
 # Reasons that concern pictures, which a user may miss.
 NOT_READ = "pictures in a format that is not read"
@@ -41,6 +42,7 @@ NO_SPLIT = "folders that are neither train, val nor test"
 EMPTY = "folders without images"
 LOOP = "links to a folder around them"
 HIDDEN, SYSTEM, OTHER = "hidden files and folders", "files and folders of the system", "files that are not pictures"
+RUNS = "output folders of runs"
 IMPORTANT = (NOT_READ, BROKEN, NO_CLASS, NO_SPLIT, EMPTY, LOOP)
 
 
@@ -115,6 +117,9 @@ def _scan(root: Path, path: str, name: str, around: tuple[str, ...], left_out: L
             entries = sorted(listed, key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(f"{root / path}: {error.strerror}.") from None
+    if path and {entry.name for entry in entries} >= _OUTPUT and not any(_is_image(entry) for entry in entries):
+        left_out.add(RUNS, path)
+        return folder
     for entry in entries:
         below = f"{path}/{entry.name}".lstrip("/")
         if entry.name == _OURS:
@@ -123,23 +128,36 @@ def _scan(root: Path, path: str, name: str, around: tuple[str, ...], left_out: L
             left_out.add(SYSTEM, below)
         elif entry.name.startswith("."):
             left_out.add(HIDDEN, below)
-        elif entry.is_dir():
+        elif _is(entry, os.DirEntry.is_dir):
             real = os.path.realpath(entry.path) if entry.is_symlink() or len(around) == 1 else ""
             real = real or os.path.join(around[-1], entry.name)
             if real in around:
                 left_out.add(LOOP, below)
-            else:
-                folder.folders[entry.name] = _scan(root, below, entry.name, (*around, real), left_out)
-        elif not entry.is_file():
+                continue
+            runs = len(left_out.paths.get(RUNS, ()))
+            inner = _scan(root, below, entry.name, (*around, real), left_out)
+            only_runs = len(left_out.paths.get(RUNS, ())) > runs and not (inner.images or inner.folders)
+            if not only_runs:
+                folder.folders[entry.name] = inner
+        elif not _is(entry, os.DirEntry.is_file):
             left_out.add(BROKEN if entry.is_symlink() else OTHER, below)
-        elif entry.name.lower().endswith(SUFFIXES) or _starts_as_image(entry):
+        elif _is_image(entry):
             folder.images.append(entry.name)
         else:
             left_out.add(NOT_READ if entry.name.lower().endswith(_OTHER_PICTURES) else OTHER, below)
     return folder
 
 
-def _starts_as_image(entry: os.DirEntry) -> bool:
+def _is(entry: os.DirEntry, kind: Callable[[os.DirEntry], bool]) -> bool:
+    try:
+        return kind(entry)
+    except OSError:  # links to each other, or a link to a name that is too long
+        return False
+
+
+def _is_image(entry: os.DirEntry) -> bool:
+    if entry.name.lower().endswith(SUFFIXES):
+        return True
     if entry.name.lower().endswith((*_TEXT, *_OTHER_PICTURES)):
         return False
     try:

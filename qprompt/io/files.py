@@ -81,7 +81,7 @@ def disk_errors_named() -> Iterator[None]:
         if isinstance(error, UserError) or errno.errorcode.get(error.errno or 0) not in _OF_THE_DISK:
             raise
         raise UserError(
-            f"{error.filename or 'a file'}: {error.strerror}. No file is left half-written. "
+            f"{error.filename or 'standard output or a file'}: {error.strerror}. No file is left half-written. "
             "Files written before are kept; the same command resumes from them."
         ) from None
 

@@ -73,6 +73,10 @@ class _Handler(logging.StreamHandler):
     def stream(self) -> TextIO:
         return getattr(sys, self.stream_name)
 
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.stream is not None:  # closed, as with >&-
+            super().emit(record)
+
 
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:

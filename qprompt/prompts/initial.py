@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from qprompt.backbones import ClipModel
 from qprompt.errors import UserError
-from qprompt.prompted_clip import PromptLayout, Prompts, initial_context, prompt_layout
+from qprompt.prompted_clip import PromptLayout, Prompts, initial_context, prompt_layout, token_counts
 
 log = logging.getLogger(__name__)
 
@@ -26,14 +26,20 @@ def context_words(ctx_init: str, n_ctx: int) -> tuple[str, int]:
     words = ctx_init.replace("_", " ") or placeholder_words(n_ctx)
     n_context = len(words.split(" "))
     _report(words, n_context)
+    if (tokens := token_counts([words])[0]) > n_context:  # CoOp's reading, which its published contexts do not show
+        log.warning(
+            "CTX_INIT %r has %d words, but %d tokens for CLIP: as in CoOp, the first %d tokens are learned, and the "
+            "others stay as they are. Words of one token each, without punctuation, are learned completely.",
+            words, n_context, tokens, n_context,
+        )  # fmt: skip
     return words, n_context
 
 
-_PLACEHOLDER = re.compile(r"\{[^{}]*\}|[{}]|%s|<[^<>]*>|\[[^\[\]]*\]|\b(CLASS|CLASS_?NAME|CLS)\b")
+_PLACEHOLDER = re.compile(r"\$\{?[A-Za-z_]\w*\}?|\{[^{}]*\}|[{}]|%s|<[^<>]*>|\[[^\[\]]*\]|\b(CLASS|CLASS_?NAME|CLS)\b")
 
 
 def check_words(ctx_init: str, key: str) -> None:
-    """Refuse initial words with a place for the class name: it would be learned like any other word.
+    """Refuse initial words with a place for the class name, which would be learned, and blanks that count as words.
 
     Args:
         ctx_init: the words before the class name.
@@ -46,6 +52,11 @@ def check_words(ctx_init: str, key: str) -> None:
         raise UserError(
             f"{key} {ctx_init!r} contains {found[0]!r}, which would be learned as a word: it holds the words before "
             f"the class name, which is added. Type {key} {words!r}."
+        )
+    if (words := " ".join(ctx_init.replace("_", " ").split())) != ctx_init.replace("_", " "):
+        raise UserError(
+            f"{key} {ctx_init!r} has blanks at an end, or several between two words, which would count as words. "
+            f"Type {key} {words!r}."
         )
 
 

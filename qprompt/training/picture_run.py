@@ -66,7 +66,7 @@ class PictureRun:
     @property
     def output(self) -> Path:
         """The output folder."""
-        return Path(self.out or Path("output") / self.name / self.trainer)
+        return Path(self.out or Path("output") / self.name / self.trainer).expanduser()
 
     def check(self) -> None:
         """Refuse what cannot run. PyTorch is not imported."""

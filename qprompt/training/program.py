@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import logging
 import os
 import sys
 import time
@@ -19,6 +20,8 @@ from qprompt.io.logs import accept_any_name, discard_output, show_logs
 from qprompt.runs.project import find_project
 from qprompt.training.arguments import parse_args
 from qprompt.training.early_checks import check_arguments
+
+log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None, project: Path | None = None) -> int:
@@ -151,7 +154,7 @@ def _run(
     if computed := getattr(trainer, "computed", None):
         more["computed"] = {**computed, **in_effect()}
     if deviations := getattr(trainer, "deviations", None):
-        more["deviations"] = deviations
+        more["deviations"] = [*more.get("deviations", []), *deviations]
     path = finish(cfg.OUTPUT_DIR, trainer, mode, evaluations.last, started, engine, defaults=defaults, **more)
     print(f"Wrote {path}")
     return path
@@ -194,7 +197,13 @@ def evaluate(trainer: Any, evaluations: Any, args: argparse.Namespace) -> dict[s
     if not args.model_dir:
         trainer.test()
         return {}
+    from qprompt.training.leaks import leaks_of_training
+
     record = {"model_dir": args.model_dir, "load_epoch": args.load_epoch}
+    if found := leaks_of_training(trainer.cfg, args.model_dir):
+        record["deviations"] = found
+        for leak in found:
+            log.warning("%s", leak[0].upper() + leak[1:])
     if args.load_epoch != "all":
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
         trainer.test()
