@@ -14,7 +14,7 @@ from pathlib import Path
 from qprompt import __version__
 from qprompt.errors import UserError, did_you_mean
 from qprompt.io.device_errors import device_errors_named
-from qprompt.io.files import disk_errors_named
+from qprompt.io.files import check_current_folder, disk_errors_named
 from qprompt.io.logs import accept_any_name, discard_output, show_logs
 
 COMMANDS = Path(__file__).parent / "commands"
@@ -59,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
             with disk_errors_named():
                 print(f"qprompt {__version__}" if argv[:1] == ["--version"] else _overview(names), flush=True)
             return 0 if argv else 2
+        check_current_folder()
         if argv[0].endswith(".py") or argv[0].startswith("--"):
             return import_module(LAUNCHER).launch(argv) or 0
         if argv[0] not in names:

@@ -58,6 +58,15 @@ def test_a_closed_standard_output_is_no_error(argv, tmp_path, monkeypatch, capsy
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(("program", "arguments"), [(train.main, []), (main, ["check-data", "DATA"])])
+def test_a_deleted_current_folder_is_named(program, arguments, tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert program(arguments) == 2
+    assert "the current folder was deleted or replaced: type 'cd FOLDER' first." in capsys.readouterr().err
+
+
 class _Full(io.StringIO):
     def flush(self):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -86,6 +86,14 @@ def disk_errors_named() -> Iterator[None]:
         ) from None
 
 
+def check_current_folder() -> None:
+    """Raise UserError if the current folder was deleted: relative paths then mean nothing."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the current folder was deleted or replaced: type 'cd FOLDER' first.") from None
+
+
 def remove_unfinished(folder: str | os.PathLike[str]) -> None:
     """Remove the temporary files of killed processes from `folder`. No process may be writing there."""
     for temporary in Path(folder).glob(".*.tmp"):

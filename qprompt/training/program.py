@@ -15,7 +15,7 @@ from yacs.config import CfgNode
 
 from qprompt.errors import AlreadyFinished, UserError
 from qprompt.io.device_errors import device_errors_named
-from qprompt.io.files import disk_errors_named
+from qprompt.io.files import check_current_folder, disk_errors_named
 from qprompt.io.logs import accept_any_name, discard_output, show_logs
 from qprompt.runs.project import find_project
 from qprompt.training.arguments import parse_args
@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None, project: Path | None = None) -> int:
         if args.help_config is not None:
             print_config_help(args)
         else:
+            check_current_folder()
             execute(args, project or find_project())
     except UserError as error:
         if args.skip_finished and isinstance(error, AlreadyFinished):
