@@ -6,8 +6,10 @@ import pytest
 import torch
 from toy import toy_trainer
 
+from qprompt.io.torch_files import read_checkpoint
 from qprompt.prompt_files import packing
 from qprompt.prompt_files.classifier import load_classifier
+from qprompt.prompts.method import LEARNER
 from qprompt.quantization.api import quantized_parameters
 
 NODES = ("MAPLE.PROMPT_DEPTH", "IVLP.PROMPT_DEPTH_TEXT", "IVLP.PROMPT_DEPTH_VISION", "VPT.PROMPT_DEPTH_VISION")
@@ -34,6 +36,11 @@ def test_trains_and_stores_what_it_computes_with(name, tmp_path, clip_file):
     assert all(not torch.equal(before[key], weight) for key, (_, weight) in after.items())
     file = tmp_path / "output" / trainer.prompt_record["file"]
     stored = packing.load(file)
+    _, state = read_checkpoint(next(tmp_path.glob("output/*/model.pth.tar-2")))
+    packing.pack(state, tmp_path / "packed")  # keeps the levels
+    packed = packing.load(tmp_path / "packed")
+    assert packed.keys() == {key.removeprefix(LEARNER) for key in stored}
+    assert all(torch.equal(packed[key.removeprefix(LEARNER)], tensor) for key, tensor in stored.items())
     for key, (fake, weight) in after.items():
         assert torch.equal(stored[key], fake(weight).detach()), key
         assert len(stored[key].unique()) <= 4 or key in trainer.half

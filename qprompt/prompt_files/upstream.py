@@ -33,9 +33,10 @@ def find_prompts(state: Mapping[str, Any]) -> PromptsFound:
     """Return the method and the prompts of a state dict; UserError if it holds none that is known."""
     require_state_dict(state)
     state = {str(key).removeprefix(LEARNER): value for key, value in state.items()}
-    prompts = {key: StoredPrompt(value, None) for key, value in state.items() if isinstance(value, Tensor)}
+    plain = (key for key, value in state.items() if isinstance(value, Tensor) and "parametrizations." not in key)
+    prompts = {key: StoredPrompt(state[key], None) for key in plain}
     for key in state:
-        if key.endswith(".original") and "parametrizations." in key:
+        if key.endswith(".original") and "parametrizations." in key:  # among the state of a quantized tensor
             name, prompt = _quantized_prompt(state, key)
             prompts[name] = prompt
     try:
@@ -61,8 +62,6 @@ _OF_CLIP = re.compile(
 
 
 def _is_frozen(name: str) -> bool:
-    if "parametrizations." in name:  # the state of a quantized tensor, which is found under its own name
-        return True
     return name == "logit_scale" or name.rpartition(".")[2] in RECOMPUTED or _OF_CLIP.fullmatch(name) is not None
 
 
