@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
 
         check_folder(args.web)
         runtime = find_runtime(args.runtime)
-    classifier = classifier_of(args).to("cpu")
+    classifier = classifier_of(args)
     try:
         if args.features:
             write_features(classifier, args.features)

@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         formats.add_argument(f"--{name}", action="store_const", const=name, dest="format", default="text", help=text)
     add("--batch", type=int, default=32, help="number of images to encode at once (default 32)")
+    add("--device", default="cpu", help="device to compute on: cpu (default), cuda or cuda:N")
     add_model_arguments(parser)
 
 
@@ -59,7 +60,6 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="accept other backbone weights than those that the prompt was learned with",
     )
-    add("--device", default="cpu", help="device to compute on: cpu (default), cuda or cuda:N")
 
 
 def check_model_arguments(args: argparse.Namespace) -> None:
@@ -74,11 +74,11 @@ def check_model_arguments(args: argparse.Namespace) -> None:
         class_names(args.classes)
 
 
-def classifier_of(args: argparse.Namespace) -> Any:
-    """Return the `Classifier` that the arguments describe."""
+def classifier_of(args: argparse.Namespace, device: str = "cpu") -> Any:
+    """Return the `Classifier` that the arguments describe, on a device."""
     from qprompt.prompt_files.classifier import load_classifier
 
-    return load_classifier(args.file, args.classes, args.backbone, args.backbone_path, args.other_backbone, args.device)
+    return load_classifier(args.file, args.classes, args.backbone, args.backbone_path, args.other_backbone, device)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
-    classifier = classifier_of(args)
+    classifier = classifier_of(args, args.device)
     write = FORMATS[args.format](min(args.top, len(classifier.classnames)))
     # The results show the progress where they go to the terminal.
     hidden = not sys.stderr.isatty() or sys.stdout.isatty()

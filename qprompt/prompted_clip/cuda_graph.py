@@ -28,8 +28,8 @@ class Captured:
         self._captured: Any = None  # what the tensors were like
 
     def __call__(self, *tensors: Tensor) -> Tensor:
-        if not tensors or not torch.is_grad_enabled():
-            return self.function(*tensors)
+        if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in tensors):
+            return self.function(*tensors)  # PyTorch 2.4 cannot capture what has no backward pass
         alike = [(t.shape, t.dtype, t.device, t.requires_grad, torch.is_autocast_enabled()) for t in tensors]
         if self._replay is None:
             samples = tuple(t.detach().clone().requires_grad_(t.requires_grad) for t in tensors)

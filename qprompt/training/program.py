@@ -83,6 +83,8 @@ def execute(
     from qprompt.engine import activate
 
     engine = activate()
+    import torch
+
     from qprompt.runs.folder import claim
     from qprompt.runs.identity import RunSettings
     from qprompt.training.arithmetic import arithmetic
@@ -99,6 +101,8 @@ def execute(
     mode = "eval" if args.eval_only else "train"
     settings = RunSettings.of(cfg, defaults, mode, args.model_dir, args.load_epoch)
     with (
+        torch.inference_mode(False),  # also where the caller computes without gradients
+        torch.enable_grad(),
         disk_errors_named(),
         device_errors_named(partial(less_memory, cfg, not args.eval_only), _fp32(cfg.TRAINER.NAME)),
         claim(cfg.OUTPUT_DIR, settings),
