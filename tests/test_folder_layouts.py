@@ -1,5 +1,6 @@
 """What a folder means is decided by all of its contents, and nothing in it is left out in silence."""
 
+import errno
 import os
 import subprocess
 
@@ -12,8 +13,10 @@ from qprompt.__main__ import main
 from qprompt.data import tree
 from qprompt.data.folder_layout import LAYOUTS, Ambiguous, part_of
 from qprompt.data.image_folder import read_image_folder, survey
+from qprompt.data.images import ImageError, read_image
 from qprompt.data.item_list import read_item_list
 from qprompt.data.picture_paths import picture_paths
+from qprompt.data.whence import Whence
 from qprompt.errors import UserError
 
 
@@ -345,3 +348,21 @@ def test_prediction_and_training_find_the_same_images(tmp_path, monkeypatch):
     assert picture_paths(["[1].jpg"]) == ["[1].jpg"]
     with pytest.raises(UserError, match="https://x.org/a.jpg does not exist. Download images first"):
         picture_paths(["https://x.org/a.jpg"])
+
+
+def test_what_may_not_be_read_is_made_readable_as_the_message_says(tmp_path, monkeypatch, capsys):
+    root = make(tmp_path / "my pets", "cat/", "dog/")
+    command = f"Type: chmod -R u+rX '{root}"
+
+    def denied(*_args, **_more):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patched:  # tests may run as root, who may read everything
+        patched.setattr("os.access", lambda *_args: False)
+        patched.setattr("pathlib.Path.read_bytes", denied)
+        with pytest.raises(ImageError, match="may not be read by you: permission denied"):
+            read_image(root / "cat/0.jpg")
+        assert Whence("ImageFolder", root).image_again(root / "cat/0.jpg") == f"{command}/cat'"
+    monkeypatch.setattr("os.scandir", denied)
+    assert main(["check-data", str(root), "ImageFolder"]) == 1
+    assert f"-> {command}'" in capsys.readouterr().out

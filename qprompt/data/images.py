@@ -81,6 +81,8 @@ def read_with_notes(path: str | os.PathLike[str], pixels: str = "viewer") -> tup
         raise
     except FileNotFoundError:
         raise ImageError(f"{path} does not exist.") from None
+    except PermissionError:
+        raise ImageError(f"{path} may not be read by you: permission denied.") from None
     except UnidentifiedImageError:
         raise ImageError(f"{path} {_why_unknown(data)}.") from None
     except Image.DecompressionBombError as error:

@@ -54,7 +54,9 @@ def check_own(
         advice = f"Type DATASET.LAYOUT after the options of train.py, and here: {commands}"
         return [error("ambiguous-tree", str(reason), advice)], None, []
     except UserError as reason:
-        return [error("unreadable-tree", str(reason), "See docs/your_data.md for the supported layouts.")], None, []
+        message, _, command = str(reason).partition(" Type: ")
+        advice = f"Type: {command}" if command else "See docs/your_data.md for the supported layouts."
+        return [error("unreadable-tree", message, advice)], None, []
     findings += check_split(split, root, whence)
     sizes = Counter(item.classname for item in split.train)
     name, least = min(sizes.items(), key=lambda pair: pair[1])

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,7 +117,8 @@ def _scan(root: Path, path: str, name: str, around: tuple[str, ...], left_out: L
         with os.scandir(root / path) as listed:
             entries = sorted(listed, key=lambda entry: entry.name)
     except OSError as error:
-        raise UserError(f"{root / path}: {error.strerror}.") from None
+        how = f" Type: {readable_command(root)}" if isinstance(error, PermissionError) else ""
+        raise UserError(f"{root / path}: {error.strerror}.{how}") from None
     if path and {entry.name for entry in entries} >= _OUTPUT and not any(_is_image(entry) for entry in entries):
         left_out.add(RUNS, path)
         return folder
@@ -165,6 +167,11 @@ def _is_image(entry: os.DirEntry) -> bool:
             return bool(_STARTS.match(file.read(16)))
     except OSError:
         return False
+
+
+def readable_command(root: Path) -> str:
+    """Return the command with which the owner of a folder may read all in it."""
+    return f"chmod -R u+rX {shlex.quote(str(root))}"
 
 
 def printable(path: str) -> str:

@@ -1,11 +1,13 @@
 """Where the images and the list of a data set come from, and so what to do if they are not right."""
 
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from qprompt.data.findings import check_command, hide_command, prepare_command
+from qprompt.data.tree import readable_command
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Whence:
 
     def image_again(self, path: Path) -> str:
         """Return what to do about an image that cannot be read."""
+        if not os.access(path, os.R_OK):
+            return f"Type: {readable_command(path.parent)}"
         if self.pages:
             again = prepare_command(self.name, self.root)
             return f"Delete it and unpack it again: {shlex.join(['rm', str(path)])} && {again}"
