@@ -84,3 +84,16 @@ def test_programs_show_logs(program, arguments, capsys):
     capsys.readouterr()
     logger.info("shown")
     assert capsys.readouterr().out == "shown\n"
+
+
+def test_messages_that_another_package_turned_off_are_shown(capsys):
+    """Importing ``dassl.data.datasets`` of real Dassl calls ``logging.disable``."""
+    show_logs()
+    logging.disable(logging.WARNING)
+    try:
+        logging.getLogger("qprompt.x").warning("lost")
+        show_logs()
+        logging.getLogger("qprompt.x").warning("seen")
+    finally:
+        logging.disable(logging.NOTSET)
+    assert capsys.readouterr().out == "Warning: seen\n"

@@ -133,7 +133,8 @@ def why_unusable(folder: Path) -> str | None:
     """
     missing = [name for name in _missing_imports(folder) if name not in OPTIONAL]
     if missing:
-        return f"the dassl in {folder} needs {', '.join(missing)}, which is not installed"
+        are = "which is" if len(missing) == 1 else "which are"
+        return f"the dassl in {folder} needs {', '.join(missing)}, {are} not installed"
     import torch
 
     stand_in_for_optional_packages()

@@ -19,6 +19,7 @@ def show_logs(stream: str = "stdout") -> None:
     Args:
         stream: "stdout", or "stderr" for a command with a result on standard output. The last call decides.
     """
+    logging.disable(logging.NOTSET)  # real Dassl's data sets of WILDS turn off the warnings of the whole process
     logger = logging.getLogger(LOGGER)
     for handler in logger.handlers:
         if isinstance(handler, _Handler):

@@ -93,6 +93,7 @@ def execute(
     from qprompt.training.text_memory import less_memory
 
     register_project(project)
+    show_logs()  # again, since Dassl may have turned off the log when it was imported
     cfg, defaults = setup_cfg(args)
     check(args, cfg)
     cfg.freeze()

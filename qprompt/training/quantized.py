@@ -53,7 +53,7 @@ class QuantizedPrompts(RecordedSteps, OwnPrompts, StoredPrompt):
     def __init__(self, *args, **options):
         self.run = Run(type(self).__name__)
         if self._in_forward:
-            show_logs()  # the script does not know of our log
+            show_logs()  # the script does not know of our log; Dassl, which is imported now, may have turned it off
         super().__init__(*args, **options)
         if hasattr(self, "prompted") and self._in_forward:
             runs.append(self.run)
