@@ -134,6 +134,17 @@ def test_failures_are_listed_with_the_last_lines_of_their_logs(sweep, project):
     assert (code, "3 already finished" in out) == (0, True)
 
 
+def test_a_run_that_ends_before_it_opens_its_log_is_a_failure(project, sweep, monkeypatch):
+    def dies(*given):  # as for lack of memory
+        ended = multiprocessing.get_context("fork").Process(target=os._exit, args=(1,))
+        ended.start()
+        return ended
+
+    monkeypatch.setattr(process, "start", dies)
+    code, out = sweep("seeds=1", "--jobs", "1")
+    assert code == 1 and "3 of 3 runs failed" in out and "exit code 1" in out
+
+
 def test_retry_runs_each_failure_once_more(sweep, project):
     code, out = sweep("--retry", fake="once:seed1")
     assert code == 0, out

@@ -151,7 +151,9 @@ class Pool:
 
 
 def _tail(log: Path) -> tuple[str, ...]:
-    """The last lines of a log that are not blank."""
+    """The last lines of a log that are not blank; none if the run ended before it opened the log."""
+    if not log.is_file():
+        return ()
     with open(log, "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
         lines = file.read().decode("utf-8", errors="replace").splitlines()
