@@ -3,6 +3,8 @@
 # ruff: noqa: NPY002 (numpy's global generator is the subject)
 
 import ast
+import contextlib
+import errno
 import os
 import random
 import subprocess
@@ -14,8 +16,9 @@ import numpy as np
 import pytest
 import torch
 
+from qprompt.errors import UserError
 from qprompt.io import files
-from qprompt.io.files import atomic_open
+from qprompt.io.files import atomic_open, disk_errors_named
 from qprompt.io.locks import Locked, hold
 from qprompt.io.random_state import RandomState, random_state_kept
 
@@ -76,6 +79,34 @@ def test_lock_is_exclusive_and_released(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"), hold(tmp_path / "file/lock"):
         pass
+
+
+def test_a_file_system_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, caplog):
+    def no_locks(_lock):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("qprompt.io.locks.FileLock.acquire", no_locks)
+    for _ in range(2):
+        with caplog.at_level("WARNING", "qprompt"), hold(tmp_path / "lock"):
+            pass
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'lock'}: this file system has no locks: do not start the same command twice at a time."
+    ] * 2
+
+
+@pytest.mark.parametrize(
+    ("function", "number", "written"),
+    [("chmod", errno.EPERM, True), ("fsync", errno.EINVAL, True), ("fsync", errno.EIO, False)],
+)
+def test_what_a_drive_cannot_do_is_no_error_but_a_failing_disk_is(function, number, written, tmp_path, monkeypatch):
+    def refuse(*_args):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, function, refuse)
+    expected = contextlib.nullcontext() if written else pytest.raises(UserError, match="a: Input/output error")
+    with expected, disk_errors_named(), atomic_open(tmp_path / "a") as file:
+        file.write(b"all of it")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"all of it"] * written
 
 
 def test_waiting_for_a_lock(tmp_path):

@@ -12,8 +12,10 @@ from typing import Any, BinaryIO
 from qprompt.errors import UserError
 from qprompt.io.text import read_text
 
-# Errors of a full disk, a quota, a read-only folder, a file in place of a folder, and a failing disk.
+# Errors of a full disk, a quota, a read-only folder, a file in place of a folder, and a disk or server that fails.
 _OF_THE_DISK = {"ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EEXIST", "ENOTDIR", "EISDIR", "EIO"}
+_OF_THE_DISK |= {"ESTALE", "ENOTCONN", "EHOSTDOWN", "EREMOTEIO"}
+_NOT_THERE = {"EINVAL", "ENOSYS", "ENOTSUP", "EOPNOTSUPP"}  # of a file system that cannot do what is asked
 _PREFIX = 32  # characters of the final name in the temporary one: a name that a file system takes must not get too long
 
 
@@ -41,12 +43,13 @@ def atomic_open(path: str | os.PathLike[str], *, overwrite: bool = True, durable
         # Only the owner can read the files of mkstemp; others should be able to read results.
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
+        with contextlib.suppress(OSError):  # drives and mounts without permissions
+            os.chmod(temporary, 0o666 & ~umask)
         with os.fdopen(fd, "wb") as file:
             yield file
             if durable:
                 file.flush()
-                os.fsync(file.fileno())
+                _wait_for_disk(file.fileno())
         if overwrite:
             os.replace(temporary, path)
         else:
@@ -57,6 +60,14 @@ def atomic_open(path: str | os.PathLike[str], *, overwrite: bool = True, durable
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)  # the error of a failed write does not name the file
         raise
+
+
+def _wait_for_disk(fd: int) -> None:
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if errno.errorcode.get(error.errno or 0) not in _NOT_THERE:
+            raise
 
 
 def _move_to_free_name(temporary: str, path: Path) -> None:

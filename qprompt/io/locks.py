@@ -1,10 +1,15 @@
 """Locks between processes, on a file."""
 
 import contextlib
+import errno
+import logging
 import os
 from collections.abc import Iterator
 
 from filelock import FileLock, Timeout
+
+log = logging.getLogger(__name__)
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}  # NFS without its lock service, and some drives
 
 
 class Locked(Exception):
@@ -17,6 +22,8 @@ def hold(path: str | os.PathLike[str], wait: bool = False) -> Iterator[None]:
 
     The operating system releases the lock when the process ends, however it ends. The file stays: if it were removed,
     two processes could hold locks on two files with the same name.
+
+    Where the file system has no locks, the block runs without one after a warning.
 
     A forked process (a data loader worker, which may outlive a killed run by seconds) does not hold the lock: filelock
     3.30 and later close the file in it. Earlier versions do not.
@@ -34,6 +41,10 @@ def hold(path: str | os.PathLike[str], wait: bool = False) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise Locked(str(path)) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        log.warning("%s: this file system has no locks: do not start the same command twice at a time.", path)
     try:
         yield
     finally:

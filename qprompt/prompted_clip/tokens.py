@@ -23,7 +23,7 @@ def tokenize(clip_model: ClipModel, prompts: Sequence[str]) -> Tensor:
         except RuntimeError:
             raise UserError(
                 f"the prompt {prompt!r} has more than the {clip_model.context_length} tokens that the text encoder "
-                f"accepts. Shorten the class name or use fewer context vectors."
+                "accepts. Shorten the class name, or what stands around it (CTX_INIT, N_CTX or DATASET.TEMPLATE)."
             ) from None
     return torch.cat(rows)
 
