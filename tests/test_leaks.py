@@ -7,9 +7,9 @@ import trees
 from dassl.config import get_cfg_default
 
 import train
-from qprompt.runs.metrics import Metrics, read_metrics, write_metrics
+from qprompt.runs.metrics import TOO_HIGH, Metrics, read_metrics, write_metrics
 from qprompt.training.defaults import extend_cfg
-from qprompt.training.leaks import TOO_HIGH, leaks, leaks_of_training
+from qprompt.training.leaks import leaks, leaks_of_training
 
 
 def dataset(**parts):

@@ -16,6 +16,7 @@ from qprompt.report.records import read_runs
 from qprompt.report.scores import pair
 from qprompt.runs.folder import claim
 from qprompt.runs.identity import RunSettings
+from qprompt.runs.metrics import NOT_UNSEEN, TOO_HIGH
 
 
 @pytest.fixture
@@ -83,6 +84,16 @@ def test_unfinished_runs_are_named(finished, capsys):
         pass
     assert main(["report", str(finished)]) == 0
     assert f"{unfinished} is not finished" in capsys.readouterr().err
+
+
+def test_accuracies_that_are_too_high_are_said_beside_the_tables(tmp_path, capsys):
+    leak = f"the epoch was chosen on the 6 images that are reported: {TOO_HIGH}"
+    for seed, deviations in enumerate(([leak, "fixed views"], [leak], [f"the prompt knows them: {NOT_UNSEEN}"], [])):
+        write_run(tmp_path / f"run{seed}", seed=seed, deviations=deviations)
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "report")]) == 0
+    lines = [f"{tmp_path}/run0 and 1 more: {leak}.", f"{tmp_path}/run2: the prompt knows them: {NOT_UNSEEN}."]
+    assert capsys.readouterr().err.splitlines()[:2] == [f"Warning: {line}" for line in lines]
+    assert TOO_HIGH in (tmp_path / "report/report.html").read_text(encoding="utf-8")
 
 
 def test_links_and_repeated_paths_count_a_run_once(finished):

@@ -66,12 +66,12 @@ def run(args: argparse.Namespace) -> int:
     from qprompt.report.conclusion import conclusions
     from qprompt.report.output import write_report
     from qprompt.report.published import has_measured, published_tables
-    from qprompt.report.records import read_runs
+    from qprompt.report.records import leak_warnings, read_runs
     from qprompt.report.scores import pair
 
     runs, unread = read_runs(args.output)
     scores, contradictions = pair(runs)
-    warnings = [*unread, *contradictions]
+    warnings = [*unread, *contradictions, *leak_warnings(runs)]
     for warning in warnings:
         logger.warning(warning)
     tables = accuracy_tables(scores)

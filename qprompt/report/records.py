@@ -68,6 +68,18 @@ def read_runs(paths: Sequence[str | os.PathLike[str]]) -> tuple[list[Run], list[
     return list(runs.values()), warnings
 
 
+def leak_warnings(runs: Sequence[Run]) -> list[str]:
+    """Return a warning for each reason why accuracies of runs are other ones than they seem, with the first run."""
+    by_leak: dict[str, list[Run]] = {}
+    for run in runs:
+        for leak in run.leaks:
+            by_leak.setdefault(leak, []).append(run)
+    return [
+        f"{found[0].folder}{f' and {len(found) - 1} more' if found[1:] else ''}: {leak}."
+        for leak, found in by_leak.items()
+    ]
+
+
 def _find(folder: Path, warnings: list[str]) -> Iterator[Path]:
     """metrics.json files under `folder`, links followed once each; unfinished runs go to `warnings`."""
     seen = set()

@@ -18,6 +18,9 @@ MODES = ("train", "eval")
 CLASSES = ("all", "base", "new")
 # Left out of the file where they are empty.
 _OPTIONAL = ("prompt", "pixels", "model_dir", "load_epoch", "curve", "deviations", "skipped_steps", "computed")
+# How a deviation ends that makes an accuracy another one than it seems.
+TOO_HIGH = "the accuracy is too high"
+NOT_UNSEEN = "this is not the accuracy on unseen classes"
 _M = TypeVar("_M", bound="Metrics")
 
 
@@ -85,6 +88,11 @@ class Metrics:
     def accuracy(self) -> float | None:
         """Percent; None for a run that was trained without a test."""
         return self.results.get("accuracy")
+
+    @property
+    def leaks(self) -> list[str]:
+        """The deviations for which the accuracy is another one than it seems."""
+        return [leak for leak in map(str, self.deviations) if leak.endswith((TOO_HIGH, NOT_UNSEEN))]
 
     @property
     def learns(self) -> bool:

@@ -8,12 +8,11 @@ from typing import Any
 from yacs.config import CfgNode
 
 from qprompt.errors import UserError
-from qprompt.runs.metrics import read_metrics
+from qprompt.runs.metrics import NOT_UNSEEN, TOO_HIGH, read_metrics
 from qprompt.runs.record import METRICS
 
 # The benchmark has some copies, which belong to its published numbers.
 OWN_DATA = ("ImageFolder", "ImageList")
-TOO_HIGH = "the accuracy is too high"
 
 
 def leaks(cfg: CfgNode, dataset: Any) -> list[str]:
@@ -64,11 +63,11 @@ def leaks_of_training(cfg: CfgNode, model_dir: str | os.PathLike[str]) -> list[s
         return []
     found = []
     if before.get("TEST.SPLIT") == cfg.TEST.SPLIT:
-        found += [f"in the training run, {leak}" for leak in map(str, run.deviations) if leak.endswith(TOO_HIGH)]
+        found += [f"in the training run, {leak}" for leak in run.leaks if leak.endswith(TOO_HIGH)]
     if cfg.DATASET.get("SUBSAMPLE_CLASSES") == "new" and before.get("DATASET.SUBSAMPLE_CLASSES") == "all":
         found.append(
             "the prompt was trained on all classes (DATASET.SUBSAMPLE_CLASSES all), the new ones among them: "
-            "this is not the accuracy on unseen classes"
+            f"{NOT_UNSEEN}"
         )
     return found
 
