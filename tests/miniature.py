@@ -36,7 +36,7 @@ def imported() -> Iterator[None]:
         package = types.ModuleType(PACKAGE)
         package.__path__ = [str(FOLDER / "trainers")]
         patch.setitem(sys.modules, PACKAGE, package)
-        for part in ("prompted", "zoo"):
+        for part in ("prompted", "zoo", "habits"):
             importlib.import_module(f"{PACKAGE}.{part}")
         yield
     DATASET_REGISTRY._obj_map.pop("Dots", None)

@@ -68,6 +68,10 @@ def launch(argv: list[str]) -> int | None:
     notes += [str(own)] if own and str(own) else []
     if "--math-attention" in flags:
         second_derivatives.use_math_attention()
+    if bits_of:
+        from qprompt.training.saved_values import watch_saving
+
+        watch_saving()
     _extend_dassl(bits_of, Requests(wanted, clip, "--fast" in flags))
     for note in notes:
         print(note)

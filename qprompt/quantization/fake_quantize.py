@@ -101,13 +101,14 @@ class FakeQuantize(QuantizerState):
         self.register_buffer("reference", zeros.clone())
         self.register_buffer("mids", zeros[:, 1:].clone(), persistent=False)
         self.table: Table | None = None
+        self.stored: Tensor | None = None  # quantized values that lie in the place of the weight (`values_in_place`)
         self._host_reference: np.ndarray | None = None
         self.learned = self.quantizer.learned and config.bits != 16
         self.step_size = nn.Parameter(zeros.new_ones(self.groups, 1)) if self.learned else None
         self.reset()
 
     def forward(self, weight: Tensor) -> Tensor:
-        if not self.active:
+        if not self.active or (self.stored is not None and torch.equal(weight, self.stored)):
             return weight
         if self.config.levels == 0:  # 16 bits, for reference
             return straight_through(weight, weight.detach().to(torch.float16).to(weight.dtype))

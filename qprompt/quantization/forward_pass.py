@@ -25,6 +25,15 @@ ATTRIBUTE = "_quantized_in_forward"  # of a module that owns such parameters: {n
 CHECKS = 3  # forward passes of a module in which values are compared
 
 
+class Uses:
+    """A count that copies of a module share with it: training steps run copies, too."""
+
+    count = 0
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> "Uses":
+        return self
+
+
 @dataclasses.dataclass
 class InForward:
     """What quantizes one parameter in the forward pass.
@@ -32,12 +41,12 @@ class InForward:
     Attributes:
         fake: computes W_q.
         held: values to use in place of W_q, whatever the parameter holds; for probes.
-        uses: how many forward passes with gradients used it.
+        uses: the forward passes with gradients that used it, here or in copies of the module.
     """
 
     fake: FakeQuantize
     held: Tensor | None = None
-    uses: int = 0
+    uses: Uses = dataclasses.field(default_factory=Uses)
 
     def values(self, weight: Tensor) -> Tensor:
         """Return what the forward pass uses for `weight`."""
@@ -78,11 +87,11 @@ class _Hooks:
             value = entry.values(weight)
             if value is weight:  # not quantized yet
                 continue
-            entry.uses += torch.is_grad_enabled()
+            entry.uses.count += torch.is_grad_enabled()
             value.quantized_from = weight  # type: ignore[attr-defined]
             owner._parameters[leaf] = value  # type: ignore[assignment]
             # A write through .data is not counted in the version: compare the values too, at first.
-            exchanged.append(_Exchanged(owner, leaf, weight, value, value._version, self._copy(value)))
+            exchanged.append(_Exchanged(owner, leaf, weight, value, _version(value), self._copy(value)))
         self.running.append(exchanged)
         self.checks_left -= 1
 
@@ -94,7 +103,7 @@ class _Hooks:
             if owner._parameters.get(leaf) is not value:  # the forward pass itself assigned a new parameter
                 continue
             owner._parameters[leaf] = weight  # type: ignore[assignment]
-            if value._version != version or (copy is not None and not torch.equal(value.detach(), copy)):
+            if _version(value) != version or (copy is not None and not torch.equal(value.detach(), copy)):
                 raise UserError(
                     f"the forward pass of {type(owner).__name__} writes to {leaf}, which is quantized: the change "
                     f"would be lost. Exclude it: TRAINER.QUANT.EXCLUDE \"('*{leaf}',)\""
@@ -102,6 +111,10 @@ class _Hooks:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"places": self.places, "running": [], "checks_left": CHECKS}
+
+
+def _version(value: Tensor) -> int:
+    return 0 if value.is_inference() else value._version  # of which torch counts no changes
 
 
 def in_forward(owner: nn.Module) -> dict[str, InForward]:
@@ -163,6 +176,11 @@ def quantize_forward_(
     owned = [(name, owner, leaf) for name, owner, leaf in owned if leaf not in in_forward(owner)]
     entries = {}
     for name, owner, leaf in owned:
+        if isinstance(owner, torch.jit.ScriptModule):
+            raise UserError(
+                f"{name} is a parameter of a module that torch.jit.script compiled, where nothing can take its place: "
+                "leave its module as it is in Python, or exclude it with TRAINER.QUANT.EXCLUDE \"('" + name + "',)\""
+            )
         weight = owner._parameters[leaf]
         assert weight is not None
         check_quantizable(name, weight)
@@ -173,7 +191,7 @@ def quantize_forward_(
     hooked: dict[int, tuple[nn.Module, list[tuple[str, str]]]] = {}
     for root in {id(m): m for m in (module, *(around or {}).values())}.values():
         for path, owner in root.named_modules(remove_duplicate=False):
-            for leaf, weight in owner._parameters.items():
+            for leaf, weight in list(owner._parameters.items()):
                 if id(weight) not in entries:
                     continue
                 vars(owner).setdefault(ATTRIBUTE, {})[leaf] = entries[id(weight)][0]
@@ -186,9 +204,10 @@ def quantize_forward_(
                         places.append(place)
     for outer, places in hooked.values():
         hooks = _Hooks(places)
-        outer.register_forward_pre_hook(hooks.before)
         try:
+            outer.register_forward_pre_hook(hooks.before, prepend=True)  # its own hooks read parameters
             outer.register_forward_hook(hooks.after, always_call=True)
         except TypeError:  # torch 1.13: after an error the run ends
+            outer.register_forward_pre_hook(hooks.before)
             outer.register_forward_hook(hooks.after)
     return [name for name, _, _ in owned]

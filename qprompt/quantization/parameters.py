@@ -95,6 +95,8 @@ def parametrizations(module: nn.Module, kind: type[Kind]) -> dict[str, tuple[Kin
     """Return name -> (parametrization of that class, its parameter), in the order of the modules."""
     found: dict[str, Any] = {}
     for path, owner in module.named_modules():
+        if isinstance(owner, torch.jit.ScriptModule):  # holds other containers, and no parametrizations
+            continue
         chains = owner._modules.get("parametrizations")  # hasattr of a module that lacks it is slow
         if not isinstance(chains, nn.ModuleDict):
             continue

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stdout
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -50,10 +51,10 @@ def copy_of(trainer: Any) -> Any:
                 memo[id(parameter)] = parameter
         for value in vars(module).values():  # torch refuses to copy what was computed with gradients
             if isinstance(value, Tensor) and value.grad_fn is not None:
-                memo[id(value)] = value.detach().clone()
+                memo[id(value)] = _without_graph(value)
     for name, value in vars(trainer).items():
         if isinstance(value, Tensor) and value.grad_fn is not None:
-            memo[id(value)] = value.detach().clone()
+            memo[id(value)] = _without_graph(value)
         try:
             vars(twin)[name] = copy.deepcopy(value, memo)
         except (TypeError, RuntimeError, AttributeError) as error:  # an open file, a lock, a generator
@@ -98,7 +99,7 @@ def copied(trainer: Any) -> Iterator[Any]:
 
 
 def infer(trainer: Any, images: Any, gradients: bool = False) -> list[Tensor]:
-    """Return the floating-point tensors that `model_inference` returns for `images`, in eval mode.
+    """Return the tensors and arrays that `model_inference` returns for `images`, in eval mode, as floating point.
 
     Random numbers are drawn from the same state each time, and nothing is printed.
     """
@@ -109,10 +110,11 @@ def infer(trainer: Any, images: Any, gradients: bool = False) -> list[Tensor]:
 
 
 def tensors_in(thing: Any) -> Iterator[Tensor]:
-    """Yield the floating-point tensors in nested lists, tuples and dicts."""
+    """Yield the tensors and numpy arrays in nested lists, tuples and dicts, in floating point."""
+    if isinstance(thing, np.ndarray) and thing.dtype.kind in "fiub":
+        thing = torch.from_numpy(thing.copy())
     if isinstance(thing, Tensor):
-        if thing.is_floating_point():
-            yield thing
+        yield thing if thing.is_floating_point() else thing.float()
     elif isinstance(thing, (list, tuple, dict)):
         for part in thing.values() if isinstance(thing, dict) else thing:
             yield from tensors_in(part)
@@ -127,6 +129,12 @@ def largest_difference(a: list[Tensor], b: list[Tensor]) -> float:
         (x.float() - y.float()).abs().masked_fill(nan, 0) for x, y, nan in zip(a, b, both_nan, strict=True) if x.numel()
     ]
     return max((float(gap.max()) if not bool(gap.isnan().any()) else float("inf") for gap in gaps), default=0.0)
+
+
+def _without_graph(tensor: Tensor) -> Tensor:
+    """Return a copy; a view of a parameter stays one, since its model computes with the parameter through it."""
+    base = tensor._base
+    return tensor.detach() if isinstance(base, nn.Parameter) else tensor.detach().clone()
 
 
 def _modules(trainer: Any) -> Iterator[nn.Module]:

@@ -84,6 +84,8 @@ class _Proof:
                 f"{self.name}: nothing proves that the model uses what would be stored, since its inference on the "
                 f"first test images fails: {type(error).__name__}: {first}"
             ) from error
+        if not self.before:
+            raise InferenceFails(f"{self.name}: its model_inference returns no tensor, so nothing proves what it uses.")
         self.noise = largest_difference(self.before, again)
 
     def position(self) -> int:
@@ -138,14 +140,15 @@ class _Proof:
                         if name in parameters:
                             changed.append(owner._parameters[leaf])
                 # The originals too: a closure holds them, also in a copy of the model.
-                saved = [(weight, weight.data) for weight in {id(w): w for w in changed}.values()]
+                # In place: a view of the parameter is another way to read it.
+                saved = [(weight, weight.data.clone()) for weight in {id(w): w for w in changed}.values()]
                 for weight, _ in saved:
-                    weight.data = _changed(weight.data, 30.0)
+                    weight.data.copy_(_changed(weight.data, 30.0))
                 return [tensor.detach() for tensor in infer(subject, self.images)]
             finally:
                 _release(self.modules_of(subject))
                 for weight, value in saved:
-                    weight.data = value
+                    weight.data.copy_(value)
 
     def differs(self, *change: Any) -> bool:
         return largest_difference(self.before, self.logits(*change)) > self.noise
@@ -172,7 +175,8 @@ class _Proof:
                     for name, entry, _, _ in all_in_forward(module):
                         entry.held = self.held[i][name].clone().requires_grad_(i == at)
                 held = {name: entry.held for name, entry, _, _ in all_in_forward(modules[at])}
-                total = sum(logits.float().square().sum() for logits in infer(subject, self.images, gradients=True))
+                outputs = infer(subject, self.images, gradients=True)
+                total = torch.stack([output.float().square().sum() for output in outputs]).sum()
                 found = torch.autograd.grad(total, list(held.values()), allow_unused=True)  # type: ignore[arg-type]
             except RuntimeError:
                 return set()

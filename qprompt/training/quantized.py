@@ -51,7 +51,7 @@ class QuantizedPrompts(RecordedSteps, OwnPrompts, StoredPrompt):
     model: Any
 
     def __init__(self, *args, **options):
-        self.run = Run(type(self).__name__)
+        self.run, self._exchanged = Run(type(self).__name__), []
         if self._in_forward:
             show_logs()  # the script does not know of our log; Dassl, which is imported now, may have turned it off
         super().__init__(*args, **options)
@@ -61,6 +61,7 @@ class QuantizedPrompts(RecordedSteps, OwnPrompts, StoredPrompt):
             with contextlib.suppress(InferenceFails):  # some models are complete only when training starts
                 self._prove()
             self._as_initialized, self._other_state = self._sums(), OtherState(self)
+            self._built, self._known = self._as_initialized, {n for n, _ in self.prompted.named_parameters()}
             self._watch = StepWatch(self.prompted, type(self).__name__)
 
     def check_cfg(self, cfg):
@@ -78,6 +79,8 @@ class QuantizedPrompts(RecordedSteps, OwnPrompts, StoredPrompt):
             self.model = self.model.module
         config = quant_config(self.cfg)
         self.prompted = selection.prompted_module(self)
+        model = getattr(self, "model", None)
+        self._is_model = isinstance(model, nn.Module) and self.prompted is selection.unwrapped(model)
         method = getattr(self, "method", None)
         known = self.quantized or (method.quantized_parameters if isinstance(method, Method) else ())
         names = config.include or known or selection.prompt_names(self, self.prompted)
@@ -92,8 +95,11 @@ class QuantizedPrompts(RecordedSteps, OwnPrompts, StoredPrompt):
             log.info(selection.left_out(self, self.prompted, names))
 
     def _refresh(self) -> list[str]:
-        if self._in_forward and not self._proven:
-            self._prove()
+        if self._in_forward:
+            self._put_back()
+            self._quantize_replaced()
+            if not self._proven:
+                self._prove()
         self.run.trained, self.run.stored = True, False
         refitted = refresh_(self.prompted)
         for copy in self.copies:
@@ -126,6 +132,7 @@ class QuantizedPrompts(RecordedSteps, OwnPrompts, StoredPrompt):
 
     def save_model(self, epoch, directory, *args, **options):
         """Save a checkpoint, and in a third-party trainer the prompt of this moment."""
+        self._put_back()
         with unquantized_view(False):  # also where a training step saves
             super().save_model(epoch, directory, *args, **options)
         ready = all(fake.active for fake, _ in quantized_parameters(self.prompted).values())

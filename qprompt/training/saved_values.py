@@ -23,9 +23,14 @@ _said: set[str] = set()
 
 def save_quantized_values_of(module: nn.Module) -> None:
     """Make ``torch.save`` and ``safetensors.torch.save_file`` replace the full-precision values of its prompts."""
+    _modules.add(module)
+    watch_saving()
+
+
+def watch_saving() -> None:
+    """Do so for modules to come: before a script imports the functions by name."""
     import safetensors.torch
 
-    _modules.add(module)
     for place, name in ((torch, "save"), (safetensors.torch, "save_file")):
         function = getattr(place, name)
         if not hasattr(function, "of_qprompt"):
@@ -98,7 +103,8 @@ class _Found:
             prompt = self.in_full_precision(value)
             if prompt is not None:
                 changed[key] = self.quantized(prompt, value)
-                changed |= _training_state(prompt, own, value)
+                if not isinstance(value, nn.Parameter):  # in a state dict; a script may go through its own dict by keys
+                    changed |= _training_state(prompt, own, value)
             elif f"{_stem(own)}.original" not in mapping:
                 self.other_names += self.other_values(own, value)
         if all(key in mapping and mapping[key] is value for key, value in changed.items()):
@@ -109,7 +115,7 @@ class _Found:
         """Return the prompt whose full-precision values these are."""
         for prompt in self.prompts:
             if tensor.shape == prompt.weight.shape and tensor.is_floating_point():
-                if tensor.data_ptr() != prompt.weight.data_ptr() and not prompt.entry.uses:
+                if tensor.data_ptr() != prompt.weight.data_ptr() and not prompt.entry.uses.count:
                     continue  # at first, other models have equal values
                 values = tensor.detach().to(prompt.weight.device)
                 same = torch.equal(values, prompt.weight.to(tensor.dtype))

@@ -40,6 +40,10 @@ def unwrapped(module: nn.Module) -> nn.Module:
 def modules_of(trainer: Any) -> dict[str, nn.Module]:
     """Return the registered models and the modules that attributes of the trainer are or hold, each module once."""
     found = {**trainer._models, **{k: v for k, v in vars(trainer).items() if isinstance(v, nn.Module)}}
+    for name, thing in vars(trainer).items():
+        if thing is not trainer._models and isinstance(thing, (list, tuple, dict)):  # several models
+            parts = thing.items() if isinstance(thing, dict) else enumerate(thing)
+            found |= {f"{name}.{k}": v for k, v in parts if isinstance(v, nn.Module)}
     for name, thing in vars(trainer).items():  # an object that holds a model, such as a moving average
         if name not in found and hasattr(thing, "__dict__") and not type(thing).__module__.startswith(_WITHOUT_MODELS):
             found |= {f"{name}.{k}": v for k, v in vars(thing).items() if isinstance(v, nn.Module)}
@@ -73,10 +77,10 @@ def prompt_names(trainer: Any, module: nn.Module) -> list[str]:
     Raises:
         UserError: there is none; the message lists the trained parameters.
     """
-    candidates = trained_parameters(trainer, module)
+    candidates = {n: p for n, p in trained_parameters(trainer, module).items() if "parametrizations." not in n}
     name = type(trainer).__name__
     if not candidates:
-        raise UserError(f"{name} trains no parameter, so there is nothing to quantize: run it without the Q.")
+        raise UserError(_no_optimizer(name, module))
     widths = {len(p) for p in module.parameters() if not p.requires_grad and p.dim() == 1}
     chosen = [
         n for n, p in candidates.items() if belongs_to_a_prompt(module, n) and _holds_vectors(tuple(p.shape), widths)
@@ -89,6 +93,20 @@ def prompt_names(trainer: Any, module: nn.Module) -> list[str]:
             f"Name what to quantize: TRAINER.QUANT.INCLUDE \"('{example}',)\". These are trained: {listed}"
         )
     return chosen
+
+
+def _no_optimizer(name: str, module: nn.Module) -> str:
+    likely = [
+        n for n, p in module.named_parameters() if p.requires_grad and is_matrix(p) and belongs_to_a_prompt(module, n)
+    ]
+    text = f"{name} trains no parameter, so there is nothing to quantize: run it without the Q."
+    if not likely:
+        return text
+    listed = "".join(f"'{n}', " for n in likely).strip()
+    return (
+        f"{name}: after build_model, no optimizer of the trainer trains a parameter. If it makes one later, "
+        f'name what to quantize: TRAINER.QUANT.INCLUDE "({listed})". If it trains nothing, run it without the Q.'
+    )
 
 
 def trained_parameters(trainer: Any, module: nn.Module) -> dict[str, nn.Parameter]:
@@ -135,7 +153,7 @@ def left_out(trainer: Any, module: nn.Module, names: Iterable[str]) -> str:
     shown = lines if len(lines) <= 20 else [*lines[:19], f"  and {len(lines) - 19} more"]
     share = 100 * sum(p.numel() for p in others.values()) / total
     text = [f"trained, but not quantized ({share:.1f}% of the trained numbers):", *shown]
-    matrices = [n for n, p in others.items() if is_matrix(p)]
+    matrices = [n for n, p in others.items() if is_matrix(p) and "parametrizations." not in n]
     if matrices:
         listed = ", ".join(f"'{n}'" for n in [*names, *matrices])
         text.append(f'to quantize them too: TRAINER.QUANT.INCLUDE "({listed})"')
@@ -172,12 +190,17 @@ def references(trainer: Any, module: nn.Module, names: Iterable[str]) -> str:
     for model_name, model in modules_of(trainer).items():
         for prefix, part in model.named_modules():
             for attribute, thing in vars(part).items():
-                if attribute != "_parameters" and any(id(value) in wanted for value in _flat(thing)):
+                if attribute != "_parameters" and any(_refers(value, wanted) for value in _flat(thing)):
                     found.append(".".join(filter(None, (model_name, prefix, attribute))))
     for attribute, thing in vars(trainer).items():
-        if any(id(value) in wanted for value in _flat(thing)):
+        if any(_refers(value, wanted) for value in _flat(thing)):
             found.append(f"{type(trainer).__name__}.{attribute}")
     return ", ".join(found)
+
+
+def _refers(value: Any, wanted: set[int]) -> bool:
+    """Return whether a value is one of the parameters, or a view of one."""
+    return id(value) in wanted or (isinstance(value, Tensor) and id(value._base) in wanted)
 
 
 def _local_names(trainer: Any, ids: Iterable[int]) -> list[tuple[nn.Module, str]]:

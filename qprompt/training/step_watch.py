@@ -24,18 +24,25 @@ class StepWatch:
 
     def __init__(self, module: nn.Module, trainer: str) -> None:
         self.trainer, self.unseen = trainer, list(all_in_forward(module))
+        self.begin()
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
         """Surround a training step; UserError names what it trained in full precision."""
-        watched: list[Any] = []
+        self.begin()
+        yield
+        self.end()
+
+    def begin(self) -> None:
+        self.watched: list[Any] = []
         for name, entry, owner, leaf in self.unseen:
             weight = owner._parameters[leaf]
             if weight is not None and entry.fake.active:
-                watched.append((name, entry, weight, weight.detach().clone(), entry.uses))
-        yield
-        changed = [w for w in watched if not torch.equal(w[2], w[3])]
-        wrong = [name for name, entry, _, _, uses in changed if entry.uses == uses]
+                self.watched.append((name, entry, weight, weight.detach().clone(), entry.uses.count))
+
+    def end(self) -> None:
+        changed = [w for w in self.watched if not torch.equal(w[2], w[3])]
+        wrong = [name for name, entry, _, _, uses in changed if entry.uses.count == uses]
         if wrong:
             listed = "".join(f"'{name}', " for name in wrong).strip()
             raise UserError(

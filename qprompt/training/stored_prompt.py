@@ -1,5 +1,6 @@
 """The prompt file of a run: what `QuantizedPrompts` stores, and what it knows of it."""
 
+import contextlib
 import logging
 import os
 import os.path as osp
@@ -43,7 +44,9 @@ class StoredPrompt(ThirdPartyPrompts):
             self.write_prompt()
         if self._in_forward:
             self._warn_if_as_initialized()
-        result = super().test(*args, **options)
+            self._fit_what_was_written()
+        with self._values_in_place() if self._in_forward else contextlib.nullcontext():
+            result = super().test(*args, **options)
         split = (args[0] if args else options.get("split")) or self.cfg.TEST.SPLIT
         on_test_images = split != "val" or self.val_loader is None
         if on_test_images and isinstance(result, (int, float)) and 0 <= result <= 100:
@@ -58,6 +61,7 @@ class StoredPrompt(ThirdPartyPrompts):
         """
         file = PROMPT_FILE if self._in_forward else osp.join(self.get_model_names()[0], PROMPT_FILE)
         path = osp.join(self.output_dir, file)
+        self._put_back()
         module = modules_in_use(self)[self._source] if self._in_forward else self.prompted
         trained = [name for name, p in self.prompted.named_parameters() if p.requires_grad]
         packing.save(module, path, exact=self._in_forward, also=trained, **self.prompt_metadata())

@@ -1,11 +1,15 @@
 """What `QuantizedPrompts` does in trainers of others, whose parameters stay where and as they made them."""
 
+import contextlib
 import dataclasses
 import functools
+import importlib
 import logging
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -70,7 +74,12 @@ class ThirdPartyPrompts(_Trainer):
     _watch: StepWatch | None = None
     _in_step = False
     _proven = False
-    _as_initialized: list[tuple[float, float]] | None = None
+    _as_initialized: dict[str, tuple[float, float]] | None = None
+    _built: dict[str, tuple[float, float]] | None = None  # sums of the tensors, as the trainer was built
+    _chosen: tuple[QuantConfig, list[str]]
+    _known: set[str]  # names of the parameters, as the trainer was built
+    _exchanged: list[tuple[Any, Any, torch.Tensor, torch.Tensor]]  # quantizer, parameter, its values, those in place
+    _is_model = False  # whether `prompted` is the trainer's model
     _other_state: OtherState | None = None
     _source = 0  # position in `modules_in_use` of the module whose prompts inference uses
 
@@ -91,6 +100,7 @@ class ThirdPartyPrompts(_Trainer):
                     if name in error.names:
                         for other in selection.modules_of(self).values():
                             release(other, entry)
+            self._chosen = self._chosen[0], [n for n in self._chosen[1] if n not in error.names]
             self._prove()
 
     def _with_bits_of_its_kind(self, config: QuantConfig, names: list[str]) -> QuantConfig:
@@ -118,21 +128,77 @@ class ThirdPartyPrompts(_Trainer):
                     for group in optimizer.param_groups:
                         if any(p is weight for p in group["params"]):
                             group["params"].append(fake.step_size)
-        for optimizer in selection.optimizers_of(self):
-            call_after_steps(optimizer, self._after_optimizer_step)
+        self._chosen = config, names
+        follow_optimizers(self)
 
-    def _after_optimizer_step(self, *_: Any) -> None:
+    def _after_optimizer_step(self, optimizer: Any, *_: Any) -> None:
         """Count the steps of a loop of its own, which does not call `forward_backward`."""
-        if not self._in_step:
-            self._refresh()
+        if self._in_step:
+            return
+        self._quantize_replaced()
+        quantized = {id(weight) for _, weight in quantized_parameters(self.prompted).values()}
+        if not any(id(p) in quantized for group in optimizer.param_groups for p in group["params"]):
+            return
+        if self._watch is not None:
+            self._watch.end()
+        self._refresh()
+        if self._watch is not None:
+            self._watch.begin()
+
+    def _quantize_replaced(self) -> None:
+        """Quantize again what the trainer has replaced by new modules since it was built."""
+        config, names = self._chosen
+        if self._is_model and isinstance(self.model, nn.Module):
+            self.prompted = selection.unwrapped(self.model)
+        lost = [name for name in names if name not in quantized_parameters(self.prompted)]
+        if not lost:
+            return
+        log.info("%s replaced %s after build_model: quantized again", type(self).__name__, ", ".join(lost))
+        self._quantize_in_forward(config, names)
+        self._proven, self._watch = False, StepWatch(self.prompted, type(self).__name__)
+
+    def _fit_what_was_written(self) -> None:
+        """Fit the levels of tensors that a script has loaded by writing to them, without a state dict."""
+        if self.run.trained or self._built is None:
+            return
+        changed = [name for name, sums in self._sums().items() if self._built.get(name, sums) != sums]
+        for name, (fake, weight) in quantized_parameters(self.prompted).items():
+            if name in changed and fake.active and not fake.step:
+                fake.fit(weight)
+
+    @contextlib.contextmanager
+    def _values_in_place(self) -> Iterator[None]:
+        """Within the context, let parameters hold their quantized values, for tests that read them in any way."""
+        if not self._exchanged:
+            for module in modules_in_use(self):
+                for _, entry, owner, leaf in all_in_forward(module):
+                    weight: Any = owner._parameters[leaf]
+                    with torch.no_grad():
+                        value = entry.fake(weight).detach().clone()
+                    if entry.fake.active:
+                        self._exchanged.append((entry.fake, weight, weight.detach().clone(), value))
+                        weight.data.copy_(value)
+                        entry.fake.stored = value
+        try:
+            yield
+        finally:
+            self._put_back()
+
+    def _put_back(self) -> None:
+        """Let parameters hold their full-precision values, unless something else was loaded into them."""
+        for fake, weight, original, value in self._exchanged:
+            fake.stored = None
+            if torch.equal(weight, value):
+                weight.data.copy_(original)
+        self._exchanged.clear()
 
     def _refresh(self) -> list[str]:
         """Count a step and fit the levels that are due; see `qprompt.refresh_`."""
         raise NotImplementedError
 
-    def _sums(self) -> list[tuple[float, float]]:
-        weights = [weight.detach().double() for _, weight in quantized_parameters(self.prompted).values()]
-        return [(float(weight.sum()), float(weight.abs().sum())) for weight in weights]
+    def _sums(self) -> dict[str, tuple[float, float]]:
+        weights = {name: weight.detach().double() for name, (_, weight) in quantized_parameters(self.prompted).items()}
+        return {name: (float(weight.sum()), float(weight.abs().sum())) for name, weight in weights.items()}
 
     def _warn_if_as_initialized(self) -> None:
         """Say so, once, if a script tests prompts that it neither trained nor loaded: some load nothing to evaluate."""
@@ -147,6 +213,9 @@ class ThirdPartyPrompts(_Trainer):
     def _warn_of_other_state(self) -> None:
         """Say what training changed that the prompt file does not hold, e.g. a memory of features."""
         changed = self._other_state.changed(self) if self._other_state is not None else []
+        late = [n for n, p in self.prompted.named_parameters() if p.requires_grad and n not in self._known]
+        if late:
+            log.warning("not quantized: %s, which the trainer made after build_model", ", ".join(late[:8]))
         if changed:
             log.warning(
                 "beside its parameters, training changed %s: the prompt file does not hold them, keep the checkpoint",
@@ -184,10 +253,34 @@ def call_after_steps(optimizer: Optimizer, function: Callable[..., None]) -> Non
     @functools.wraps(step)
     def stepped(*args: Any, **options: Any) -> Any:
         result = step(*args, **options)
-        function()
+        function(optimizer)
         return result
 
     optimizer.step = stepped  # type: ignore[method-assign]
+
+
+_followed: "weakref.WeakSet[ThirdPartyPrompts]" = weakref.WeakSet()
+_hooked = False
+
+
+def follow_optimizers(trainer: ThirdPartyPrompts) -> None:
+    """Tell a trainer of the steps of all optimizers: some trainers make theirs when they train."""
+    global _hooked
+    _followed.add(trainer)
+    add = getattr(
+        importlib.import_module("torch.optim.optimizer"), "register_optimizer_step_post_hook", None
+    )  # not in torch 1.13
+    if add is None:
+        for optimizer in selection.optimizers_of(trainer):
+            call_after_steps(optimizer, trainer._after_optimizer_step)
+    elif not _hooked:
+        add(_tell)
+        _hooked = True
+
+
+def _tell(optimizer: Any, *_: Any) -> None:
+    for trainer in list(_followed):
+        trainer._after_optimizer_step(optimizer)
 
 
 def modules_in_use(trainer: Any) -> list[nn.Module]:

@@ -8,6 +8,7 @@ from dassl.utils import set_random_seed, setup_logger
 from yacs.config import CfgNode
 
 import datasets.dots  # noqa: F401 (registers)
+import trainers.habits  # noqa: F401 (registers)
 import trainers.prompted  # noqa: F401 (registers)
 import trainers.zoo  # noqa: F401 (registers)
 
