@@ -90,6 +90,7 @@ class FakeQuantize(QuantizerState):
     codebook: Tensor  # c (G, k) float32
     reference: Tensor  # P_ref (G, k) float32: share of the entries on each level at the last fit
     mids: Tensor  # (G, k - 1) float32, boundaries between the levels c
+    stored: Tensor | None = None  # quantized values in the place of the weight, where a trainer tests
 
     def __init__(self, weight: Tensor, config: QuantConfig) -> None:
         super().__init__()
@@ -101,7 +102,6 @@ class FakeQuantize(QuantizerState):
         self.register_buffer("reference", zeros.clone())
         self.register_buffer("mids", zeros[:, 1:].clone(), persistent=False)
         self.table: Table | None = None
-        self.stored: Tensor | None = None  # quantized values that lie in the place of the weight (`values_in_place`)
         self._host_reference: np.ndarray | None = None
         self.learned = self.quantizer.learned and config.bits != 16
         self.step_size = nn.Parameter(zeros.new_ones(self.groups, 1)) if self.learned else None

@@ -122,6 +122,15 @@ def in_forward(owner: nn.Module) -> dict[str, InForward]:
     return vars(owner).get(ATTRIBUTE, {})
 
 
+def is_in_forward(module: nn.Module, name: str) -> bool:
+    """Return whether the parameter with this name exists and is quantized in the forward pass."""
+    try:
+        owner, leaf = owner_of(module, name)
+    except AttributeError:
+        return False
+    return leaf in in_forward(owner) and owner._parameters.get(leaf) is not None
+
+
 def all_in_forward(module: nn.Module) -> Iterator[tuple[str, InForward, nn.Module, str]]:
     """Yield (name, entry, owner, name there) of each parameter of `module` that is quantized in the forward pass."""
     seen: set[int] = set()

@@ -104,8 +104,8 @@ def _no_optimizer(name: str, module: nn.Module) -> str:
         return text
     listed = "".join(f"'{n}', " for n in likely).strip()
     return (
-        f"{name}: after build_model, no optimizer of the trainer trains a parameter. If it makes one later, "
-        f'name what to quantize: TRAINER.QUANT.INCLUDE "({listed})". If it trains nothing, run it without the Q.'
+        f"{name} trains no parameter: after build_model, no optimizer of it holds one. If it makes one when it trains, "
+        f'name what to quantize: TRAINER.QUANT.INCLUDE "({listed})". Otherwise run it without the Q.'
     )
 
 

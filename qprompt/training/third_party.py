@@ -18,7 +18,7 @@ from qprompt.prompts import Method, find_method
 from qprompt.prompts.method import LEARNER
 from qprompt.quantization.api import quantized_parameters
 from qprompt.quantization.config import QuantConfig
-from qprompt.quantization.forward_pass import all_in_forward, quantize_forward_, release
+from qprompt.quantization.forward_pass import all_in_forward, is_in_forward, quantize_forward_, release
 from qprompt.quantization.state_dict_hooks import add_plain_state_dict_hooks_
 from qprompt.training import selection
 from qprompt.training.other_state import OtherState
@@ -150,7 +150,7 @@ class ThirdPartyPrompts(_Trainer):
         config, names = self._chosen
         if self._is_model and isinstance(self.model, nn.Module):
             self.prompted = selection.unwrapped(self.model)
-        lost = [name for name in names if name not in quantized_parameters(self.prompted)]
+        lost = [name for name in names if not is_in_forward(self.prompted, name)]
         if not lost:
             return
         log.info("%s replaced %s after build_model: quantized again", type(self).__name__, ", ".join(lost))
