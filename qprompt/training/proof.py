@@ -82,7 +82,8 @@ class _Proof:
             first = str(error).partition("\n")[0]
             raise InferenceFails(
                 f"{self.name}: nothing proves that the model uses what would be stored, since its inference on the "
-                f"first test images fails: {type(error).__name__}: {first}"
+                f"first test images fails: {type(error).__name__}: {first}. It is called as model_inference(images)"
+                + (", without DataParallel: type CUDA_VISIBLE_DEVICES=0 first" if "'module'" in first else "")
             ) from error
         if not self.before:
             raise InferenceFails(f"{self.name}: its model_inference returns no tensor, so nothing proves what it uses.")
