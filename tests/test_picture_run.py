@@ -3,8 +3,10 @@
 import json
 import os
 import random
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +19,7 @@ from qprompt.__main__ import main
 from qprompt.backbones import available_backbones
 from qprompt.commands.train import _summary
 from qprompt.errors import UserError
+from qprompt.training.arguments import parse_args
 from qprompt.training.early_checks import BACKBONES
 from qprompt.training.picture_run import PictureRun
 
@@ -59,6 +62,26 @@ def test_a_folder_is_enough(pictures, here, capsys):
 
     assert main(["train", str(pictures), *FAST]) == 0  # started again
     assert "had finished before" in capsys.readouterr().out
+
+
+def test_the_command_at_the_end_can_be_typed_for_any_folder():
+    metrics = SimpleNamespace(
+        results={}, backbone="tiny", shots=16, seed=1, time_s=None, accuracy=None, deviations=[], stored_bytes=68,
+        prompt={"file": "prompt.qprompt"},
+    )  # fmt: skip
+    run = SimpleNamespace(pictures="pets", trainer="QCoOp", backbone_path="my weights.pt")
+    for folder in ("my $pets", "it's", "a\nb", "plain"):
+        result = SimpleNamespace(metrics=metrics, folder=Path(folder), zero_shot=metrics, already=False)
+        (line,) = (line for line in _summary(run, result) if line.startswith("  qprompt predict"))
+        typed = ["qprompt", "predict", f"{folder}/prompt.qprompt", "PICTURES", "--backbone-path", "my weights.pt"]
+        assert shlex.split(line) == typed
+
+
+def test_the_home_folder_is_known_in_every_spelling_of_an_option(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")  # shells do not replace the ~ of --out=~/run
+    args = parse_args(["--output-dir=~/run", "--model-dir=~/other"])
+    assert (args.output_dir, args.model_dir) == ("/home/me/run", "/home/me/other")
+    assert PictureRun("pets", out="~/run").output == Path("/home/me/run")
 
 
 def test_verbose_shows_the_log_and_options_may_follow_settings(pictures, here, capsys):

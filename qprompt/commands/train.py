@@ -12,6 +12,7 @@ Examples:
 """
 
 import argparse
+import shlex
 import sys
 from typing import TYPE_CHECKING
 
@@ -88,7 +89,7 @@ def _summary(run: "PictureRun", result: "Result") -> list[str]:
     if file:
         path = folder / file
         lines.append(f"  prompt         {metrics.stored_bytes:,} bytes, in {path}")
-        again = f" --backbone-path {run.backbone_path}" if run.backbone_path else ""
-        lines += ["", "Classify pictures with it:", f"  qprompt predict {path} PICTURES{again}"]
+        again = f" --backbone-path {shlex.quote(run.backbone_path)}" if run.backbone_path else ""
+        lines += ["", "Classify pictures with it:", f"  qprompt predict {shlex.quote(str(path))} PICTURES{again}"]
     lines.append(f"The log is {folder / 'log.txt'}, the record {folder / 'metrics.json'}.")
     return lines

@@ -1,6 +1,7 @@
 """The command line of train.py: CoOp's and MaPLe's."""
 
 import argparse
+import os
 from collections.abc import Sequence
 
 from qprompt import __version__
@@ -25,8 +26,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--root", default="", help="data root: the folder that holds the data sets' folders")
-    add("--output-dir", default="", help="where log.txt, metrics.json and checkpoints go (default: ./output)")
-    add("--resume", default="", metavar="DIR", help="resume the run whose checkpoints are in DIR")
+    add(
+        "--output-dir",
+        type=os.path.expanduser,
+        default="",
+        help="where log.txt, metrics.json and checkpoints go (default: ./output)",
+    )
+    add(
+        "--resume",
+        type=os.path.expanduser,
+        default="",
+        metavar="DIR",
+        help="resume the run whose checkpoints are in DIR",
+    )
     add("--seed", type=int, help="0 or more fixes all random numbers (default: the config's; negative: not fixed)")
     add("--source-domains", nargs="+", help="source domains of a domain generalization data set")
     add("--target-domains", nargs="+", help="target domains of a domain generalization data set")
@@ -37,7 +49,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--backbone", default="", help='"tiny" (embedded), ViT-B/16, RN50, ... (MODEL.BACKBONE.PATH: your own file)')
     add("--head", default="", help="name of the head (for compatibility with Dassl)")
     add("--eval-only", action="store_true", help="evaluate what --model-dir holds")
-    add("--model-dir", default="", metavar="DIR", help="output folder of the training run to evaluate")
+    add(
+        "--model-dir",
+        type=os.path.expanduser,
+        default="",
+        metavar="DIR",
+        help="output folder of the training run to evaluate",
+    )
     add(
         "--load-epoch",
         type=_epoch,
