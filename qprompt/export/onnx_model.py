@@ -1,5 +1,6 @@
 """A classifier as an ONNX model, compared with PyTorch before it is written."""
 
+import inspect
 import json
 import os
 import tempfile
@@ -42,8 +43,18 @@ class _Probabilities(nn.Module):
         return (self.model.logit_scale * features @ self.text_features.T).softmax(-1)
 
 
+def exporter_is_current() -> bool:
+    """Return whether ``torch.onnx.export`` takes ``dynamic_shapes`` (PyTorch 2.6; 2.4 does not)."""
+    return "dynamic_shapes" in inspect.signature(torch.onnx.export).parameters
+
+
 def check_exportable(classifier: Classifier) -> None:
-    """Raise UserError if text features are not constant."""
+    """Raise UserError if this PyTorch has no exporter of this kind, or text features are not constant."""
+    if not exporter_is_current():
+        raise UserError(
+            f"PyTorch {torch.__version__} has an older ONNX exporter: type pip install --upgrade torch torchvision, in "
+            "another environment if this one needs its PyTorch; prompt files work in both."
+        )
     if isinstance(classifier.model, ConditionalCLIP):
         raise UserError("CoCoOp's text features depend on the image, so they cannot be exported.")
 
