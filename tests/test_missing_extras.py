@@ -81,8 +81,8 @@ def test_downloads_from_google_drive_need_gdown(hide, tmp_path):
         DatasetBase.download_data(None, "https://drive.google.com/x", str(tmp_path / "x.zip"))
 
 
-def test_an_older_exporter_is_refused_before_the_model_is_traced(monkeypatch):
+def test_an_older_exporter_is_refused_by_name(monkeypatch):
     onnx_model = pytest.importorskip("qprompt.export.onnx_model")
     monkeypatch.setattr(onnx_model.torch.onnx, "export", lambda model, args, f: None)
     with pytest.raises(UserError, match="has an older ONNX exporter: type pip install --upgrade torch"):
-        onnx_model.check_exportable(None)
+        onnx_model.check_exporter()

@@ -48,13 +48,17 @@ def exporter_is_current() -> bool:
     return "dynamic_shapes" in inspect.signature(torch.onnx.export).parameters
 
 
-def check_exportable(classifier: Classifier) -> None:
-    """Raise UserError if this PyTorch has no exporter of this kind, or text features are not constant."""
+def check_exporter() -> None:
+    """Raise UserError if this PyTorch has an older exporter."""
     if not exporter_is_current():
         raise UserError(
             f"PyTorch {torch.__version__} has an older ONNX exporter: type pip install --upgrade torch torchvision, in "
             "another environment if this one needs its PyTorch; prompt files work in both."
         )
+
+
+def check_exportable(classifier: Classifier) -> None:
+    """Raise UserError if text features are not constant."""
     if isinstance(classifier.model, ConditionalCLIP):
         raise UserError("CoCoOp's text features depend on the image, so they cannot be exported.")
 
@@ -76,6 +80,7 @@ def write_onnx(
     Raises:
         UserError: The model differs from PyTorch by more than `TOLERANCE`; nothing is written then.
     """
+    check_exporter()
     check_exportable(classifier)
     path, module = Path(path), _Probabilities(classifier).eval()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from qprompt.errors import UserError
-from qprompt.export.onnx_model import LARGEST_FILE, Agreement, check_exportable, write_onnx
+from qprompt.export.onnx_model import LARGEST_FILE, Agreement, check_exportable, check_exporter, write_onnx
 from qprompt.export.web_runtime import Runtime, check_folder
 from qprompt.prompt_files.classifier import Classifier
 
@@ -51,6 +51,7 @@ def write_page(
     """
     folder = Path(folder)
     check_folder(folder)
+    check_exporter()
     check_exportable(classifier)
     _check_preprocessing(classifier)
     folder.parent.mkdir(parents=True, exist_ok=True)
