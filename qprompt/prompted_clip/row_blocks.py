@@ -67,7 +67,10 @@ class RowBlocks:
         return attend
 
     def mask(self, dtype: torch.dtype, groups: int) -> Tensor:
-        """Return (G * N, 1, S, S), 0 where a row attends, else -inf; it is made once."""
+        """Return (G * N, 1, S, S), 0 where a row attends, else -inf; it is made once.
+
+        None is dropped: a captured CUDA graph reads its mask where it lies.
+        """
         key = dtype, groups
         if key not in self._masks:
             with torch.inference_mode(False):
