@@ -1,6 +1,7 @@
 """The miniature checkout (tests/dropin_checkout) in the process of the tests: its modules, and trainers of them."""
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import sys
@@ -83,3 +84,16 @@ def build(folder: Path, name: str, *options, output: str = "output", seed: int =
     base = TRAINER_REGISTRY.get(name.removeprefix("Q"))
     set_random_seed(seed)
     return (quantized_class(base) if name.startswith("Q") else base)(cfg)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def checkout():
+    """The modules of the miniature checkout, for all tests of a file that imports this fixture."""
+    with imported():
+        yield
+
+
+@pytest.fixture(name="build")
+def build_in(tmp_path):
+    """build("QX", KEY, value, ...) -> the trainer; see the function `build`."""
+    return functools.partial(build, tmp_path)

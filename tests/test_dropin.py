@@ -1,7 +1,5 @@
 """Quantized classes derived from trainers with the habits of CoOp's descendants, in this process."""
 
-import functools
-
 import pytest
 import torch
 from dassl.utils import Registry
@@ -10,19 +8,7 @@ from qprompt.dropin.registry import offer_quantized
 from qprompt.errors import UserError
 from qprompt.quantization.api import quantized_parameters
 from qprompt.training import selection
-from tests import miniature
-
-
-@pytest.fixture(scope="module", autouse=True)
-def checkout():
-    with miniature.imported():
-        yield
-
-
-@pytest.fixture
-def build(tmp_path):
-    """build("QX", KEY, value, ...) -> the trainer; see `miniature.build`."""
-    return functools.partial(miniature.build, tmp_path)
+from tests.miniature import build_in, checkout  # noqa: F401 (fixtures)
 
 
 def names(trainer):

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from equality import assert_close
-from test_prompted_encoding import NAMES, reference, with_gradients  # noqa: F401
+from test_prompted_encoding import NAMES, reference, text_with_gradients, with_gradients  # noqa: F401
 from torch import nn
 
 from qprompt.backbones import convert_weights_, load_clip
@@ -37,16 +37,7 @@ def test_text(clip_model, reference, monkeypatch, n_context, words, position, ki
     monkeypatch.setattr(row_blocks, "BLOCK_ROWS", block_rows)
     prompts = prompt_layout(clip_model, NAMES, words, n_context, position, kind == "class_specific")
     assert (prompts.row_blocks().copies > 1) == (block_rows < 256)
-    context = initial_context(clip_model, n_context, "", len(NAMES) if kind == "class_specific" else 0)
-    if kind == "instance":
-        context = (context + torch.randn(3, 1, context.shape[-1]))[:, None]
-    context.requires_grad_()
-    deep = [torch.randn(n_context, context.shape[-1], requires_grad=True) for _ in range(2)]
-
-    def compute():
-        return with_gradients(encode_text(clip_model, prompts, context, deep), [context, *deep])
-
-    assert_close(*reference(compute))
+    assert_close(*reference(text_with_gradients(clip_model, prompts, n_context, kind)))
 
 
 @pytest.mark.parametrize("n_prompts, depth", [(2, 4), (1, 2), (3, 1)])
@@ -64,16 +55,19 @@ def test_images(clip_model, reference, n_prompts, depth):  # noqa: F811
 def test_the_error_of_half_precision_is_that_of_the_plain_path(clip_file, reference, position):  # noqa: F811
     exact, half = load_clip("any", clip_file), load_clip("any", clip_file)
     convert_weights_(half, torch.bfloat16)
-    context = initial_context(exact, 4).requires_grad_()
+    errors = []
+    for seed in range(8):  # the errors of one context are up to twice as large, or half
+        torch.manual_seed(seed)
+        context = initial_context(exact, 4).requires_grad_()
 
-    def compute(clip_model):
-        prompts = prompt_layout(clip_model, NAMES, "X X X X", 4, position)
-        return with_gradients(encode_text(clip_model, prompts, context).float(), [context])
+        def compute(clip_model, context=context):
+            prompts = prompt_layout(clip_model, NAMES, "X X X X", 4, position)
+            return with_gradients(encode_text(clip_model, prompts, context).float(), [context])
 
-    wanted = compute(exact)
-    results = reference(lambda: compute(half))
-    errors = [[(a - b).norm() / b.norm() for a, b in zip(result, wanted, strict=True)] for result in results]
-    for plain, fast in zip(*errors, strict=True):
+        wanted = compute(exact)
+        results = reference(lambda compute=compute: compute(half))
+        errors.append([[((a - b).norm() / b.norm()).item() for a, b in zip(r, wanted, strict=True)] for r in results])
+    for plain, fast in torch.tensor(errors).mean(0).T:  # of features, of gradients
         assert 0 < fast < 1.5 * plain < 0.1
 
 

@@ -1,7 +1,5 @@
 """More habits of others: how trainers make, read, replace and save what they train (tests/dropin_checkout)."""
 
-import functools
-
 import pytest
 import torch
 
@@ -9,22 +7,11 @@ from qprompt.errors import UserError
 from qprompt.prompt_files import packing
 from qprompt.quantization.api import quantized_parameters
 from qprompt.training import saved_values
-from tests import miniature
+from tests.miniature import build_in, checkout  # noqa: F401 (fixtures)
 from tests.test_zoo import logits, quantized
 
 # torch.jit.script is deprecated; checkouts of others call it.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning", "ignore:.torch.jit:DeprecationWarning")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def checkout():
-    with miniature.imported():
-        yield
-
-
-@pytest.fixture
-def build(tmp_path):
-    return functools.partial(miniature.build, tmp_path)
 
 
 def write(module, values):

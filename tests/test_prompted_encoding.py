@@ -76,6 +76,16 @@ def test_fast_path_equals_the_model_to_rounding(clip_model):
 # --- with prompts: fast against plain, features and every gradient
 
 
+def text_with_gradients(clip_model, prompts, n_context, kind):
+    """Return a function that computes the features of `NAMES` and the gradients of a context and of two deep ones."""
+    context = initial_context(clip_model, n_context, "", len(NAMES) if kind == "class_specific" else 0)
+    if kind == "instance":
+        context = (context + torch.randn(3, 1, context.shape[-1]))[:, None]
+    context.requires_grad_()
+    deep = [torch.randn(n_context, context.shape[-1], requires_grad=True) for _ in range(2)]
+    return lambda: with_gradients(encode_text(clip_model, prompts, context, deep), [context, *deep])
+
+
 @pytest.mark.parametrize("block_rows", [8, 128])  # several blocks, one block
 @pytest.mark.parametrize("kind", ["generic", "class_specific", "instance"])
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
@@ -84,16 +94,7 @@ def test_fast_text(clip_model, reference, monkeypatch, n_context, words, positio
     monkeypatch.setattr(attention_blocks, "BLOCK_ROWS", block_rows)
     monkeypatch.setattr(attention_blocks, "SINGLE_BLOCK_ROWS", block_rows)
     prompts = prompt_layout(clip_model, NAMES, words, n_context, position, kind == "class_specific")
-    context = initial_context(clip_model, n_context, "", len(NAMES) if kind == "class_specific" else 0)
-    if kind == "instance":
-        context = (context + torch.randn(3, 1, context.shape[-1]))[:, None]
-    context.requires_grad_()
-    deep = [torch.randn(n_context, context.shape[-1], requires_grad=True) for _ in range(2)]
-
-    def compute():
-        return with_gradients(encode_text(clip_model, prompts, context, deep), [context, *deep])
-
-    assert_close(*reference(compute))
+    assert_close(*reference(text_with_gradients(clip_model, prompts, n_context, kind)))
 
 
 @pytest.mark.parametrize("kind", ["generic", "class_specific", "instance"])

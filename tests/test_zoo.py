@@ -1,6 +1,5 @@
 """Quantized trainers with the habits of others: quantized as they should be, or refused by name; never in silence."""
 
-import functools
 import os
 import subprocess
 
@@ -15,6 +14,7 @@ from qprompt.quantization.api import quantized_parameters
 from qprompt.training import saved_values
 from qprompt.training.probe import copy_of
 from tests import miniature
+from tests.miniature import build_in, checkout  # noqa: F401 (fixtures)
 from tests.upstream import ROOT
 
 WORK = [
@@ -30,17 +30,6 @@ WORK = [
     "Caching",
     "WritesData",
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def checkout():
-    with miniature.imported():
-        yield
-
-
-@pytest.fixture
-def build(tmp_path):
-    return functools.partial(miniature.build, tmp_path)
 
 
 def logits(trainer):
